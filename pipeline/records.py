@@ -1,0 +1,231 @@
+"""The nouns of the pipeline: frozen records that its stages take and return.
+
+Axes are always [slice, row, column]. A slice is numbered by its place in its series sorted along +z (superior), from 0.
+Volume pixels are oriented rows = +y (posterior), columns = +x (patient left); "original" pixels are those of the stored
+image. Lengths are millimetres, intensities Hounsfield units. A `key` is a keyed pseudonym; a `uid` identifies a patient
+and stays under the run's `private/` folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Status = Literal["OK", "OK_WITH_WARNINGS", "EXCLUDED", "FAILED"]
+Scope = Literal["file", "series", "study", "run"]
+Stage = Literal["walk", "unpack", "index", "select", "decode", "volume", "lung", "infer", "write"]
+
+Affine = tuple[float, float, float, float, float, float]
+"""(a, b, c, d, e, f): row' = a*row + b*column + c, column' = d*row + e*column + f, for continuous pixel edges."""
+
+IDENTITY_AFFINE: Affine = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something noted about a file, a series or a study: a reason code from `errors.Reason` and how often it was met."""
+
+    scope: Scope
+    stage: Stage
+    code: str
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SliceSource:
+    """Where one slice's pixels lie on disk, with all that decoding them to HU needs (no second header read).
+
+    `path` is relative to the archive's root, in the file system's own bytes decoded with `surrogateescape`. `member` is
+    the name inside a ZIP or TAR container, else empty. `offset` and `length` give the pixel data's bytes within the file:
+    the raw value of a native frame, or the single encapsulated frame; `length` 0 means "find it by reading the header".
+    """
+
+    path: str
+    z_mm: float
+    offset: int = 0
+    length: int = 0
+    member: str = ""
+    frame: int = 0
+    rows: int = 0
+    columns: int = 0
+    bits_allocated: int = 16
+    bits_stored: int = 16
+    signed: bool = True
+    slope: float = 1.0
+    intercept: float = 0.0
+    padding: int | None = None
+    padding_limit: int | None = None
+    syntax: str = "1.2.840.10008.1.2.1"
+    size: int = 0
+    mtime_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One candidate series: its slices sorted along +z, duplicates already dropped.
+
+    `seed` comes from the series UID (or the content's SHA-256 where there is none) and seeds the fill. `original_affine`
+    maps volume pixel edges to original ones. `facts` are the non-identifying columns of the tables.
+    """
+
+    series_key: str
+    series_uid: str
+    seed: int
+    slices: tuple[SliceSource, ...]
+    spacing_mm: tuple[float, float]
+    original_affine: Affine = IDENTITY_AFFINE
+    kind: Literal["dicom", "image", "nifti"] = "dicom"
+    score: float = 0.0
+    events: tuple[Event, ...] = ()
+    facts: Facts = field(default_factory=lambda: Facts())
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the tables tell of a series by default: acquisition, never identity."""
+
+    manufacturer: str = ""
+    model: str = ""
+    kernel: str = ""
+    slice_thickness_mm: float | None = None
+    kvp: float | None = None
+    spacing_between_mm: float | None = None
+    z_extent_mm: float | None = None
+    n_slices: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """One study of the manifest: ranked candidate series, best first; none means EXCLUDED for `reason`.
+
+    `cost` estimates the work in bytes-equivalents and orders the dealing. `n_files` counts every file of the study.
+    """
+
+    study_key: str
+    patient_key: str
+    study_uid: str
+    patient_id: str
+    candidates: tuple[Series, ...] = ()
+    status: Literal["READY", "EXCLUDED", "FAILED"] = "READY"
+    reason: str = ""
+    events: tuple[Event, ...] = ()
+    label: str = ""
+    cost: float = 1.0
+    n_files: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """Decoded slices of one series, sorted along +z: `hu` int16 [S, R, C] in [-1024, 3071].
+
+    `slice_index` [S] is each slice's place in the whole series; `n_series` is that series' length.
+    """
+
+    hu: npt.NDArray[np.int16]
+    z_mm: npt.NDArray[np.float64]
+    slice_index: npt.NDArray[np.int32]
+    spacing_mm: tuple[float, float]
+    original_affine: Affine = IDENTITY_AFFINE
+    n_series: int = 0
+    events: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A half-open rectangle in continuous pixel edges of the picture it is said of."""
+
+    top: float
+    left: float
+    bottom: float
+    right: float
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedStudy:
+    """The slices that a network sees, one row a kept slice [K].
+
+    `images` uint8 [K, 448, 448]; `zoom` uint8 [K, 600, 600]; `lung` bool [K, 448, 448], the original (not filled) lung;
+    `crops` the volume-pixel box that the picture shows; `lung_area_mm2` [K].
+    """
+
+    images: npt.NDArray[np.uint8]
+    zoom: npt.NDArray[np.uint8]
+    lung: npt.NDArray[np.bool_]
+    slice_index: npt.NDArray[np.int32]
+    z_mm: npt.NDArray[np.float64]
+    crops: tuple[Box, ...]
+    lung_area_mm2: npt.NDArray[np.float64]
+    original_affine: Affine = IDENTITY_AFFINE
+    events: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """One of the K details of a slice. `box` is in network pixels, `original` in the stored image's.
+
+    `score` ranks proposals and is no probability; `probability` is the positive class's softmax of the detail's own
+    logits; `lung_fraction` is the share of the box that shows original lung (below 0.5 it is no finding).
+    """
+
+    box: Box
+    original: Box
+    score: float
+    attention: float
+    probability: float
+    lung_fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlicePrediction:
+    """What one network says of one slice."""
+
+    probability: float
+    details: tuple[Detail, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredSlice:
+    """One kept slice and what every network says of it, in the order of the run's `--weights`."""
+
+    slice_index: int
+    z_mm: float
+    lung_area_mm2: float
+    predictions: tuple[SlicePrediction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StudyResult:
+    """One study's row: exactly one for every study discovered, whatever became of it.
+
+    `probabilities` has one entry a network, or none where nothing was scored. No host, time, rank or attempt in it.
+    """
+
+    study_key: str
+    patient_key: str
+    status: Status
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    series_key: str = ""
+    n_files: int = 0
+    label: str = ""
+    facts: Facts = field(default_factory=Facts)
+    slices: tuple[ScoredSlice, ...] = ()
+    events: tuple[Event, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Which code, data, networks and settings made a result."""
+
+    code_version: str
+    configuration_sha256: str
+    manifest_sha256: str
+    weights_sha256: tuple[str, ...]
+    engine: str
+    precision: str
+    key_fingerprint: str
+    libraries: dict[str, str] = field(default_factory=dict)
