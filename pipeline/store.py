@@ -1,0 +1,190 @@
+"""Files that are whole or absent, and the journal, which is the truth of a run.
+
+A journal line is compact JSON, a TAB, the JSON's CRC-32 in hex, a newline. A torn or damaged line is passed over. Each rank
+appends to its own file in its attempt's folder: `journal/0001/rank-00000.jsonl`. Of several records of one study the last
+wins, in the order of attempts; a compacted journal stands in for the attempts that it merged.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from pipeline.errors import TRANSIENT, ConfigurationError, PipelineError, StorageError
+from pipeline.records import Event, StudyResult
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What indexing found outside any study: all files by number, and the excluded ones by reason."""
+
+    n_files: int
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One journal record: `result` for a study, or `found` for the archive as a whole. `tries` counts transient failures."""
+
+    result: StudyResult | None = None
+    found: Found | None = None
+    tries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a record lies, and what a resume must know of it."""
+
+    path: Path
+    offset: int
+    kind: Literal["study", "found"]
+    key: str
+    transient: bool
+    tries: int
+
+
+def storage_error(error: OSError, path: Path) -> PipelineError:
+    """What an OSError of the run's own folder means to who runs it."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(f"no space left for {path}: free some and start the same command again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        return ConfigurationError(f"cannot write {path}: {error.strerror}; choose another --out")
+    return StorageError(f"writing {path} failed: {error.strerror}; start the same command again when the storage is well")
+
+
+def write_whole(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o644) -> None:
+    """Write `path` wholly or not at all: temporary name, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as file:
+            file.writelines((data,) if isinstance(data, bytes) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise storage_error(error, path) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Journal:
+    """One rank's append-only journal of one attempt."""
+
+    def __init__(self, path: Path, fsync_every_s: float = 0.0) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab")
+        except OSError as error:
+            raise storage_error(error, path) from error
+        self._path, self._fsync_every_s, self._synced = path, fsync_every_s, time.monotonic()
+
+    def append(self, line: Line) -> None:
+        """Write one record; on return it is on the disk (unless fsync_every_s allows a delay)."""
+        try:
+            self._file.write(encode(line))
+            self._file.flush()
+            if time.monotonic() - self._synced >= self._fsync_every_s:
+                os.fsync(self._file.fileno())
+                self._synced = time.monotonic()
+        except OSError as error:
+            raise storage_error(error, self._path) from error
+
+    def close(self) -> None:
+        """Sync and close."""
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def encode(line: Line) -> bytes:
+    """One journal line."""
+    text = msgspec.json.encode(line)
+    return b"%s\t%08x\n" % (text, zlib.crc32(text))
+
+
+_decoder = msgspec.json.Decoder(Line)
+
+
+def decode(raw: bytes) -> Line | None:
+    """The record of one journal line, or None where it is torn or damaged."""
+    text, _, crc = raw.rstrip(b"\n").rpartition(b"\t")
+    if not raw.endswith(b"\n") or crc != b"%08x" % zlib.crc32(text):
+        return None
+    try:
+        return _decoder.decode(text)
+    except msgspec.DecodeError:
+        return None
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, Line]]:
+    """(offset, record) of every sound line of a journal."""
+    with path.open("rb") as file:
+        offset = 0
+        for raw in file:
+            line = decode(raw)
+            if line is not None:
+                yield offset, line
+            offset += len(raw)
+
+
+def journal_files(run: Path) -> list[Path]:
+    """All journals, oldest attempt first, then by rank."""
+    return sorted((run / "journal").glob("*/*.jsonl"))
+
+
+def last_places(run: Path) -> dict[str, Place]:
+    """Where the last record of every study lies, and of the archive's findings (under the empty key)."""
+    places: dict[str, Place] = {}
+    for path in journal_files(run):
+        for offset, line in read_lines(path):
+            place = _place(path, offset, line)
+            places[place.key] = place
+    return places
+
+
+def _place(path: Path, offset: int, line: Line) -> Place:
+    if line.result is None:
+        return Place(path, offset, "found", "", transient=False, tries=0)
+    transient = line.result.status == "FAILED" and line.result.reason in TRANSIENT
+    return Place(path, offset, "study", line.result.study_key, transient, line.tries)
+
+
+def next_attempt(run: Path) -> int:
+    """The number of the attempt that begins now, from 1."""
+    return max((int(folder.name) for folder in (run / "journal").glob("[0-9]*")), default=0) + 1
+
+
+def compact(run: Path) -> dict[str, Place]:
+    """Merge all attempts into one journal named for the newest, then drop the old; a kill at any moment loses nothing."""
+    old = sorted((run / "journal").glob("[0-9]*"))
+    if len(old) <= 1:
+        return last_places(run)
+    merged = (raw(place) for _, place in sorted(last_places(run).items()))
+    write_whole(old[-1] / "zz-compacted.jsonl", merged)  # sorts last: its records win over those it merged
+    for folder in old[:-1]:
+        shutil.rmtree(folder, ignore_errors=True)
+    return last_places(run)
+
+
+def raw(place: Place) -> bytes:
+    """The journal line at `place`."""
+    with place.path.open("rb") as file:
+        file.seek(place.offset)
+        return file.readline()
