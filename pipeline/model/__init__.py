@@ -1,0 +1,14 @@
+"""DRE-Net: the networks and their checkpoints."""
+
+from pipeline.model.checkpoint import load_checkpoint, load_checkpoint_bytes, save_checkpoint
+from pipeline.model.drenet import DreNet, DreNetOutput, Metadata, formula_network
+
+__all__ = [
+    "DreNet",
+    "DreNetOutput",
+    "Metadata",
+    "formula_network",
+    "load_checkpoint",
+    "load_checkpoint_bytes",
+    "save_checkpoint",
+]

@@ -1,0 +1,208 @@
+"""DRE-Net (Song et al., medRxiv 2020.02.23.20026930): a ResNet-50 that looks thrice, at the slice, at its details, at the best.
+
+The trunk's feature map feeds a proposal pyramid that scores 261 square anchors; hard NMS keeps 3 small and 3 large; each is cut
+from the zero-padded image, resized to 224 x 224 and seen by the same trunk; the best large one is cut again from the 600 x 600
+zoom source. A linear layer over the eight features gives the slice's logits. Dropout is off in eval mode.
+
+Shapes: N slices, C channels, H x W pixels, K = 6 details, A anchors, F = 2048 * width features. Boxes (y0, x0, y1, x1) lie in
+the image padded by 224 on each side; subtract 224 for image pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad
+
+from pipeline.model.resnet import ResNet
+
+IMAGE_PX, ZOOM_PX, DETAIL_PX, PAD_PX = 448, 600, 224, 224
+N_SMALL = N_LARGE = 3
+N_DETAILS = N_SMALL + N_LARGE
+MAX_IOU = 0.1
+SMALL_LEVELS = ((48, 32, 14), (96, 64, 7))
+"""(side px, stride px, cells a side), in the order of the anchors' numbers."""
+LARGE_LEVELS = ((192, 128, 4),)
+
+
+class DreNetOutput(NamedTuple):
+    """What DRE-Net says of N slices; `boxes` in padded pixels, `attention` sums to 1 over the details."""
+
+    raw_logits: Tensor
+    concat_logits: Tensor
+    part_logits: Tensor
+    detail_index: Tensor
+    detail_score: Tensor
+    boxes: Tensor
+    attention: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What a checkpoint says of itself; `threshold` is the operating point chosen on validation, if any."""
+
+    classes: tuple[str, ...] = ("negative", "positive")
+    positive: int = 1
+    width: float = 1.0
+    task: str = ""
+    threshold: float | None = None
+    meaning: str = ""
+    sha256: str = ""
+
+
+def anchors(levels: tuple[tuple[int, int, int], ...]) -> npt.NDArray[np.int64]:
+    """Boxes [A, 4] in padded pixels, level by level, row by row."""
+    boxes = []
+    for side, stride, n_cells in levels:
+        centre = stride // 2 + stride * np.arange(n_cells) + PAD_PX
+        y, x = (grid.ravel() for grid in np.meshgrid(centre, centre, indexing="ij"))
+        half = side // 2
+        boxes.append(np.stack([y - half, x - half, y + half, x + half], axis=1))
+    return np.concatenate(boxes)
+
+
+def overlapping(boxes_A4: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """[A, A]: pairs whose IoU exceeds MAX_IOU."""
+    low = np.maximum(boxes_A4[:, None, :2], boxes_A4[None, :, :2])
+    high = np.minimum(boxes_A4[:, None, 2:], boxes_A4[None, :, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=2).astype(np.float64)
+    area = (boxes_A4[:, 2:] - boxes_A4[:, :2]).prod(axis=1)
+    return np.asarray(shared / (area[:, None] + area[None, :] - shared) > MAX_IOU)
+
+
+class ProposalPyramid(nn.Module):
+    """Feature map -> one score an anchor, over three scales."""
+
+    def __init__(self, n_features: int, n_mid: int = 128) -> None:
+        super().__init__()
+        self.down1 = nn.Conv2d(n_features, n_mid, 3, 1, 1)
+        self.down2 = nn.Conv2d(n_mid, n_mid, 3, 2, 1)
+        self.down3 = nn.Conv2d(n_mid, n_mid, 3, 2, 1)
+        self.tidy1 = nn.Conv2d(n_mid, 1, 1)
+        self.tidy2 = nn.Conv2d(n_mid, 1, 1)
+        self.tidy3 = nn.Conv2d(n_mid, 1, 1)
+
+    def forward(self, features_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """-> scores of the small anchors [N, 245] and of the large ones [N, 16]."""
+        d1 = torch.relu(self.down1(features_NCHW))
+        d2 = torch.relu(self.down2(d1))
+        d3 = torch.relu(self.down3(d2))
+        small = torch.cat([self.tidy1(d1).flatten(1), self.tidy2(d2).flatten(1)], dim=1)
+        return small, self.tidy3(d3).flatten(1)
+
+
+class DreNet(nn.Module):
+    """DRE-Net; parameter names are those of published checkpoints, plus the learned `attention`."""
+
+    def __init__(self, width: float = 1.0) -> None:
+        super().__init__()
+        self.pretrained_model = ResNet(width)
+        n_features = self.pretrained_model.n_features
+        self.proposal_net = ProposalPyramid(n_features, max(8, int(128 * width)))
+        self.concat_net = nn.Linear(n_features * (N_DETAILS + 2), 2)
+        self.partcls_net = nn.Linear(n_features, 2)
+        self.attention = nn.Linear(n_features, 1)
+        nn.init.zeros_(self.attention.weight)  # equal weights: the identity, until trained
+        nn.init.zeros_(self.attention.bias)
+        self.dropout = nn.Dropout(0.5)
+        self.metadata = Metadata(width=width)
+        for name, levels in (("small", SMALL_LEVELS), ("large", LARGE_LEVELS)):
+            boxes_A4 = anchors(levels)
+            self.register_buffer(f"{name}_boxes", torch.from_numpy(boxes_A4), persistent=False)
+            self.register_buffer(f"{name}_overlaps", torch.from_numpy(overlapping(boxes_A4)), persistent=False)
+
+    def forward(self, image: Tensor, zoom_source: Tensor, forced_index: Tensor | None = None) -> DreNetOutput:
+        """image [N, 3, 448, 448], zoom_source [N, 3, 600, 600], both normalised; `forced_index` [N, 6] replaces the choice."""
+        map_NCHW = self.trunk(image)
+        slice_NF = self._pooled(map_NCHW)
+        small_NA, large_NA = self.proposal_net(map_NCHW.detach().float())
+        index_NK = self._choose(small_NA, large_NA) if forced_index is None else forced_index
+        boxes_NK4 = torch.cat([self.small_boxes[index_NK[:, :N_SMALL]], self.large_boxes[index_NK[:, N_SMALL:]]], dim=1)
+        score_NK = torch.cat([small_NA.gather(1, index_NK[:, :N_SMALL]), large_NA.gather(1, index_NK[:, N_SMALL:])], dim=1)
+        detail_NKF = self._look_at_details(image, boxes_NK4)
+        second_NF = self._pooled(self.trunk(second_look(zoom_source, boxes_NK4[:, N_SMALL])))
+        attention_NK = torch.softmax(self.attention(detail_NKF).squeeze(2), dim=1)
+        weighted_NF = (detail_NKF * (attention_NK * N_DETAILS).unsqueeze(2)).flatten(1)
+        return DreNetOutput(
+            raw_logits=self.pretrained_model.fc(slice_NF),
+            concat_logits=self.concat_net(torch.cat([weighted_NF, slice_NF, second_NF], dim=1)),
+            part_logits=self.partcls_net(detail_NKF),
+            detail_index=index_NK,
+            detail_score=score_NK,
+            boxes=boxes_NK4,
+            attention=attention_NK,
+        )
+
+    def trunk(self, image_NCHW: Tensor) -> Tensor:
+        """The feature map [N, F, h, w]; an inference engine may put a faster equivalent here."""
+        features: Tensor = self.pretrained_model(image_NCHW)
+        return features
+
+    def _pooled(self, map_NCHW: Tensor) -> Tensor:
+        pooled: Tensor = self.dropout(map_NCHW.float().mean(dim=(2, 3)))
+        return pooled
+
+    def _choose(self, small_NA: Tensor, large_NA: Tensor) -> Tensor:
+        small = hard_nms(small_NA.detach(), self.small_overlaps, N_SMALL)
+        return torch.cat([small, hard_nms(large_NA.detach(), self.large_overlaps, N_LARGE)], dim=1)
+
+    def _look_at_details(self, image: Tensor, boxes_NK4: Tensor) -> Tensor:
+        """[N, K, F]: each detail cut from the padded image, resized, seen by the trunk."""
+        padded = pad(image.detach(), (PAD_PX,) * 4)
+        boxes = boxes_NK4.tolist()
+        cuts = [cut(padded[n : n + 1], box, DETAIL_PX) for n, slice_boxes in enumerate(boxes) for box in slice_boxes]
+        features_NF = self._pooled(self.trunk(torch.cat(cuts)))
+        return features_NF.view(len(boxes), N_DETAILS, -1)
+
+
+def hard_nms(score_NA: Tensor, overlaps_AA: Tensor, n_keep: int) -> Tensor:
+    """Indices [N, n_keep]: the best score first, then the best that overlaps none chosen; of equals the lower index."""
+    open_score_NA = score_NA.clone()
+    chosen = []
+    for _ in range(n_keep):
+        best_N = open_score_NA.argmax(dim=1)
+        chosen.append(best_N)
+        open_score_NA = open_score_NA.masked_fill(overlaps_AA[best_N], float("-inf"))
+    return torch.stack(chosen, dim=1)
+
+
+def cut(image_1CHW: Tensor, box: list[int], size: int) -> Tensor:
+    """The half-open box of one image, resized bilinearly with aligned corners to [1, C, size, size]."""
+    y0, x0, y1, x1 = box
+    return interpolate(image_1CHW[:, :, y0:y1, x0:x1], size=(size, size), mode="bilinear", align_corners=True)
+
+
+def second_look(zoom_source: Tensor, box_N4: Tensor) -> Tensor:
+    """The best large detail of each slice, cut from its 600 x 600 source: [N, 3, 448, 448]."""
+    inside = (box_N4 - PAD_PX).clamp(0, IMAGE_PX).tolist()
+    scaled = [[int(edge * ZOOM_PX / IMAGE_PX) for edge in box] for box in inside]
+    return torch.cat([cut(zoom_source[n : n + 1].detach(), box, IMAGE_PX) for n, box in enumerate(scaled)])
+
+
+def formula_network(width: float = 1.0, phase: float = 0.0) -> DreNet:
+    """A network in eval mode whose weights come from a formula: it runs like a trained one and its scores mean nothing."""
+    network = DreNet(width)
+    with torch.no_grad():
+        for number, (name, value) in enumerate(sorted(network.state_dict().items())):
+            if name.startswith("attention") or not value.is_floating_point():
+                continue
+            wave = torch.sin(torch.arange(value.numel(), dtype=torch.float64) * 1.7 + number * 0.61 + phase).view(value.shape)
+            value.copy_(_formula(name, wave, value))
+    network.metadata = Metadata(width=width, meaning="none: formula weights, the scores mean nothing")
+    return network.eval()
+
+
+def _formula(name: str, wave: Tensor, value: Tensor) -> Tensor:
+    """Weights scaled by their fan-in, batch norms near the identity, so that activations keep their size."""
+    if name.endswith("running_var"):
+        return 1 + 0.1 * wave
+    if name.endswith(("running_mean", "bias")):
+        return 0.05 * wave
+    if value.ndim == 1:
+        return (0.3 if "bn3" in name else 1.0) * (1 + 0.1 * wave)
+    return wave * float((2.0 * 2.0 / value[0].numel()) ** 0.5)
