@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import EngineConfig
-from pipeline.errors import ConfigurationError, DeviceError, Reason, StudyError
+from pipeline.errors import DeviceError, Reason, StudyError
 from pipeline.model import DreNet, DreNetOutput
 from pipeline.model.drenet import PAD_PX
 from pipeline.model.resnet import fold_batch_norms
@@ -31,8 +31,6 @@ def resolve_engine(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "torch"
     if name == "cuda" and not torch.cuda.is_available():
         raise DeviceError("engine = cuda, but this rank sees no CUDA device: check --gpus-per-task, or choose torch")
-    if name == "openvino":
-        raise ConfigurationError("engine = openvino is not built yet: choose torch or cuda")
     return name
 
 
