@@ -51,13 +51,17 @@ def _air_regions(image: Hu) -> Mask:
 
 
 def body(image: Hu) -> Mask:
-    """The largest soft region, holes filled; at WORK_MM."""
-    soft = cv2.morphologyEx((image > -300).astype(np.uint8), cv2.MORPH_OPEN, disk(2))
-    n, labels, stats, _ = cv2.connectedComponentsWithStats(soft, connectivity=4)
+    """The largest soft region, holes filled, thin sheets (table, blankets) stripped; at WORK_MM."""
+    soft = cv2.morphologyEx((image > -300).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+    whole = filled(_largest(soft)).astype(np.uint8)
+    return _largest(cv2.morphologyEx(whole, cv2.MORPH_OPEN, disk(6))).astype(bool)
+
+
+def _largest(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    n, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
     if n < 2:
-        return np.zeros(image.shape, bool)
-    largest = (labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))).astype(np.uint8)
-    return filled(cv2.morphologyEx(largest, cv2.MORPH_CLOSE, disk(3)))
+        return np.zeros_like(mask)
+    return np.asarray(labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA])), np.uint8)
 
 
 def _keep_regions(mask: npt.NDArray[np.uint8], wanted: object) -> Mask:
@@ -84,15 +88,18 @@ def _follow(candidates: list[Mask]) -> list[Mask]:
 
 
 def _closed(mask: Mask, image: Hu) -> Mask:
-    """Each lung closed towards its own hull, within the body; the two never joined across the mediastinum."""
-    n, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
-    inside = cv2.erode(body(image).astype(np.uint8), disk(5)).astype(bool)
-    total = mask.copy()
+    """The lung of each side closed towards its hull, within the body; the sides are never joined across the mediastinum."""
+    whole = body(image)
+    inside = cv2.erode(whole.astype(np.uint8), disk(5)).astype(bool)
+    middle = int(np.median(np.flatnonzero(whole.any(axis=0)))) if whole.any() else 0
     size = round(CLOSE_MM / WORK_MM)
-    for number in range(1, n):
-        region = cv2.copyMakeBorder((labels == number).astype(np.uint8), *(4 * [2 * size]), cv2.BORDER_CONSTANT, value=0)
-        bridged = cv2.morphologyEx(region, cv2.MORPH_CLOSE, disk(size))
-        total |= filled(bridged)[2 * size : -2 * size, 2 * size : -2 * size] & inside
+    total = mask.copy()
+    for side in (slice(0, middle), slice(middle, None)):
+        half = np.zeros_like(mask)
+        half[:, side] = mask[:, side]
+        region = cv2.copyMakeBorder(half.astype(np.uint8), *(4 * [2 * size]), cv2.BORDER_CONSTANT, value=0)
+        bridged = filled(cv2.morphologyEx(region, cv2.MORPH_CLOSE, disk(size)))[2 * size : -2 * size, 2 * size : -2 * size]
+        total[:, side] |= (bridged & inside)[:, side]
     return total
 
 
