@@ -1,0 +1,70 @@
+"""The decode child: a plain process that imports numpy and decoders only, and may die without harm to its rank.
+
+It reads (uint32 length, uint8 length of the syntax, syntax, frame) from standard input and answers (uint8 ok, uint32 length,
+payload): little-endian int32 rows x columns behind two uint32, or the error's class name.
+"""
+
+import ctypes
+import resource
+import signal
+import struct
+import sys
+
+import imagecodecs
+import jpeg_ls
+import numpy as np
+import openjpeg
+
+PR_SET_PDEATHSIG = 1
+
+
+def decode(syntax: str, frame: bytes) -> "np.ndarray":
+    """One compressed frame -> its stored values [rows, columns]."""
+    last = syntax.rpartition("1.2.840.10008.1.2.")[2]
+    if last in ("4.57", "4.70"):
+        return imagecodecs.ljpeg_decode(frame)
+    if last in ("4.50", "4.51"):
+        return imagecodecs.jpeg_decode(frame)
+    if last in ("4.80", "4.81"):
+        return jpeg_ls.decode(np.frombuffer(frame, np.uint8))
+    if last == "5":
+        return decode_rle(frame)
+    return openjpeg.decode(frame)
+
+
+def decode_rle(frame: bytes) -> "np.ndarray":
+    """DICOM RLE: one PackBits segment a byte plane, most significant first; shaped by the parent."""
+    n_segments, *offsets = struct.unpack("<16I", frame[:64])
+    ends = [*offsets[1:n_segments], len(frame)]
+    planes = [
+        np.frombuffer(imagecodecs.packbits_decode(frame[start:end]), np.uint8)
+        for start, end in zip(offsets[:n_segments], ends, strict=True)
+    ]
+    total = np.zeros(min(map(len, planes)), np.int32)
+    for plane in planes:
+        total = (total << 8) | plane[: len(total)]
+    return total[None]
+
+
+def main() -> None:
+    """Answer until standard input ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+    source, sink = sys.stdin.buffer, sys.stdout.buffer
+    while head := source.read(5):
+        length, n_syntax = struct.unpack("<IB", head)
+        syntax, frame = source.read(n_syntax).decode(), source.read(length)
+        try:
+            values = np.ascontiguousarray(decode(syntax, frame), np.int32)
+            if values.ndim != 2:
+                raise ValueError("not one grey plane")
+            ok, payload = 1, struct.pack("<II", *values.shape) + values.tobytes()
+        except BaseException as error:  # a decoder's panic is no Exception
+            ok, payload = 0, type(error).__name__.encode()
+        sink.write(struct.pack("<BI", ok, len(payload)) + payload)
+        sink.flush()
+
+
+if __name__ == "__main__":
+    main()
