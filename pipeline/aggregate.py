@@ -19,6 +19,7 @@ from pipeline.records import (
     ScoredSlice,
     Series,
     SlicePrediction,
+    Status,
     Study,
     StudyResult,
 )
@@ -31,8 +32,9 @@ def study_result(
     study: Study, series: Series, prepared: PreparedStudy, predictions: Sequence[Sequence[SlicePrediction]]
 ) -> StudyResult:
     """The row of a study that was scored; `predictions` are [slice][network]."""
+    telling = (*(event for event in study.events if event.scope == "study"), *series.events, *prepared.events)
+    warnings = tuple(sorted({str(event.code) for event in telling}))
     events = (*study.events, *series.events, *prepared.events)
-    warnings = tuple(sorted({event.code for event in events if event.scope != "file"}))
     n_networks = len(predictions[0])
     probabilities = tuple(
         math.fsum(row[network].probability for row in predictions) / len(predictions) for network in range(n_networks)
@@ -54,7 +56,7 @@ def study_result(
 
 def failed_result(study: Study, error: StudyError) -> StudyResult:
     """The row of a study that was dealt and could not be scored."""
-    status = "EXCLUDED" if error.reason in EXCLUDING else "FAILED"
+    status: Status = "EXCLUDED" if error.reason in EXCLUDING else "FAILED"
     events = (*study.events, Event("study", error.stage, error.reason.value))
     return StudyResult(
         study.study_key,

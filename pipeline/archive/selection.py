@@ -62,7 +62,7 @@ def _study(uid: str, records: list[FileRecord], config: SeriesConfig, key: bytes
             lost.append((len(headers), error))
     candidates.sort(key=lambda series: (-series.score, series.series_uid))
     patient, named = _patient(records, uid)
-    events = [Event("file", error.stage, error.reason, count) for count, error in lost]
+    events = [Event("series", error.stage, error.reason, count) for count, error in lost]
     if not named:
         events.append(Event("study", "select", Reason.MISSING_UID))
     reason = "" if candidates else _telling(lost)
