@@ -1,3 +1,18 @@
 """Bulk screening of chest-CT archives with DRE-Net on MPI ranks. Research use only, not a medical device."""
 
 __version__ = "0.1.0"
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """`screen` and `open_run`, imported when first asked for: torch is not needed to say --help."""
+    if name == "screen":
+        from pipeline.run import screen
+
+        return screen
+    if name == "open_run":
+        from pipeline.tables import open_run
+
+        return open_run
+    raise AttributeError(name)

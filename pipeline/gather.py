@@ -118,10 +118,11 @@ def _write_all(
     patients: dict[str, Patient] = {}
     status: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    n_files = found.n_files
+    n_files = 0
     tables = Tables(networks)
     tables.found(found)
     parquet = _parquet(run, networks)
+    batch: list[StudyResult] = []
     try:
         for number, result in enumerate(_results(places)):
             columns.add(number, result)
@@ -130,8 +131,10 @@ def _write_all(
             status[result.status] += 1
             reasons.update([result.reason] if result.reason else [])
             n_files += result.n_files
-            if result.slices:
-                parquet.write_table(_slice_table(result, networks))
+            batch.append(result)
+            if len(batch) == BATCH:
+                _write_slices(parquet, batch, networks)
+        _write_slices(parquet, batch, networks)
     finally:
         parquet.close()
     (run / ".slices.parquet.part").replace(run / "slices.parquet")
@@ -139,7 +142,7 @@ def _write_all(
     write_whole(run / "studies.csv", tables.studies.getvalue().encode())
     write_whole(run / "exclusions.csv", tables.exclusions.getvalue().encode())
     write_whole(run / "patients.csv", _patients_csv(patients, networks))
-    return len(places), n_files, dict(sorted(status.items())), dict(sorted(reasons.items()))
+    return len(places), found.n_files or n_files, dict(sorted(status.items())), dict(sorted(reasons.items()))
 
 
 def _results(places: dict[str, Place]) -> Iterator[StudyResult]:
@@ -293,16 +296,19 @@ def _parquet(run: Path, networks: list[str]) -> Any:
     return pq.ParquetWriter(run / ".slices.parquet.part", schema)
 
 
-def _slice_table(result: StudyResult, networks: list[str]) -> Any:
+def _write_slices(parquet: Any, batch: list[StudyResult], networks: list[str]) -> None:
+    """One row group of slices.parquet; empties `batch`."""
+    rows = [(result.study_key, scored) for result in batch for scored in result.slices]
     columns: dict[str, Any] = {
-        "study_key": pa.array([result.study_key] * len(result.slices), pa.string()),
-        "slice_index": pa.array([s.slice_index for s in result.slices], pa.int32()),
-        "z_mm": pa.array([s.z_mm for s in result.slices], pa.float64()),
-        "lung_area_mm2": pa.array([s.lung_area_mm2 for s in result.slices], pa.float64()),
+        "study_key": pa.array([key for key, _ in rows], pa.string()),
+        "slice_index": pa.array([scored.slice_index for _, scored in rows], pa.int32()),
+        "z_mm": pa.array([scored.z_mm for _, scored in rows], pa.float64()),
+        "lung_area_mm2": pa.array([scored.lung_area_mm2 for _, scored in rows], pa.float64()),
     }
     for number, name in enumerate(networks):
-        columns[name] = pa.array([s.predictions[number].probability for s in result.slices], pa.float64())
-    return pa.table(columns)
+        columns[name] = pa.array([scored.predictions[number].probability for _, scored in rows], pa.float64())
+    parquet.write_table(pa.table(columns))
+    batch.clear()
 
 
 def _provenance(file: h5py.File, provenance: Provenance | None) -> None:

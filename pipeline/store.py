@@ -96,6 +96,12 @@ class Journal:
             raise storage_error(error, path) from error
         self._path, self._fsync_every_s, self._synced = path, fsync_every_s, time.monotonic()
 
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def append(self, line: Line) -> None:
         """Write one record; on return it is on the disk (unless fsync_every_s allows a delay)."""
         try:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset, read_file_meta_info
@@ -64,18 +65,29 @@ class FileRecord:
     picture: bool = False
 
 
+def portable(name: str) -> str:
+    """A file name of any bytes as plain text; printable ASCII stays as it is."""
+    return quote_from_bytes(os.fsencode(name), safe=" !#$&'()+,;=@[]{}^~/")
+
+
+def native(path: str) -> str:
+    """The file system's own name of a `portable` one."""
+    return os.fsdecode(unquote_to_bytes(path))
+
+
 def list_folder(root: Path, folder: str) -> tuple[list[str], list[FileRecord]]:
     """Sub-folders and files of one folder, both relative to `root`; files not yet read, but those already hopeless."""
     folders: list[str] = []
     files: list[FileRecord] = []
     try:
-        entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
+        entries = sorted(os.scandir(root / native(folder)), key=lambda entry: entry.name)
     except PermissionError:
         return [], [FileRecord(folder, reason=Reason.PERMISSION_DENIED)]
     except OSError:
         return [], [FileRecord(folder, reason=Reason.IO_ERROR)]
     for entry in entries:
-        path = f"{folder}/{entry.name}" if folder else entry.name
+        name = portable(entry.name)
+        path = f"{folder}/{name}" if folder else name
         if entry.is_dir(follow_symlinks=False):
             folders.append(path)
         else:
@@ -102,7 +114,7 @@ def scan_file(root: Path, file: FileRecord) -> FileRecord:
     if file.reason or file.picture:
         return file
     try:
-        with (root / file.path).open("rb") as stream:
+        with (root / native(file.path)).open("rb") as stream:
             return FileRecord(file.path, file.size, file.mtime_ns, header=_header(stream, file))
     except FileNotFoundError:
         reason = Reason.FILE_VANISHED

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.archive.decode import DEFLATED, NATIVE, Decoder
+from pipeline.archive.headers import native
 from pipeline.errors import Reason, StudyError
 from pipeline.records import Affine, Series, SliceSource, Volume
 
@@ -41,7 +42,7 @@ def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Deco
 
 
 def _read_slice(root: Path, source: SliceSource, kind: str, decoder: Decoder) -> npt.NDArray[np.float64]:
-    data = _read_bytes(root / source.path, source)
+    data = _read_bytes(root / native(source.path), source)
     if kind == "image":
         grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
         if grey is None:
@@ -108,11 +109,11 @@ def _check_plausible(raw: list[npt.NDArray[np.float64]]) -> None:
 
 def orient(image: npt.NDArray[np.float64], affine: Affine) -> npt.NDArray[np.float64]:
     """A stored image in volume orientation; `affine` maps volume edges to stored ones."""
-    a, _, _, d, e, _ = affine
+    a, b, _, d, e, _ = affine
     turned = image.T if a == 0 else image
-    down, across = (affine[1], d) if a == 0 else (e, a)
-    turned = turned[:, ::-1] if down < 0 else turned
-    return turned[::-1] if across < 0 else turned
+    across, down = (b, d) if a == 0 else (e, a)
+    turned = turned[:, ::-1] if across < 0 else turned
+    return turned[::-1] if down < 0 else turned
 
 
 def _squared(hu: Hu, spacing: tuple[float, float], affine: Affine) -> tuple[Hu, tuple[float, float], Affine]:

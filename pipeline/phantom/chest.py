@@ -41,7 +41,9 @@ def chest(seed: int, label: Label, *, matrix: int = 512, slices: int = 40, sever
     fov_mm = acquisition.uniform(340, 420)
     spacing = fov_mm / matrix
     height_mm = float(np.random.default_rng([seed, ANATOMY, 0]).normal(238, 12))
-    z_mm = np.linspace(0.0, max(height_mm + 30.0, 150.0), slices)
+    extent_mm = min(height_mm + 30.0, 9.7 * (slices - 1))  # few slices: a shorter patient, not a wider spacing
+    height_mm = extent_mm - 30.0
+    z_mm = np.linspace(0.0, extent_mm, slices)
     vendor, sharp, sigma = int(acquisition.integers(4)), bool(acquisition.integers(2)), acquisition.uniform(8, 25)
     axis = (np.arange(matrix) + 0.5) * spacing - fov_mm / 2
     body = _Body(seed, height_mm, axis)

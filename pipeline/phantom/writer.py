@@ -94,7 +94,7 @@ def _image(
     data.StudyInstanceUID, data.SeriesInstanceUID = uid("study"), uid("series", kind)
     data.FrameOfReferenceUID, data.Modality = uid("frame"), "CT"
     data.PatientName, data.PatientID = f"CANARYNAME^{name}", f"CANARYID-{name}"
-    data.PatientBirthDate, data.PatientSex, data.AccessionNumber = "19010203", "O", f"CANARYACC{name}"
+    data.PatientBirthDate, data.PatientSex, data.AccessionNumber = "19010203", "O", "CANARYACC"
     data.InstitutionName, data.StudyDescription = "CANARYHOSPITAL", "CANARYSTUDY"
     data.ReferringPhysicianName, data.StudyDate, data.StudyTime = "CANARYDOCTOR", "20200203", "040506"
     data.StudyID, data.SeriesDescription, data.SeriesNumber, data.InstanceNumber = "CANARYSID", "CANARYSERIES", 2, place + 1
@@ -229,7 +229,7 @@ def _garbled(images: list[FileDataset]) -> list[FileDataset]:
 def _unknown_syntax(images: list[FileDataset]) -> list[FileDataset]:
     images = _garbled(images)
     for image in images:
-        image.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.110")
+        image.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.53")
     return images
 
 
@@ -259,6 +259,6 @@ CLUTTER: dict[str, tuple[str, str, Change]] = {
     "no-pixels": ("EXCLUDED", "NO_PIXEL_DATA", _without("PixelData")),
     "truncated": ("FAILED", "TRUNCATED_PIXEL_DATA", _truncated),
     "bad-codestream": ("FAILED", "DECODE_ERROR", _garbled),
-    "jpeg-xl": ("EXCLUDED", "UNSUPPORTED_TRANSFER_SYNTAX", _unknown_syntax),
+    "no-decoder": ("EXCLUDED", "UNSUPPORTED_TRANSFER_SYNTAX", _unknown_syntax),
     "no-lungs": ("EXCLUDED", "NO_LUNG_FOUND", _no_lungs),
 }

@@ -1,0 +1,57 @@
+"""A finished run from Python: the tables as pandas frames, results.h5 opened when first asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder."""
+
+    folder: Path
+
+    @cached_property
+    def studies(self) -> pd.DataFrame:
+        """One row a study, in order of study_key."""
+        return self._csv("studies.csv")
+
+    @cached_property
+    def patients(self) -> pd.DataFrame:
+        """One row a patient: scores pooled over all scored slices."""
+        return self._csv("patients.csv")
+
+    @cached_property
+    def exclusions(self) -> pd.DataFrame:
+        """What was left out or noted, with its reason."""
+        return self._csv("exclusions.csv")
+
+    @cached_property
+    def slices(self) -> pd.DataFrame:
+        """One row a scored slice."""
+        return pd.read_parquet(self.folder / "slices.parquet")
+
+    @cached_property
+    def results(self) -> Any:
+        """results.h5, opened for reading."""
+        import h5py
+
+        return h5py.File(self.folder / "results.h5", "r")
+
+    def _csv(self, name: str) -> pd.DataFrame:
+        return pd.read_csv(self.folder / name, keep_default_na=True, dtype={"reason": "string", "warnings": "string"})
+
+
+def open_run(folder: str | Path) -> Run:
+    """The run at `folder`. Raises ConfigurationError where it was not gathered yet."""
+    run = Run(Path(folder))
+    if not (run.folder / "studies.csv").exists():
+        raise ConfigurationError(f"{folder} has no tables yet: drenet gather {folder}")
+    return run
