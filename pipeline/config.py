@@ -18,7 +18,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Base of all sections: frozen, and strict about unknown keys."""
 
 
-class SeriesConfig(Section):
+class SeriesConfig(Section, frozen=True):
     """Which series of a study is chosen."""
 
     min_slices: int = 20  # distinct positions
@@ -28,7 +28,7 @@ class SeriesConfig(Section):
     max_matrix: int = 4096
 
 
-class SliceConfig(Section):
+class SliceConfig(Section, frozen=True):
     """Which slices of the series are prepared."""
 
     count: int = 15
@@ -38,14 +38,14 @@ class SliceConfig(Section):
     min_kept: int = 1
 
 
-class LungConfig(Section):
+class LungConfig(Section, frozen=True):
     """How the lung is found."""
 
     recipe: Literal["chest-wall", "published"] = "chest-wall"
     margin_px: int = 13
 
 
-class FillConfig(Section):
+class FillConfig(Section, frozen=True):
     """What covers the blank around the lung."""
 
     kind: Literal["warped", "translated", "black"] = "warped"  # paper: 10 translated and rotated lungs
@@ -54,7 +54,7 @@ class FillConfig(Section):
     run_seed: int = 0
 
 
-class WindowConfig(Section):
+class WindowConfig(Section, frozen=True):
     """HU -> grey."""
 
     kind: Literal["window", "jpeg"] = "window"  # jpeg: grey = (hu + 1000) / 3, the published code's
@@ -64,7 +64,7 @@ class WindowConfig(Section):
     zoom_px: int = 600
 
 
-class EngineConfig(Section):
+class EngineConfig(Section, frozen=True):
     """What computes the network, and how exactly."""
 
     name: Literal["auto", "torch", "cuda"] = "auto"
@@ -72,7 +72,7 @@ class EngineConfig(Section):
     threads: int = 1  # per rank, for torch, OpenCV and BLAS; never derived from the number of ranks
 
 
-class RunConfig(Section):
+class RunConfig(Section, frozen=True):
     """How a run is carried out; none of it changes a result."""
 
     fsync_every_s: float = 0.0
@@ -83,7 +83,7 @@ class RunConfig(Section):
     progress_every_s: float = 30.0
 
 
-class Config(Section):
+class Config(Section, frozen=True):
     """The whole configuration of a run."""
 
     series: SeriesConfig = SeriesConfig()

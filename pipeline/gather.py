@@ -10,7 +10,6 @@ import csv
 import hashlib
 import io
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, field
@@ -90,7 +89,7 @@ def gather(run: Path, networks: Sequence[str], provenance: Provenance | None = N
         with h5py.File(part, "w", libver="v110") as file:
             summary = _write_all(run, file, places, found, list(networks))
             _provenance(file, provenance)
-        os.replace(part, run / "results.h5")
+        part.replace(run / "results.h5")
     except OSError as error:
         raise storage_error(error, run) from error
     return Summary(*summary, digest=payload_digest(run))
@@ -127,7 +126,7 @@ def _write_all(
         for number, result in enumerate(_results(places)):
             columns.add(number, result)
             tables.add(result)
-            _pool(patients.setdefault(result.patient_key, Patient(result.label)), result, len(networks))
+            _pool(patients.setdefault(result.patient_key, Patient(result.label)), result)
             status[result.status] += 1
             reasons.update([result.reason] if result.reason else [])
             n_files += result.n_files
@@ -167,8 +166,14 @@ class Columns:
         self._n_slices = 0
         self._file = file
         self._layout: dict[str, dict[str, tuple[str, str, int]]] = {
-            "studies": {**_narrow(STUDIES), "probability": ("f8", "mean over the scored slices, a column a network", n_networks)},
-            "slices": {**_narrow(SLICES), "probability": ("f8", "the slice's probability, a column a network", n_networks)},
+            "studies": {
+                **_narrow(STUDIES),
+                "probability": ("f8", "mean over the scored slices, a column a network", n_networks),
+            },
+            "slices": {
+                **_narrow(SLICES),
+                "probability": ("f8", "the slice's probability, a column a network", n_networks),
+            },
             "details": {
                 **_narrow(DETAILS),
                 "box": ("f4", "top, left, bottom, right in network pixels (448 x 448)", 4),
@@ -186,7 +191,12 @@ class Columns:
             for name, (kind, text, width) in layout.items():
                 shape = (0, width) if width else (0,)
                 data = file.create_dataset(
-                    f"{group}/{name}", shape, kind, maxshape=(None, *shape[1:]), chunks=(8192, *shape[1:]), compression=1
+                    f"{group}/{name}",
+                    shape,
+                    kind,
+                    maxshape=(None, *shape[1:]),
+                    chunks=(8192, *shape[1:]),
+                    compression=1,
                 )
                 data.attrs["description"] = text
 
@@ -267,7 +277,7 @@ def _safe(value: object) -> object:
     return f"'{text}" if text[:1] in tuple("=+-@") else text
 
 
-def _pool(patient: Patient, result: StudyResult, n_networks: int) -> None:
+def _pool(patient: Patient, result: StudyResult) -> None:
     if not result.slices:
         patient.n_not_scored += 1
         return
@@ -291,7 +301,12 @@ def _patients_csv(patients: dict[str, Patient], networks: list[str]) -> bytes:
 
 
 def _parquet(run: Path, networks: list[str]) -> Any:
-    kinds = [("study_key", pa.string()), ("slice_index", pa.int32()), ("z_mm", pa.float64()), ("lung_area_mm2", pa.float64())]
+    kinds = [
+        ("study_key", pa.string()),
+        ("slice_index", pa.int32()),
+        ("z_mm", pa.float64()),
+        ("lung_area_mm2", pa.float64()),
+    ]
     schema = pa.schema([*kinds, *((name, pa.float64()) for name in networks)])
     return pq.ParquetWriter(run / ".slices.parquet.part", schema)
 

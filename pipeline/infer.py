@@ -91,7 +91,7 @@ def _fast(network: DreNet, dtype: torch.dtype, device: torch.device) -> FastDreN
     fast.eval().requires_grad_(requires_grad=False)
     fold_batch_norms(fast.pretrained_model)
     features = fast.pretrained_model.fc  # the linear layers stay fp32
-    fast.pretrained_model.to(dtype=dtype, memory_format=torch.channels_last)
+    fast.pretrained_model.to(dtype=dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     features.float()
     fast.dtype = dtype
     return fast.to(device)

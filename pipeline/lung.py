@@ -21,9 +21,7 @@ CLOSE_MM = 22.0
 FOLLOWED = 0.45
 
 
-def lung_masks(
-    hu: Hu, z_mm: npt.NDArray[np.float64], spacing_mm: tuple[float, float], recipe: str = "chest-wall"
-) -> Mask:
+def lung_masks(hu: Hu, z_mm: npt.NDArray[np.float64], spacing_mm: tuple[float, float], recipe: str = "chest-wall") -> Mask:
     """Lung of each slice: hu [S, R, C] ordered by z -> bool [S, R, C]; slices may be dense or centimetres apart."""
     if len(hu) == 0:
         return np.zeros(hu.shape, bool)
@@ -97,7 +95,7 @@ def _closed(mask: Mask, image: Hu) -> Mask:
     for side in (slice(0, middle), slice(middle, None)):
         half = np.zeros_like(mask)
         half[:, side] = mask[:, side]
-        region = cv2.copyMakeBorder(half.astype(np.uint8), *(4 * [2 * size]), cv2.BORDER_CONSTANT, value=0)
+        region = cv2.copyMakeBorder(half.astype(np.uint8), 2 * size, 2 * size, 2 * size, 2 * size, cv2.BORDER_CONSTANT, value=0)
         bridged = filled(cv2.morphologyEx(region, cv2.MORPH_CLOSE, disk(size)))[2 * size : -2 * size, 2 * size : -2 * size]
         total[:, side] |= (bridged & inside)[:, side]
     return total
@@ -114,7 +112,7 @@ def _grown(mask: Mask, image: Hu) -> Mask:
 def published_mask(image: Hu) -> Mask:
     """The published recipe, in full pixels: < -600 HU, no border, two largest, erode 2, close 10, fill."""
     air = (image < -600).astype(np.uint8)
-    n, labels, stats, _ = cv2.connectedComponentsWithStats(air, connectivity=8)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(air, connectivity=8)
     left, top = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_TOP]
     right, bottom = left + stats[:, cv2.CC_STAT_WIDTH], top + stats[:, cv2.CC_STAT_HEIGHT]
     inner = (left > 0) & (top > 0) & (right < image.shape[1]) & (bottom < image.shape[0])

@@ -102,9 +102,7 @@ def fill(picture: Grey, lung: Mask, config: FillConfig, generator: np.random.Gen
     return _patched(canvas, covered)
 
 
-def _placement(
-    covered: Mask, lung: Mask, config: FillConfig, generator: np.random.Generator
-) -> npt.NDArray[np.float64]:
+def _placement(covered: Mask, lung: Mask, config: FillConfig, generator: np.random.Generator) -> npt.NDArray[np.float64]:
     """A random rotation, and a translation that brings a random lung pixel onto a random blank one."""
     turn = generator.uniform(-config.max_rotation_deg, config.max_rotation_deg) if config.kind == "warped" else 0.0
     blank = np.flatnonzero(~covered.ravel())
@@ -125,9 +123,7 @@ def _patched(canvas: Grey, covered: Mask) -> Grey:
     """The last blank specks take the nearest covered pixel's grey."""
     if covered.all():
         return canvas
-    _, nearest = cv2.distanceTransformWithLabels(
-        (~covered).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
-    )
+    _, nearest = cv2.distanceTransformWithLabels((~covered).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     values = np.zeros(int(nearest.max()) + 1, np.uint8)
     values[nearest[covered]] = canvas[covered]
     return np.where(covered, canvas, values[nearest]).astype(np.uint8)

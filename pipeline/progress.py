@@ -39,5 +39,10 @@ class Progress:
         rate = self._n / max(1e-9, self._said - self._begun)
         left_s = (self._total - self._n) / rate if rate else 0.0
         log.info(
-            "%d of %d studies, %.2f studies/s, %.0f s left, %d failed", self._n, self._total, rate, left_s, self._n_failed
+            "%d of %d studies, %.2f studies/s, %.0f s left, %d failed",
+            self._n,
+            self._total,
+            rate,
+            left_s,
+            self._n_failed,
         )

@@ -80,7 +80,7 @@ class Series:
     kind: Literal["dicom", "image", "nifti"] = "dicom"
     score: float = 0.0
     events: tuple[Event, ...] = ()
-    facts: Facts = field(default_factory=lambda: Facts())
+    facts: Facts = field(default_factory=lambda: Facts())  # noqa: PLW0108  Facts is defined below
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,7 +24,7 @@ from pipeline.aggregate import excluded_result, failed_result, study_result
 from pipeline.archive import Decoder, read_volume
 from pipeline.config import Config, differing_fields, results_digest, to_toml
 from pipeline.deal import Deal
-from pipeline.errors import TRANSIENT, ConfigurationError, Drained, PipelineError, Reason, StudyError
+from pipeline.errors import TRANSIENT, ConfigurationError, Drained, PipelineError, Reason, StorageError, StudyError
 from pipeline.gather import Summary, gather
 from pipeline.indexing import index, selection_digest
 from pipeline.manifest import NAME, Manifest, read_manifest
@@ -76,14 +77,12 @@ def run(world: Alone | World, request: Request) -> Summary | None:
     """Carry out `request` on all ranks. Raises PipelineError; Drained when asked to stop early."""
     stop = Stop()
     private = request.out / "private"
-    setup = msgspec.json.decode(_agreed(world, lambda: msgspec.json.encode(_begin(world, request))), type=Setup)
+    setup = msgspec.json.decode(_agreed(world, lambda: msgspec.json.encode(_begin(request))), type=Setup)
     root = world.rank == 0
     if setup.index_needed:
         key = read_or_create_key(request.key_file or default_key_file()) if root else None
         index(world, Path(setup.archive), private if root else None, setup.config.series, key, stop)
-    weights = [
-        _agreed(world, lambda n=n: _read_weights(request.networks[n])) for n in range(setup.n_networks)
-    ]
+    weights = [_agreed(world, partial(_read_weights, path)) for path in request.networks]
     manifest = read_manifest(private) if root else None
     source = _agreed_source(world, request, setup, weights, manifest)
     stage = Stages(setup, weights, world)
@@ -141,6 +140,7 @@ class Stop:
         self._asked = True
 
     def __call__(self) -> bool:
+        """Whether it was asked."""
         return self._asked
 
 
@@ -211,7 +211,7 @@ class Stages:
                 if error.reason in TRANSIENT and tries < self._setup.config.run.max_attempts:
                     continue
                 return Line(result=failed_result(study, error), tries=tries)
-            except OSError:
+            except StorageError:
                 raise
             except MemoryError:
                 return Line(result=failed_result(study, StudyError(Reason.OUT_OF_MEMORY, "infer")))
@@ -261,9 +261,9 @@ def _agreed(world: Alone | World, on_root: Callable[[], bytes]) -> bytes:
             raise
     data = world.broadcast(data if world.rank == 0 else None)
     if data[0]:
-        error = PipelineError(data[1:].decode())
-        error.exit_code = data[0]
-        raise error
+        told = PipelineError(data[1:].decode())
+        told.exit_code = data[0]
+        raise told
     return data[1:]
 
 
@@ -283,7 +283,7 @@ def _agreed_source(
     return made[0] if made else None
 
 
-def _begin(world: Alone | World, request: Request) -> Setup:
+def _begin(request: Request) -> Setup:
     """Root looks before anything starts: archive, weights, folder, lock."""
     if not request.archive.is_dir():
         raise ConfigurationError(f"{request.archive} is no folder: name the archive's top folder")

@@ -22,14 +22,14 @@ def decode(syntax: str, frame: bytes) -> "np.ndarray":
     """One compressed frame -> its stored values [rows, columns]."""
     last = syntax.rpartition("1.2.840.10008.1.2.")[2]
     if last in ("4.57", "4.70"):
-        return imagecodecs.ljpeg_decode(frame)
+        return np.asarray(imagecodecs.ljpeg_decode(frame))
     if last in ("4.50", "4.51"):
-        return imagecodecs.jpeg_decode(frame)
+        return np.asarray(imagecodecs.jpeg_decode(frame))
     if last in ("4.80", "4.81"):
-        return jpeg_ls.decode(np.frombuffer(frame, np.uint8))
+        return np.asarray(jpeg_ls.decode(np.frombuffer(frame, np.uint8)))
     if last == "5":
         return decode_rle(frame)
-    return openjpeg.decode(frame)
+    return np.asarray(openjpeg.decode(frame))
 
 
 def decode_rle(frame: bytes) -> "np.ndarray":
@@ -57,10 +57,9 @@ def main() -> None:
         syntax, frame = source.read(n_syntax).decode(), source.read(length)
         try:
             values = np.ascontiguousarray(decode(syntax, frame), np.int32)
-            if values.ndim != 2:
-                raise ValueError("not one grey plane")
-            ok, payload = 1, struct.pack("<II", *values.shape) + values.tobytes()
-        except BaseException as error:  # a decoder's panic is no Exception
+            rows, columns = values.shape  # fails where it is not one grey plane
+            ok, payload = 1, struct.pack("<II", rows, columns) + values.tobytes()
+        except BaseException as error:  # noqa: BLE001  a decoder's panic is no Exception
             ok, payload = 0, type(error).__name__.encode()
         sink.write(struct.pack("<BI", ok, len(payload)) + payload)
         sink.flush()

@@ -95,7 +95,7 @@ class Decoder:
 
     def _exchange(self, frame: bytes, syntax: str) -> Stored:
         child = self._child = self._child or _start()
-        assert child.stdin and child.stdout  # for the type checker: both are pipes
+        assert child.stdin  # for the type checker: it is a pipe
         head = struct.pack("<IB", len(frame), len(syntax)) + syntax.encode()
         child.stdin.write(head + frame)
         child.stdin.flush()

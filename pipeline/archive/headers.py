@@ -23,13 +23,38 @@ from pipeline.records import Facts, SliceSource
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 MAX_INFLATED = 256 << 20
 PIXEL_DATA = 0x7FE00010
-KEYWORDS = (
-    "PatientID IssuerOfPatientID StudyInstanceUID SeriesInstanceUID SOPInstanceUID SOPClassUID ImageType "
-    "ImagePositionPatient ImageOrientationPatient PixelSpacing Rows Columns BitsAllocated BitsStored PixelRepresentation "
-    "SamplesPerPixel PhotometricInterpretation NumberOfFrames RescaleSlope RescaleIntercept RescaleType PixelPaddingValue "
-    "PixelPaddingRangeLimit ConvolutionKernel SliceThickness KVP Manufacturer ManufacturerModelName AcquisitionNumber "
-    "ContrastBolusAgent"
-).split()
+KEYWORDS = [
+    "PatientID",
+    "IssuerOfPatientID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SOPInstanceUID",
+    "SOPClassUID",
+    "ImageType",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "PixelRepresentation",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "RescaleType",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "ConvolutionKernel",
+    "SliceThickness",
+    "KVP",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "AcquisitionNumber",
+    "ContrastBolusAgent",
+]
 TAGS = [Tag(keyword) for keyword in KEYWORDS]
 
 

@@ -26,9 +26,7 @@ SYNTAX_COST = {"4.90": 28.0, "4.91": 28.0, "4.80": 5.0, "4.81": 5.0, "4.70": 4.0
 SHARP = ("LUNG", "BONE", "SHARP", "B6", "B7", "B8", "BL", "BR6", "FC5", "D40", "YC", "EDGE", "L")
 
 
-def build_studies(
-    records: Iterable[FileRecord], config: SeriesConfig, key: bytes
-) -> tuple[list[Study], list[Event], int]:
+def build_studies(records: Iterable[FileRecord], config: SeriesConfig, key: bytes) -> tuple[list[Study], list[Event], int]:
     """(studies by key, reasons of files outside any study, number of files): every record is counted once."""
     by_study: dict[str, list[FileRecord]] = defaultdict(list)
     pictures: dict[str, list[FileRecord]] = defaultdict(list)
@@ -186,9 +184,7 @@ def _one_matrix(images: list[Header], events: list[Event]) -> list[Header]:
     return same
 
 
-def _distinct(
-    placed: list[tuple[float, int]], images: list[Header], events: list[Event]
-) -> list[tuple[float, int]]:
+def _distinct(placed: list[tuple[float, int]], images: list[Header], events: list[Event]) -> list[tuple[float, int]]:
     """One slice a position: the first acquisition's where stacks repeat, else the first file's."""
     kept: list[tuple[float, int]] = []
     for place, i in sorted(placed, key=lambda item: (round(item[0], 2), images[item[1]].acquisition, item[1])):

@@ -111,13 +111,17 @@ class DreNet(nn.Module):
         nn.init.zeros_(self.attention.bias)
         self.dropout = nn.Dropout(0.5)
         self.metadata = Metadata(width=width)
+        self.small_boxes: Tensor
+        self.large_boxes: Tensor
+        self.small_overlaps: Tensor
+        self.large_overlaps: Tensor
         for name, levels in (("small", SMALL_LEVELS), ("large", LARGE_LEVELS)):
             boxes_A4 = anchors(levels)
             self.register_buffer(f"{name}_boxes", torch.from_numpy(boxes_A4), persistent=False)
             self.register_buffer(f"{name}_overlaps", torch.from_numpy(overlapping(boxes_A4)), persistent=False)
 
     def forward(self, image: Tensor, zoom_source: Tensor, forced_index: Tensor | None = None) -> DreNetOutput:
-        """image [N, 3, 448, 448], zoom_source [N, 3, 600, 600], both normalised; `forced_index` [N, 6] replaces the choice."""
+        """Image [N, 3, 448, 448], zoom_source [N, 3, 600, 600], both normalised; `forced_index` [N, 6] replaces the choice."""
         map_NCHW = self.trunk(image)
         slice_NF = self._pooled(map_NCHW)
         small_NA, large_NA = self.proposal_net(map_NCHW.detach().float())

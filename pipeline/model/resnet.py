@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -60,18 +62,24 @@ class ResNet(nn.Module):
         y_NCHW = self.maxpool(torch.relu(self.bn1(self.conv1(image_NCHW))))
         for number in range(1, len(BLOCKS) + 1):
             y_NCHW = getattr(self, f"layer{number}")(y_NCHW)
-        return y_NCHW
+        return torch.as_tensor(y_NCHW)
 
 
 def fold_batch_norms(trunk: ResNet) -> None:
     """Work every batch norm into its convolution, in place; for inference only."""
-    trunk.conv1, trunk.bn1 = fuse_conv_bn_eval(trunk.conv1, trunk.bn1), nn.Identity()
+    trunk.conv1, trunk.bn1 = _fused(trunk.conv1, trunk.bn1), nn.Identity()
     for block in trunk.modules():
         if isinstance(block, Bottleneck):
             for number in (1, 2, 3):
                 conv, norm = getattr(block, f"conv{number}"), getattr(block, f"bn{number}")
-                setattr(block, f"conv{number}", fuse_conv_bn_eval(conv, norm))
+                setattr(block, f"conv{number}", _fused(conv, norm))
                 setattr(block, f"bn{number}", nn.Identity())
             if block.downsample is not None:
                 conv, norm = block.downsample
-                block.downsample = nn.Sequential(fuse_conv_bn_eval(conv, norm))
+                block.downsample = nn.Sequential(_fused(conv, norm))
+
+
+def _fused(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
+    """One convolution that does what the two did."""
+    fused: nn.Conv2d = fuse_conv_bn_eval(cast(nn.Conv2d, conv), cast(nn.BatchNorm2d, norm))
+    return fused

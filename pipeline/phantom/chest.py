@@ -7,7 +7,7 @@ in the lesions only, and no class can be told from the acquisition. Plain shapes
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -29,7 +29,7 @@ class Phantom:
     hu: npt.NDArray[np.int16]
     lung: Mask
     lesion: Mask
-    z_mm: npt.NDArray[np.float64]
+    z_mm: npt.NDArray[np.floating[Any]]
     spacing_mm: tuple[float, float]
     vendor: int
     sharp: bool
@@ -62,7 +62,7 @@ def chest(seed: int, label: Label, *, matrix: int = 512, slices: int = 40, sever
 class _Body:
     """The anatomy of one patient, drawn slice by slice."""
 
-    def __init__(self, seed: int, height_mm: float, axis: npt.NDArray[np.float64]) -> None:
+    def __init__(self, seed: int, height_mm: float, axis: npt.NDArray[np.floating[Any]]) -> None:
         draw = np.random.default_rng([seed, ANATOMY, 1])
         self.height = height_mm
         self.y, self.x = np.meshgrid(axis, axis, indexing="ij")
@@ -99,12 +99,10 @@ class _Body:
             x, y = self.x - side * 0.46 * self.a, self.y - 0.02 * self.b
             both |= (x / max(across, 1.0)) ** 2 + (y / max(deep, 1.0)) ** 2 < 1
         dome = ((self.x / (0.80 * self.a)) ** 2 + ((self.y + 0.25 * self.b) / (0.62 * self.b)) ** 2) < (0.30 - up) / 0.30
-        heart = ((self.x - 18) / self.heart) ** 2 + ((self.y + 28) / (0.8 * self.heart)) ** 2 < (
-            1 - ((up - 0.35) / 0.25) ** 2
-        )
-        return both & ~dome & ~heart
+        heart = ((self.x - 18) / self.heart) ** 2 + ((self.y + 28) / (0.8 * self.heart)) ** 2 < (1 - ((up - 0.35) / 0.25) ** 2)
+        return np.asarray(both & ~dome & ~heart)
 
-    def _bones(self, image: Hu, thorax: npt.NDArray[np.float64], z: float, lungs: Mask) -> None:
+    def _bones(self, image: Hu, thorax: npt.NDArray[np.floating[Any]], z: float, lungs: Mask) -> None:
         spine = (self.x / 20) ** 2 + ((self.y - 0.72 * self.b) / 17) ** 2 < 1
         image[spine & ~lungs] = BONE / 2
         angle = np.arctan2(self.y, np.abs(self.x))
@@ -123,7 +121,7 @@ class _Body:
         image[(canvas > 0) & lungs] = BLOOD
 
 
-def _foci(seed: int, label: Label, severity: float | None, body: _Body) -> npt.NDArray[np.float64]:
+def _foci(seed: int, label: Label, severity: float | None, body: _Body) -> npt.NDArray[np.floating[Any]]:
     """Lesions [n, 5]: x, y, z, radius (mm), HU."""
     draw = np.random.default_rng([seed, DISEASE])
     weight = float(draw.uniform(0.3, 1.0)) if severity is None else severity
@@ -141,9 +139,7 @@ def _foci(seed: int, label: Label, severity: float | None, body: _Body) -> npt.N
     return np.stack([x, y, z, radius, density], axis=1)
 
 
-def _infected(
-    image: Hu, lungs: Mask, z: float, foci: npt.NDArray[np.float64], axis: npt.NDArray[np.float64]
-) -> Mask:
+def _infected(image: Hu, lungs: Mask, z: float, foci: npt.NDArray[np.floating[Any]], axis: npt.NDArray[np.floating]) -> Mask:
     """Raise the lung's density where a focus cuts this slice; vessels stay. Returns the lesion truth."""
     lesion = np.zeros(image.shape, bool)
     for x, y, at, radius, density in foci:

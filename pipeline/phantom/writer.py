@@ -18,7 +18,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from pipeline.errors import ConfigurationError
-from pipeline.phantom.chest import LABELS, Label, Phantom, chest
+from pipeline.phantom.chest import LABELS, Phantom, chest
 
 SYNTAXES = {
     "rle": "1.2.840.10008.1.2.5",
@@ -47,7 +47,7 @@ class Truth:
     what: str
 
 
-def write_archive(
+def write_archive(  # noqa: PLR0913  the options of `drenet phantom`, all with defaults
     folder: Path, *, studies: int = 12, matrix: int = 512, slices: int = 40, seed: int = 0, compress: str | None = None,
     clutter: bool = False,
 ) -> list[Truth]:  # fmt: skip
@@ -59,12 +59,12 @@ def write_archive(
     for number in range(studies):
         label = LABELS[number % len(LABELS)]
         phantom = chest(1000 * seed + number, label, matrix=matrix, slices=slices)
-        images = series(phantom, f"{seed}-{number}", label)
+        images = series(phantom, f"{seed}-{number}")
         _write(folder / f"CANARYFOLDER{number:04d}" / "CT", images, syntax)
         status = "OK" if slices >= 24 else "EXCLUDED"
         reason = "" if slices >= 24 else "TOO_FEW_SLICES"
         rows.append(Truth(str(images[0].PatientID), images[0].StudyInstanceUID, label, status, reason, len(images), "plain"))
-        masks = {"lung": phantom.lung, "lesion": phantom.lesion, "z_mm": phantom.z_mm}
+        masks: dict[str, Any] = {"lung": phantom.lung, "lesion": phantom.lesion, "z_mm": phantom.z_mm}
         np.savez_compressed(truth_folder / "masks" / f"{images[0].StudyInstanceUID}.npz", **masks)
     if clutter:
         rows += _clutter(folder, seed, matrix, max(slices, 24))
@@ -75,16 +75,14 @@ def write_archive(
     return rows
 
 
-def series(phantom: Phantom, name: str, label: Label | str, *, kind: str = "axial") -> list[FileDataset]:
+def series(phantom: Phantom, name: str, *, kind: str = "axial") -> list[FileDataset]:
     """The slices of one phantom as data sets, uncompressed, in no anatomical order."""
     uid = lambda *parts: generate_uid(entropy_srcs=["drenet phantom", name, *map(str, parts)])  # noqa: E731
     order = np.random.default_rng(len(name)).permutation(len(phantom.hu))
     return [_image(phantom, int(i), place, name, uid, kind) for place, i in enumerate(order)]
 
 
-def _image(
-    phantom: Phantom, i: int, place: int, name: str, uid: Callable[..., UID], kind: str
-) -> FileDataset:
+def _image(phantom: Phantom, i: int, place: int, name: str, uid: Callable[..., UID], kind: str) -> FileDataset:
     maker, model, soft, sharp, signed, intercept = VENDORS[phantom.vendor]
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = CTImageStorage, ExplicitVRLittleEndian
@@ -97,7 +95,12 @@ def _image(
     data.PatientBirthDate, data.PatientSex, data.AccessionNumber = "19010203", "O", "CANARYACC"
     data.InstitutionName, data.StudyDescription = "CANARYHOSPITAL", "CANARYSTUDY"
     data.ReferringPhysicianName, data.StudyDate, data.StudyTime = "CANARYDOCTOR", "20200203", "040506"
-    data.StudyID, data.SeriesDescription, data.SeriesNumber, data.InstanceNumber = "CANARYSID", "CANARYSERIES", 2, place + 1
+    data.StudyID, data.SeriesDescription, data.SeriesNumber, data.InstanceNumber = (
+        "CANARYSID",
+        "CANARYSERIES",
+        2,
+        place + 1,
+    )
     data.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     data.Manufacturer, data.ManufacturerModelName = maker, model
     data.ConvolutionKernel, data.KVP = sharp if phantom.sharp else soft, 120
@@ -149,7 +152,7 @@ def _clutter(folder: Path, seed: int, matrix: int, slices: int) -> list[Truth]:
     for number, (what, (status, reason, change)) in enumerate(CLUTTER.items()):
         name = f"{seed}-clutter-{number}"
         phantom = chest(1000 * seed + 500 + number, "healthy", matrix=matrix, slices=slices)
-        images = change(series(phantom, name, "healthy"))
+        images = change(series(phantom, name))
         suffix = "" if number % 2 else ".dcm"
         _write(folder / "CANARYNESTED" / "deep" / f"{what}", images, suffix=suffix)
         rows.append(Truth(str(images[0].PatientID), images[0].StudyInstanceUID, "healthy", status, reason, len(images), what))

@@ -1,0 +1,63 @@
+"""What the tests share: a small cluttered archive, a slim network, and a way to start `drenet` as a user does."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory):
+    """Four plain patients and one study for each kind of clutter, 128 x 128 x 26."""
+    from pipeline.phantom import write_archive
+
+    folder = tmp_path_factory.mktemp("data") / "archive"
+    write_archive(folder, studies=4, matrix=128, slices=26, clutter=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def truth(archive):
+    """truth.csv by patient ID."""
+    with (archive.parent / "archive-truth" / "truth.csv").open() as file:
+        return {row["study_uid"]: row for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A slim formula-made network's checkpoint."""
+    from pipeline.model import formula_network, save_checkpoint
+
+    path = tmp_path_factory.mktemp("weights") / "slim.safetensors"
+    save_checkpoint(formula_network(1 / 16), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def drenet(tmp_path_factory):
+    """Start `drenet ...` as a process of its own group: drenet("screen", ...) -> CompletedProcess or Popen."""
+    key = tmp_path_factory.mktemp("key") / "pseudonym.key"
+    environment = os.environ | {"DRENET_KEY_FILE": str(key), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def start(*arguments, wait=True):
+        command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
+        options = {"env": environment, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        if wait:
+            return subprocess.run(command, timeout=300, check=False, **options)
+        options["stdout"] = subprocess.DEVNULL
+        return subprocess.Popen(command, start_new_session=True, **options)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    folder = os.environ.get("DRENET_TEST_DATA")
+    if not folder:
+        pytest.skip("DRENET_TEST_DATA is not set: no real series to try")
+    return Path(folder)

@@ -1,0 +1,51 @@
+"""The journal is the truth: sound lines survive, torn ones are passed over, the last record wins."""
+
+import errno
+
+import pytest
+
+from pipeline.errors import ConfigurationError, StorageError
+from pipeline.records import StudyResult
+from pipeline.store import Journal, Line, compact, last_places, next_attempt, read_lines, storage_error, write_whole
+
+
+def _line(key, status="OK", reason=""):
+    return Line(result=StudyResult(key, "P", status, reason))
+
+
+def test_torn_and_damaged_lines_are_passed_over(tmp_path):
+    path = tmp_path / "journal" / "0001" / "rank-00000.jsonl"
+    with Journal(path) as journal:
+        for key in "abc":
+            journal.append(_line(key))
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1].replace(b'"b"', b'"x"') + lines[2] + lines[0][:20])
+    assert [line.result.study_key for _, line in read_lines(path)] == ["a", "c"]
+
+
+def test_compacting_keeps_the_last_record_of_every_study(tmp_path):
+    for attempt, status in ((1, "FAILED"), (2, "OK")):
+        with Journal(tmp_path / "journal" / f"{attempt:04d}" / "rank-00000.jsonl") as journal:
+            journal.append(_line("a", status, "IO_ERROR" if status == "FAILED" else ""))
+            journal.append(_line(f"only-{attempt}"))
+    before = set(last_places(tmp_path))
+    places = compact(tmp_path)
+    assert set(places) == before == {"a", "only-1", "only-2"}
+    assert not places["a"].transient
+    assert next_attempt(tmp_path) == 3
+
+
+def test_a_file_is_whole_or_absent(tmp_path):
+    def broken():
+        yield b"half"
+        raise OSError(errno.ENOSPC, "full")
+
+    with pytest.raises(StorageError, match="space"):
+        write_whole(tmp_path / "x", broken())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unwritable_folder_is_the_users_to_mend(tmp_path):
+    error = storage_error(OSError(errno.EROFS, "read-only"), tmp_path)
+    assert isinstance(error, ConfigurationError)
+    assert "--out" in str(error)
