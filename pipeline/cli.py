@@ -7,33 +7,36 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 from pipeline import __version__
-from pipeline.errors import ConfigurationError, PipelineError
+from pipeline.errors import PipelineError
+from pipeline.launch import connect, end_all_ranks, launched_rank, launched_size, start_ranks
 
+log = logging.getLogger(__name__)
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 NOTICE = "Research use only. Not a medical device."
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code (0 done, 2 usage, 74 storage, 75 drained, 1 other)."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(given)
+    options.given = given
+    _log_to_terminal()
     try:
         return int(options.command(options) or 0)
     except PipelineError as error:
-        if _rank() == 0:
+        if launched_rank() == 0:
             print(f"drenet: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
+        end_all_ranks(75)
         return 75
     except Exception:
-        logging.getLogger(__name__).exception("unexpected error on rank %d", _rank())
-        _abort()
+        log.exception("unexpected error on rank %d", launched_rank())
+        end_all_ranks(1)
         return 1
 
 
@@ -45,7 +48,6 @@ def _parser() -> argparse.ArgumentParser:
     screen = commands.add_parser("screen", help="screen an archive; started again on the same --out it resumes")
     _add_archive(screen)
     screen.add_argument("--weights", type=Path, action="append", required=True, help="checkpoint; may repeat")
-    screen.add_argument("--ranks", type=int, default=1, help="start this many MPI ranks on this machine")
     screen.add_argument("--refresh", action="store_true", help="index again: take in what is new in the archive")
     screen.add_argument("--contact-sheet", action="store_true", help="write a labelled picture a study into images/")
     screen.set_defaults(command=_screen)
@@ -80,19 +82,19 @@ def _parser() -> argparse.ArgumentParser:
 def _add_archive(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("archive", type=Path, help="the archive's top folder")
     parser.add_argument("--out", type=Path, required=True, help="the run's folder")
+    parser.add_argument("--ranks", type=int, default=1, help="start this many MPI ranks on this machine")
     parser.add_argument("--config", type=Path, help="TOML; see configs/")
     parser.add_argument("--key-file", type=Path, help="pseudonym key (default: $DRENET_KEY_FILE, ~/.config/drenet/)")
 
 
 def _screen(options: argparse.Namespace) -> int:
-    if options.ranks > 1 and "PMI_SIZE" not in os.environ:
-        return _launched(options.ranks, sys.argv[1:])
+    if options.ranks > 1 and launched_size() == 1:
+        return start_ranks(options.ranks, options.given)
     from pipeline.config import read_config
-    from pipeline.ranks import connect
-    from pipeline.run import Request, run
+    from pipeline.resume import Request
+    from pipeline.run import run
 
     config = read_config(options.config)
-    world = connect(root_computes_up_to=config.run.root_computes_up_to)
     request = Request(
         options.archive,
         tuple(options.weights),
@@ -102,43 +104,24 @@ def _screen(options: argparse.Namespace) -> int:
         refresh=options.refresh,
         contact_sheet=options.contact_sheet,
     )
-    summary = run(world, request)
+    summary = run(connect(root_computes_up_to=config.run.root_computes_up_to), request, begun=_log_to_file)
     if summary is not None:
         print(_table(summary.by_status, summary.by_reason))
-        print(f"{summary.n_studies} studies of {summary.n_files} files; results in {options.out}. {NOTICE}")
+        print(f"{summary.n_studies} studies of {summary.n_files} files; tables in {options.out}. {NOTICE}")
+        if summary.by_reason:
+            print("What each reason means, and its cure: docs/reasons.md")
     return 0
 
 
-def _launched(ranks: int, arguments: list[str]) -> int:
-    """Start the MPI launcher that belongs to this environment."""
-    here = Path(sys.executable).with_name("mpiexec")
-    launcher = str(here) if here.exists() else shutil.which("mpiexec")
-    if launcher is None:
-        raise ConfigurationError("--ranks needs MPI: pip install 'drenet-pipeline[mpi]', or load the site's module")
-    return subprocess.call([launcher, "-n", str(ranks), sys.executable, "-m", "pipeline", *arguments])
-
-
 def _index(options: argparse.Namespace) -> int:
+    if options.ranks > 1 and launched_size() == 1:
+        return start_ranks(options.ranks, options.given)
     from pipeline.config import read_config
-    from pipeline.indexing import index
-    from pipeline.manifest import read_manifest
-    from pipeline.pseudonym import default_key_file, read_or_create_key
-    from pipeline.ranks import connect
+    from pipeline.run import index_only
 
-    if not options.archive.is_dir():
-        raise ConfigurationError(f"{options.archive} is no folder: name the archive's top folder")
-    config = read_config(options.config)
-    world = connect()
-    private = options.out / "private"
-    key = None
-    if world.rank == 0:
-        private.mkdir(parents=True, exist_ok=True, mode=0o700)
-        key = read_or_create_key(options.key_file or default_key_file())
-    index(world, options.archive.absolute(), private if world.rank == 0 else None, config.series, key)
-    if world.rank == 0:
-        manifest = read_manifest(private)
-        ready = sum(entry.status == "READY" for entry in manifest.entries)
-        print(f"{manifest.heading.n_files} files, {len(manifest.entries)} studies, {ready} to screen")
+    heading = index_only(connect(), options.archive, options.out, read_config(options.config), options.key_file)
+    if heading is not None:
+        print(f"{heading.n_files} files, {heading.n_studies} studies, {heading.n_ready} to screen; manifest in {options.out}")
     return 0
 
 
@@ -151,12 +134,14 @@ def _gather(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from pipeline.manifest import read_manifest
-    from pipeline.store import last_places
+    from pipeline.status import read_status
 
-    total = len(read_manifest(options.run / "private").entries)
-    done = len([key for key in last_places(options.run) if key])
-    print(f"{done} of {total} studies have their record; {total - done} are open")
+    status = read_status(options.run)
+    print(f"{status.n_done} of {status.n_studies} studies have their record; {status.n_open} are open")
+    print(_table(status.by_status, {}))
+    if status.rate_per_s:
+        print(f"{status.rate_per_s:.2f} studies/s lately, {status.n_open / status.rate_per_s:,.0f} s left at that rate")
+    print(f"attempt {status.attempt}; {f'held by {status.holder}' if status.holder else 'nobody is working on it'}")
     return 0
 
 
@@ -189,7 +174,7 @@ def _demo(options: argparse.Namespace) -> int:
     save_checkpoint(formula_network(1 / 8), weights)
     print("screening it on 2 MPI ranks, with formula weights: THE SCORES MEAN NOTHING ...")
     arguments = ["screen", str(folder / "archive"), "--weights", str(weights), "--out", str(folder / "run")]
-    code = _launched(2, [*arguments, "--key-file", str(folder / "demo.key"), "--contact-sheet"])
+    code = start_ranks(2, [*arguments, "--key-file", str(folder / "demo.key"), "--contact-sheet"])
     if code == 0:
         print(f"\ntables:   {folder}/run/studies.csv, patients.csv, exclusions.csv, slices.parquet, results.h5")
         print(f"pictures: {folder}/run/images/\ntruth:    {folder}/archive-truth/truth.csv")
@@ -202,14 +187,20 @@ def _table(by_status: dict[str, int], by_reason: dict[str, int]) -> str:
     return "\n".join(lines)
 
 
-def _rank() -> int:
-    return int(os.environ.get("PMI_RANK") or os.environ.get("OMPI_COMM_WORLD_RANK") or 0)
+def _log_to_terminal() -> None:
+    """Root says on standard error what it does; the other ranks only what is wrong."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.INFO if launched_rank() == 0 else logging.WARNING)
+    handler.addFilter(lambda record: record.name != "pipeline.study" or record.levelno > logging.INFO)
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, handlers=[handler])
 
 
-def _abort() -> None:
-    """An exception on one rank must end all: the others would wait for it for ever."""
-    if "mpi4py.MPI" in sys.modules:
-        sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(1)
+def _log_to_file(path: Path) -> None:
+    """Every rank keeps its own log in the run's folder, one line a study."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter(LOG_FORMAT))
+    logging.getLogger().addHandler(handler)
 
 
 __all__ = ["main"]

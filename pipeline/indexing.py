@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,7 +21,7 @@ from pipeline.deal import Deal
 from pipeline.errors import Drained
 from pipeline.manifest import Heading, write_manifest
 from pipeline.pseudonym import fingerprint
-from pipeline.ranks import Alone, World
+from pipeline.ranks import Alone, World, on_root
 
 log = logging.getLogger(__name__)
 BATCH = 100
@@ -71,6 +72,10 @@ class IndexSource:
         else:
             self._listed(found)
 
+    def lost(self, rank: int) -> None:
+        """What `rank` held is open again."""
+        self._deal.lost(rank)
+
     @property
     def finished(self) -> bool:
         """Nothing left to list or read."""
@@ -108,10 +113,18 @@ def index(
         scan = (private / "scan.jsonl").open("ab")
         scan.write(b"\n")  # ends a line that a kill may have torn
         source = IndexSource(scan, known, world.size)
-    for task, done in world.deal(source, pause=pause):
-        done(_work(root, task))
+    with closing(world.deal(source, pause=pause)) as tasks:
+        for task, done in tasks:
+            done(_work(root, task))
+    on_root(world, lambda: _write(source, scan, root, private, config, key))
+
+
+def _write(
+    source: IndexSource | None, scan: BinaryIO | None, root: Path, private: Path | None, config: SeriesConfig, key: bytes | None
+) -> None:
+    """Root groups what was found into studies, and writes the manifest."""
     if source is None or scan is None or private is None or key is None:
-        return
+        raise ValueError("root has the source, the folder and the key")
     scan.close()
     if not source.finished:
         raise Drained("indexing stopped early; start the same command again")

@@ -33,21 +33,39 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What dealing needs of a study; the rest stays as the line's bytes."""
+    """What dealing needs of a study; the rest stays on the disk, `length` bytes from `offset`. `digest` names the content."""
 
     study_key: str
     status: str
     cost: float
+    digest: str
+    offset: int
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The manifest in root's memory: `lines[i]` is the JSON of study i."""
+    """The manifest as root sees it: one entry a study in memory, the studies themselves read when they are dealt."""
 
+    path: Path
     heading: Heading
     entries: tuple[Entry, ...]
-    lines: tuple[bytes, ...]
     sha256: str
+
+    def study(self, number: int) -> Study:
+        """The whole entry of one study."""
+        entry = self.entries[number]
+        with self.path.open("rb") as file:
+            file.seek(entry.offset)
+            return msgspec.json.decode(file.read(entry.length), type=Study)
+
+
+class _Head(msgspec.Struct):
+    """The part of a study's line that `Entry` keeps."""
+
+    study_key: str
+    status: str = "READY"
+    cost: float = 1.0
 
 
 def write_manifest(private: Path, heading: Heading, studies: Iterable[Study]) -> None:
@@ -56,16 +74,32 @@ def write_manifest(private: Path, heading: Heading, studies: Iterable[Study]) ->
     write_whole(private / NAME, lines, mode=0o600)
 
 
-def read_manifest(private: Path) -> Manifest:
-    """Raises ConfigurationError where there is none or it is damaged."""
+def read_heading(private: Path) -> Heading:
+    """What holds for the whole manifest. Raises ConfigurationError where there is none or it is damaged."""
     try:
-        data = (private / NAME).read_bytes()
+        with (private / NAME).open("rb") as file:
+            return msgspec.json.decode(file.readline(), type=Heading)
     except OSError as error:
         raise ConfigurationError(f"no manifest in {private}: run `drenet index ARCHIVE --out RUN` first") from error
-    first, *lines = data.splitlines()
-    try:
-        heading = msgspec.json.decode(first, type=Heading)
-        entries = tuple(msgspec.json.decode(line, type=Entry) for line in lines)
     except msgspec.DecodeError as error:
         raise ConfigurationError(f"the manifest in {private} is damaged: delete it and index again") from error
-    return Manifest(heading, entries, tuple(lines), hashlib.sha256(data).hexdigest())
+
+
+def read_manifest(private: Path) -> Manifest:
+    """The manifest, studies left on the disk. Raises ConfigurationError where there is none or it is damaged."""
+    heading = read_heading(private)
+    total, entries = hashlib.sha256(), []
+    path, decoder = private / NAME, msgspec.json.Decoder(_Head)
+    try:
+        with path.open("rb") as file:
+            first = file.readline()
+            total.update(first)
+            offset = len(first)
+            for line in file:
+                head, digest = decoder.decode(line), hashlib.sha256(line).hexdigest()
+                total.update(line)
+                entries.append(Entry(head.study_key, head.status, head.cost, digest[:16], offset, len(line)))
+                offset += len(line)
+    except msgspec.DecodeError as error:
+        raise ConfigurationError(f"the manifest in {private} is damaged: delete it and index again") from error
+    return Manifest(path, heading, tuple(entries), total.hexdigest())

@@ -12,13 +12,13 @@ log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Counts finished studies; a context of root's only."""
+    """Counts finished studies; root's only. `n_open` of `n_studies` are still to do when it begins."""
 
-    def __init__(self, total: int, *, every_s: float = 30.0) -> None:
-        self._total, self._every_s = total, every_s
+    def __init__(self, n_open: int, n_studies: int, *, every_s: float = 30.0) -> None:
+        self._n_open, self._n_studies, self._every_s = n_open, n_studies, every_s
         self._n = self._n_failed = 0
         self._begun = self._said = time.monotonic()
-        self._bar = tqdm(total=total, unit="study", disable=not sys.stderr.isatty())
+        self._bar = tqdm(total=n_studies, initial=n_studies - n_open, unit="study", disable=not sys.stderr.isatty())
 
     def step(self, *, failed: bool) -> None:
         """One more study is finished."""
@@ -37,12 +37,7 @@ class Progress:
     def _say(self) -> None:
         self._said = time.monotonic()
         rate = self._n / max(1e-9, self._said - self._begun)
-        left_s = (self._total - self._n) / rate if rate else 0.0
-        log.info(
-            "%d of %d studies, %.2f studies/s, %.0f s left, %d failed",
-            self._n,
-            self._total,
-            rate,
-            left_s,
-            self._n_failed,
-        )
+        left_s = (self._n_open - self._n) / rate if rate else float("nan")
+        done = self._n_studies - self._n_open + self._n
+        said = "%d of %d studies, %.2f studies/s, %.0f s left, %d failed so far"
+        log.info(said, done, self._n_studies, rate, left_s, self._n_failed)

@@ -1,21 +1,26 @@
 """The MPI door: rank, size, broadcast, dealing by request and reply, abort; `Alone` where there is no MPI.
 
-Messages are bytes (JSON), never pickles, and waiting is polling with a short sleep, so that ranks waiting on an oversubscribed
-machine leave the cores to those that work. Root (rank 0) deals; up to `root_computes_up_to` ranks it works too, and answers
-requests between the slices of its own study (`tick`).
+Messages are bytes, never pickles, and waiting is polling with a short sleep, so that ranks waiting on an oversubscribed machine
+leave the cores to those that work. Root (rank 0) deals; up to `root_computes_up_to` ranks it works too, and answers requests
+between the slices of its own study (`tick`).
+
+A deal is one conversation: a worker asks before it begins the last task it holds, reports each finished task, and may leave
+early; root answers every ask with tasks, or with none, which is the last word.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
 
-from pipeline.errors import ConfigurationError, DeviceError
+from pipeline.errors import DeviceError, PipelineError
 
-REQUEST, REPLY = 11, 12
+ASK, REPORT, LEAVE = b"A", b"R", b"L"
+GATHER, TAKEN, COMING, FIRST_DEAL = 11, 12, 13, 100
 POLL_S = 0.0005
 
 
@@ -28,12 +33,22 @@ class Source(Protocol):
     def report(self, rank: int, report: bytes) -> None:
         """`rank` reports one finished task."""
 
+    def lost(self, rank: int) -> None:
+        """`rank` does no more: what it holds is open again."""
+
     @property
     def finished(self) -> bool:
         """Nothing left to give and nothing in flight."""
 
 
 Task = tuple[bytes, Callable[[bytes], None]]
+Tasks = Generator[Task, None, None]
+Made = TypeVar("Made")
+
+
+def never() -> bool:
+    """The pause that is never asked for."""
+    return False
 
 
 class Alone:
@@ -41,7 +56,6 @@ class Alone:
 
     rank = 0
     size = 1
-    root_computes = True
 
     def broadcast(self, data: bytes | None) -> bytes:
         """Root's bytes, on every rank."""
@@ -49,11 +63,14 @@ class Alone:
             raise ValueError("root broadcasts bytes")
         return data
 
-    def deal(self, source: Source | None, *, pause: Callable[[], bool] = lambda: False) -> Iterator[Task]:
+    def deal(self, source: Source | None, *, pause: Callable[[], bool] = never) -> Tasks:
         """Yield (task, done) until the source is finished; call done(report) after each task."""
         if source is None:
             raise ValueError("root deals from a source")
-        yield from _own_tasks(source, pause)
+        while not source.finished and not pause():
+            for task in source.give(0):
+                if not pause():
+                    yield task, lambda report: source.report(0, report)
 
     def tick(self) -> None:
         """Nothing to serve."""
@@ -62,129 +79,135 @@ class Alone:
         """Every rank's bytes on root."""
         return [data]
 
-    def abort(self, code: int) -> None:
-        """End the process at once."""
-        os._exit(code)
-
 
 class World:
-    """The ranks of MPI_COMM_WORLD."""
+    """The ranks of one MPI communicator."""
 
     def __init__(self, communicator: Any, *, root_computes_up_to: int = 32) -> None:
         self._comm = communicator
         self.rank: int = communicator.Get_rank()
         self.size: int = communicator.Get_size()
-        self.root_computes = self.size <= root_computes_up_to
-        self._source: Source | None = None
-        self._waiting: set[int] = set()
-        self._released: set[int] = set()
-        self._pause: Callable[[], bool] = lambda: False
+        self._root_computes = self.size <= root_computes_up_to
+        self._tag = FIRST_DEAL
+        self._desk: Desk | None = None
 
     def broadcast(self, data: bytes | None) -> bytes:
         """Root's bytes, on every rank; every rank's digest is compared with root's."""
         import numpy as np
 
+        self._await_root()
         length = np.array([len(data) if data is not None else 0], dtype=np.int64)
         self._comm.Bcast(length, root=0)
         buffer = bytearray(data) if data is not None else bytearray(int(length[0]))
         step = 1 << 28  # counts beyond 2 GiB overflow in older MPIs
         for start in range(0, len(buffer), step):
             self._comm.Bcast(memoryview(buffer)[start : start + step], root=0)
-        self._compare_digests(bytes(buffer))
-        return bytes(buffer)
+        received = bytes(buffer)
+        self._compare_digests(received)
+        return received
+
+    def _await_root(self) -> None:
+        """Wait for root politely: inside a collective a waiting rank burns a core."""
+        if self.rank:
+            self.receive(0, COMING)
+        else:
+            for rank in range(1, self.size):
+                self.send(b"", rank, COMING)
 
     def gather(self, data: bytes) -> list[bytes]:
         """Every rank's bytes on root, in order of rank; an empty list elsewhere."""
         if self.rank:
-            self._send(data, 0, REQUEST)
-            self._receive(0, REPLY)  # keeps two gathers apart
+            self.send(data, 0, GATHER)
+            self.receive(0, TAKEN)  # keeps two gathers apart
             return []
-        received = {0: data}
+        received = [data]
         for rank in range(1, self.size):
-            received[rank] = self._receive(rank, REQUEST)
-            self._send(b"", rank, REPLY)
-        return [received[rank] for rank in range(self.size)]
+            received.append(self.receive(rank, GATHER))
+            self.send(b"", rank, TAKEN)
+        return received
 
-    def deal(self, source: Source | None, *, pause: Callable[[], bool] = lambda: False) -> Iterator[Task]:
-        """Yield (task, done) on every rank until root's source is finished; `pause()` true: begin nothing new."""
+    def deal(self, source: Source | None, *, pause: Callable[[], bool] = never) -> Tasks:
+        """Yield (task, done) on every rank until root's source is finished; `pause()` true: begin nothing new.
+
+        Close the generator (contextlib.closing) to leave early; what this rank holds is then open again, and the others are
+        let go as they ask.
+        """
+        self._tag += 2  # a late message of one deal is never taken for one of the next
         if self.rank:
-            yield from self._worker_tasks(pause)
-            return
+            return self._work(pause)
         if source is None:
             raise ValueError("root deals from a source")
-        self._source, self._pause = source, pause
-        self._waiting, self._released = set(), set()
-        if self.root_computes:
-            yield from self._root_tasks(source, pause)
-        while len(self._released) < self.size - 1:
-            self._serve(source)
-            time.sleep(POLL_S)
-        self._source = None
+        return self._deal(source, pause)
 
     def tick(self) -> None:
         """Let root answer requests; called between the slices of its own study."""
-        if self._source is not None:
-            self._serve(self._source)
+        if self._desk is not None:
+            self._desk.serve()
 
-    def abort(self, code: int) -> None:
-        """End every rank at once: one that merely died would leave the others waiting."""
-        self._comm.Abort(code)
-
-    def _root_tasks(self, source: Source, pause: Callable[[], bool]) -> Iterator[Task]:
-        while not source.finished and not pause():
-            self._serve(source)
-            tasks = source.give(0)
-            for task in tasks:
-                yield task, lambda report: source.report(0, report)
-                self._serve(source)
-            if not tasks:
-                time.sleep(POLL_S)
-
-    def _serve(self, source: Source) -> None:
-        """Take in every report that has arrived, then answer whoever can be given work or let go."""
-        while self._arrived(None, REQUEST):
-            rank, message = self._receive_any(REQUEST)
-            for report in _unpack(message):
-                source.report(rank, report)
-            self._waiting.add(rank)
-        for rank in sorted(self._waiting):
-            tasks = [] if self._pause() else source.give(rank)
-            if tasks or source.finished or self._pause():
-                self._send(_pack(tasks), rank, REPLY)
-                self._waiting.discard(rank)
+    def _deal(self, source: Source, pause: Callable[[], bool]) -> Tasks:
+        desk = self._desk = Desk(self, self._tag, source, pause)
+        try:
+            while self._root_computes and not source.finished and not desk.closing():
+                desk.serve()
+                tasks = source.give(0)
+                for task in tasks:
+                    if not desk.closing():
+                        yield task, lambda report: source.report(0, report)
+                        desk.serve()
                 if not tasks:
-                    self._released.add(rank)
+                    time.sleep(POLL_S)
+            if not self._root_computes:
+                desk.serve_until_empty()
+        finally:
+            if not source.finished:
+                desk.drain()
+            desk.serve_until_empty()
+            self._desk = None
 
-    def _worker_tasks(self, pause: Callable[[], bool]) -> Iterator[Task]:
+    def _work(self, pause: Callable[[], bool]) -> Tasks:
         """Work through what root sends, asking for more before the last held task is begun."""
-        reports: list[bytes] = []
-        while True:
-            self._send(_pack(reports), 0, REQUEST)
-            reports = []
-            tasks = _unpack(self._receive(0, REPLY))
-            if not tasks:
-                return
-            for task in tasks:
-                if not pause():
-                    yield task, reports.append
+        held: deque[bytes] = deque()
+        released = False
+        self._say(ASK)
+        try:
+            while tasks := unpack(self.receive(0, self._tag + 1)):
+                held.extend(tasks)
+                while held:
+                    if pause():
+                        return
+                    task = held.popleft()
+                    if not held:
+                        self._say(ASK)
+                    yield task, lambda report: self._say(REPORT + report)
+            released = True
+        finally:
+            if not released:
+                self._leave()
 
-    def _send(self, data: bytes, rank: int, tag: int) -> None:
+    def _leave(self) -> None:
+        """Give back what is held, and wait until root has let this rank go."""
+        self._say(LEAVE)
+        while unpack(self.receive(0, self._tag + 1)):
+            pass  # tasks that were on their way: root has them back
+
+    def _say(self, message: bytes) -> None:
+        self.send(message, 0, self._tag)
+
+    def send(self, data: bytes, rank: int, tag: int) -> None:
+        """One message."""
         self._comm.Send(data, dest=rank, tag=tag)
 
-    def _arrived(self, rank: int | None, tag: int) -> bool:
-        from mpi4py import MPI
-
-        return bool(self._comm.Iprobe(source=MPI.ANY_SOURCE if rank is None else rank, tag=tag))
-
-    def _receive(self, rank: int, tag: int) -> bytes:
-        while not self._arrived(rank, tag):
+    def receive(self, rank: int, tag: int) -> bytes:
+        """The next message of `rank`, waited for with little CPU."""
+        while not self._comm.Iprobe(source=rank, tag=tag):
             time.sleep(POLL_S)
         return self._take(rank, tag)[1]
 
-    def _receive_any(self, tag: int) -> tuple[int, bytes]:
+    def receive_any(self, tag: int) -> tuple[int, bytes] | None:
+        """(rank, message) that has arrived from anybody, or None."""
         from mpi4py import MPI
 
-        return self._take(MPI.ANY_SOURCE, tag)
+        return self._take(MPI.ANY_SOURCE, tag) if self._comm.Iprobe(source=MPI.ANY_SOURCE, tag=tag) else None
 
     def _take(self, rank: int, tag: int) -> tuple[int, bytes]:
         from mpi4py import MPI
@@ -197,52 +220,116 @@ class World:
 
     def _compare_digests(self, data: bytes) -> None:
         mine = hashlib.sha256(data).digest()
-        everyone = self.gather(mine)
-        wrong = [rank for rank, digest in enumerate(everyone) if digest != mine]
+        wrong = [rank for rank, digest in enumerate(self.gather(mine)) if digest != mine]
         if wrong:
             raise DeviceError(f"ranks {wrong} received other bytes than root sent: check the interconnect")
 
 
-def connect(*, root_computes_up_to: int = 32) -> Alone | World:
-    """The world this process was started in; stops where N ranks turn out to be N singletons."""
-    expected = launched_size()
-    if expected <= 1 and "MPI_LOCALNRANKS" not in os.environ:
-        return Alone()
+class Desk:
+    """Where root answers: who waits for tasks, who has been let go."""
+
+    def __init__(self, world: World, tag: int, source: Source, pause: Callable[[], bool]) -> None:
+        self._world, self._tag, self._source, self._pause = world, tag, source, pause
+        self._waiting: set[int] = set()
+        self._working = set(range(1, world.size))
+        self._draining = False
+
+    def closing(self) -> bool:
+        """Nothing new is begun any more."""
+        return self._draining or self._pause()
+
+    def drain(self) -> None:
+        """Let every rank go as it asks."""
+        self._draining = True
+
+    def serve(self) -> None:
+        """Take in every message that has arrived, then answer whoever can be given work or let go."""
+        while (arrived := self._world.receive_any(self._tag)) is not None:
+            self._take(*arrived)
+        for rank in sorted(self._waiting):
+            tasks = [] if self.closing() else self._source.give(rank)
+            if tasks or self._source.finished or self.closing():
+                self._world.send(pack(tasks), rank, self._tag + 1)
+                self._waiting.discard(rank)
+                if not tasks:
+                    self._working.discard(rank)
+
+    def serve_until_empty(self) -> None:
+        """Serve until every worker has been let go."""
+        while self._working:
+            self.serve()
+            time.sleep(POLL_S)
+
+    def _take(self, rank: int, message: bytes) -> None:
+        if message.startswith(REPORT):
+            self._source.report(rank, message[1:])
+        elif rank in self._working:
+            self._waiting.add(rank)
+            if message == LEAVE:
+                self._source.lost(rank)
+                self.drain()
+
+
+def agreed(world: Alone | World, on_root: Callable[[], bytes]) -> bytes:
+    """What `on_root` returns, on every rank; a PipelineError of root's is raised on every rank."""
+    if world.rank:
+        return _unwrapped(world.broadcast(None))
     try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
-        raise ConfigurationError(
-            f"started as one of {expected} ranks, but MPI cannot be loaded; "
-            "install it with: pip install 'drenet-pipeline[mpi]', or load the site's MPI module and mpi4py"
-        ) from error
-    size = MPI.COMM_WORLD.Get_size()
-    if size != expected:
-        raise ConfigurationError(
-            f"{expected} ranks were launched but MPI sees {size}: the launcher and the MPI library do not speak the same "
-            "PMI. Start with the MPI's own mpiexec, or: srun --mpi=pmi2 (MPICH), srun --mpi=pmix (Open MPI)"
-        )
-    return World(MPI.COMM_WORLD, root_computes_up_to=root_computes_up_to) if size > 1 else Alone()
+        data = b"\0" + on_root()
+    except PipelineError as error:
+        world.broadcast(_wrapped(error))
+        raise
+    return _unwrapped(world.broadcast(data))
 
 
-def launched_size() -> int:
-    """How many ranks the launcher says it started; 1 where there is no launcher."""
-    names = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_SIZE", "SLURM_STEP_NUM_TASKS")
-    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 1)
+def on_root(world: Alone | World, make: Callable[[], Made]) -> Made | None:
+    """What root makes, on root alone; a PipelineError of root's is raised on every rank."""
+    made: list[Made] = []
+
+    def keep() -> bytes:
+        made.append(make())
+        return b""
+
+    agreed(world, keep)
+    return made[0] if made else None
 
 
-def _own_tasks(source: Source, pause: Callable[[], bool]) -> Iterator[Task]:
-    while not source.finished and not pause():
-        for task in source.give(0):
-            if not pause():
-                yield task, lambda report: source.report(0, report)
+@contextmanager
+def trouble_shared(world: Alone | World) -> Iterator[None]:
+    """Where any rank meets a PipelineError inside, every rank raises: its own, else that of the lowest rank."""
+    trouble: PipelineError | None = None
+    try:
+        yield
+    except PipelineError as error:
+        trouble = error
+    told = world.gather(_wrapped(trouble) if trouble else b"")
+    first = world.broadcast(next((message for message in told if message), b"") if world.rank == 0 else None)
+    if trouble is not None:
+        raise trouble
+    if first:
+        _unwrapped(first)
 
 
-def _pack(parts: list[bytes]) -> bytes:
+def _wrapped(error: PipelineError) -> bytes:
+    return bytes([error.exit_code]) + str(error).encode()
+
+
+def _unwrapped(data: bytes) -> bytes:
+    """The bytes behind the leading 0, or the error that was sent in their place."""
+    if not data[0]:
+        return data[1:]
+    told = PipelineError(data[1:].decode())
+    told.exit_code = data[0]
+    raise told
+
+
+def pack(parts: list[bytes]) -> bytes:
     """Length-prefixed concatenation."""
     return b"".join(len(part).to_bytes(8, "little") + part for part in parts)
 
 
-def _unpack(data: bytes) -> list[bytes]:
+def unpack(data: bytes) -> list[bytes]:
+    """The parts that `pack` joined."""
     parts, start = [], 0
     while start < len(data):
         length = int.from_bytes(data[start : start + 8], "little")

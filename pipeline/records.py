@@ -118,6 +118,15 @@ class Study:
 
 
 @dataclass(frozen=True, slots=True)
+class DealtStudy:
+    """A study on its way to a rank; `input` is its entry's digest, `tries` how often it failed for a passing reason."""
+
+    study: Study
+    input: str
+    tries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Volume:
     """Decoded slices of one series, sorted along +z: `hu` int16 [S, R, C] in [-1024, 3071].
 

@@ -2,7 +2,8 @@
 
 A journal line is compact JSON, a TAB, the JSON's CRC-32 in hex, a newline. A torn or damaged line is passed over. Each rank
 appends to its own file in its attempt's folder: `journal/0001/rank-00000.jsonl`. Of several records of one study the last
-wins, in the order of attempts; a compacted journal stands in for the attempts that it merged.
+wins, in the order of attempts, but a transient failure never over a lasting record; a compacted journal stands in for the
+attempts that it merged.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import shutil
 import time
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
 from pipeline.errors import TRANSIENT, ConfigurationError, PipelineError, StorageError
 from pipeline.records import Event, StudyResult
+
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +36,18 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One journal record: `result` for a study, or `found` for the archive as a whole. `tries` counts transient failures."""
+    """One journal record: `result` for a study, or `found` for the archive as a whole.
+
+    `input` is the digest of the study's manifest entry, `tries` counts transient failures; `seconds` a stage and `ended` (Unix
+    time) serve the report and never reach the tables.
+    """
 
     result: StudyResult | None = None
     found: Found | None = None
+    input: str = ""
     tries: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    ended: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +58,11 @@ class Place:
     offset: int
     kind: Literal["study", "found"]
     key: str
-    transient: bool
-    tries: int
+    status: str = ""
+    transient: bool = False
+    tries: int = 0
+    input: str = ""
+    ended: float = 0.0
 
 
 def storage_error(error: OSError, path: Path) -> PipelineError:
@@ -125,26 +138,52 @@ def encode(line: Line) -> bytes:
     return b"%s\t%08x\n" % (text, zlib.crc32(text))
 
 
-_decoder = msgspec.json.Decoder(Line)
+class GlanceResult(msgspec.Struct):
+    """What a resume must know of a study's result."""
+
+    study_key: str
+    status: str
+    reason: str = ""
+
+
+class Glance(msgspec.Struct):
+    """A journal line of which only the head is decoded: a journal of 100,000 studies is read in seconds."""
+
+    result: GlanceResult | None = None
+    input: str = ""
+    tries: int = 0
+    ended: float = 0.0
+
+
+_line = msgspec.json.Decoder(Line)
+_glance = msgspec.json.Decoder(Glance)
 
 
 def decode(raw: bytes) -> Line | None:
     """The record of one journal line, or None where it is torn or damaged."""
+    return _decoded(raw, _line)
+
+
+def _decoded(raw: bytes, decoder: msgspec.json.Decoder[Record]) -> Record | None:
     text, _, crc = raw.rstrip(b"\n").rpartition(b"\t")
     if not raw.endswith(b"\n") or crc != b"%08x" % zlib.crc32(text):
         return None
     try:
-        return _decoder.decode(text)
+        return decoder.decode(text)
     except msgspec.DecodeError:
         return None
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, Line]]:
     """(offset, record) of every sound line of a journal."""
+    return _records(path, _line)
+
+
+def _records(path: Path, decoder: msgspec.json.Decoder[Record]) -> Iterator[tuple[int, Record]]:
     with path.open("rb") as file:
         offset = 0
         for raw in file:
-            line = decode(raw)
+            line = _decoded(raw, decoder)
             if line is not None:
                 yield offset, line
             offset += len(raw)
@@ -159,17 +198,27 @@ def last_places(run: Path) -> dict[str, Place]:
     """Where the last record of every study lies, and of the archive's findings (under the empty key)."""
     places: dict[str, Place] = {}
     for path in journal_files(run):
-        for offset, line in read_lines(path):
+        for offset, line in _records(path, _glance):
             place = _place(path, offset, line)
-            places[place.key] = place
+            known = places.get(place.key)
+            if known is None or not _outweighs(known, place):
+                places[place.key] = place
     return places
 
 
-def _place(path: Path, offset: int, line: Line) -> Place:
+def _outweighs(known: Place, later: Place) -> bool:
+    """A transient failure never replaces a lasting record of the same input, whichever rank's journal is read first."""
+    if known.input != later.input or not later.transient:
+        return False
+    return not known.transient or known.tries > later.tries
+
+
+def _place(path: Path, offset: int, line: Glance) -> Place:
     if line.result is None:
-        return Place(path, offset, "found", "", transient=False, tries=0)
+        return Place(path, offset, "found", "")
     transient = line.result.status == "FAILED" and line.result.reason in TRANSIENT
-    return Place(path, offset, "study", line.result.study_key, transient, line.tries)
+    result = line.result
+    return Place(path, offset, "study", result.study_key, result.status, transient, line.tries, line.input, line.ended)
 
 
 def next_attempt(run: Path) -> int:

@@ -13,11 +13,11 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory):
-    """Four plain patients and one study for each kind of clutter, 128 x 128 x 26."""
+    """Four plain patients, RLE-compressed, and one study for each kind of clutter, 128 x 128 x 26."""
     from pipeline.phantom import write_archive
 
     folder = tmp_path_factory.mktemp("data") / "archive"
-    write_archive(folder, studies=4, matrix=128, slices=26, clutter=True)
+    write_archive(folder, studies=4, matrix=128, slices=26, compress="rle", clutter=True)
     return folder
 
 

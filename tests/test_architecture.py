@@ -9,13 +9,15 @@ import pipeline
 
 ROWS = {
     0: ["records", "errors"],
-    1: ["config"],
-    2: ["lung", "model", "store", "ranks", "phantom", "pseudonym", "progress"],
-    3: ["archive", "manifest", "deal", "preprocess", "infer", "aggregate", "gather", "tables", "contactsheet"],
-    4: ["indexing", "run"],
-    6: ["cli", "__main__"],
+    1: ["config", "pseudonym"],
+    2: ["lung", "model", "store", "ranks", "phantom", "progress"],
+    3: ["archive", "manifest", "deal", "preprocess", "infer", "aggregate", "gather", "tables", "launch"],
+    4: ["contactsheet", "indexing", "source", "status"],
+    5: ["study", "resume"],
+    6: ["run"],
+    7: ["cli", "__main__"],
 }
-SIDEWAYS = {("contactsheet", "preprocess"), ("run", "indexing"), ("__main__", "cli"), ("errors", "records"), ("model", "store")}
+SIDEWAYS = {("__main__", "cli"), ("errors", "records"), ("pseudonym", "config"), ("model", "store")}
 
 
 def test_imports_point_downwards_only():

@@ -1,0 +1,79 @@
+"""How this process was started: what the launcher says of ranks, the way into MPI, and starting ranks on this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.errors import ConfigurationError
+from pipeline.ranks import Alone, World
+
+SIZE = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_SIZE", "SLURM_STEP_NUM_TASKS")
+RANK = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
+LOCAL_RANK = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
+
+
+def connect(*, root_computes_up_to: int = 32) -> Alone | World:
+    """The world this process was started in; stops where N ranks turn out to be N singletons."""
+    expected = launched_size()
+    if expected <= 1 and "MPI_LOCALNRANKS" not in os.environ:
+        return Alone()
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"started as one of {expected} ranks, but MPI cannot be loaded; "
+            "install it with: pip install 'drenet-pipeline[mpi]', or load the site's MPI module and mpi4py"
+        ) from error
+    size = MPI.COMM_WORLD.Get_size()
+    if size != expected:
+        raise ConfigurationError(
+            f"{expected} ranks were launched but MPI sees {size}: the launcher and the MPI library do not speak the same "
+            "PMI. Start with the MPI's own mpiexec, or: srun --mpi=pmi2 (MPICH), srun --mpi=pmix (Open MPI)"
+        )
+    return World(MPI.COMM_WORLD, root_computes_up_to=root_computes_up_to) if size > 1 else Alone()
+
+
+def launched_size() -> int:
+    """How many ranks the launcher says it started; 1 where there is no launcher."""
+    return _said(SIZE, 1)
+
+
+def launched_rank() -> int:
+    """This process's rank according to the launcher, known before MPI is loaded; 0 where there is no launcher."""
+    return _said(RANK, 0)
+
+
+def local_rank() -> int:
+    """This rank's number on its node, from 0."""
+    return _said(LOCAL_RANK, 0)
+
+
+def _said(names: Sequence[str], default: int) -> int:
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), default)
+
+
+def end_all_ranks(code: int) -> None:
+    """End every rank at once, where MPI was loaded: one that merely died would leave the others waiting."""
+    if "mpi4py.MPI" in sys.modules:
+        sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(code)
+
+
+def start_ranks(n_ranks: int, arguments: Sequence[str]) -> int:
+    """Run `drenet` with `arguments` on `n_ranks` ranks of this machine; the exit code.
+
+    The launcher is this environment's own. A request to stop (USR1, TERM) is passed on, and what the ranks answer waited for.
+    """
+    beside = Path(sys.executable).with_name("mpiexec")
+    launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if launcher is None:
+        raise ConfigurationError("several ranks need MPI: pip install 'drenet-pipeline[mpi]', or load the site's module")
+    child = subprocess.Popen([launcher, "-n", str(n_ranks), sys.executable, "-m", "pipeline", *arguments])
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(number, lambda number, _: child.send_signal(number))
+    return child.wait()

@@ -1,0 +1,60 @@
+"""How far a run is, read from its folder while it works or after it ended."""
+
+from __future__ import annotations
+
+import fcntl
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.manifest import read_manifest
+from pipeline.store import Place, last_places, next_attempt
+
+RECENT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Counts of a run; `rate_per_s` over the newest records, 0 where there are too few."""
+
+    n_studies: int
+    n_done: int
+    by_status: dict[str, int]
+    rate_per_s: float
+    attempt: int
+    holder: str
+
+    @property
+    def n_open(self) -> int:
+        """Studies without a record."""
+        return self.n_studies - self.n_done
+
+
+def read_status(run: Path) -> Status:
+    """The state of the run at `run`. Raises ConfigurationError where nothing was indexed there."""
+    manifest = read_manifest(run / "private")
+    wanted = {entry.study_key for entry in manifest.entries}
+    done = {key: place for key, place in last_places(run).items() if key in wanted}
+    by_status = Counter(place.status for place in done.values())
+    attempt = next_attempt(run) - 1
+    return Status(len(wanted), len(done), dict(sorted(by_status.items())), _rate(list(done.values())), attempt, _holder(run))
+
+
+def _rate(places: list[Place]) -> float:
+    """Studies a second over the newest records of the newest attempt."""
+    newest = max((place.path.parent for place in places), default=None)
+    ended = sorted(place.ended for place in places if place.path.parent == newest and place.ended)[-RECENT:]
+    return (len(ended) - 1) / (ended[-1] - ended[0]) if len(ended) > 1 and ended[-1] > ended[0] else 0.0
+
+
+def _holder(run: Path) -> str:
+    """Who works on the run at this moment, or nothing."""
+    path = run / "private" / "lock"
+    if not path.exists():
+        return ""
+    with path.open("r", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip() or "another job"
+    return ""

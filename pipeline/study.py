@@ -1,0 +1,112 @@
+"""One study through the stages: read -> lung -> prepare -> infer -> aggregate; whatever becomes of it is one journal line.
+
+The only place that catches errors per study.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.aggregate import failed_result, study_result
+from pipeline.archive import Decoder, read_volume
+from pipeline.config import Config
+from pipeline.contactsheet import write_contact_sheet
+from pipeline.errors import PipelineError, Reason, StudyError
+from pipeline.infer import Engine
+from pipeline.lung import lung_masks
+from pipeline.model import load_checkpoint_bytes
+from pipeline.preprocess import choose_slices, prepare
+from pipeline.records import DealtStudy, PreparedStudy, Series, Study, StudyResult
+from pipeline.store import Line
+
+log = logging.getLogger(__name__)
+
+
+class Screener:
+    """One rank's replica: the networks, the decoder, and how to take a study through them. A context manager."""
+
+    def __init__(
+        self, archive: Path, config: Config, networks: Sequence[bytes], *, local_rank: int = 0,
+        tick: Callable[[], None] = lambda: None, sheets: Path | None = None,
+    ) -> None:  # fmt: skip
+        self._archive, self._config, self._tick, self._sheets = archive, config, tick, sheets
+        self._decoder = Decoder(config.run.decode_cpu_s)
+        self._engine = Engine([load_checkpoint_bytes(data) for data in networks], config.engine, local_rank=local_rank)
+        self._seconds: dict[str, float] = {}
+
+    def __enter__(self) -> Screener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._decoder.close()
+
+    def line(self, dealt: DealtStudy) -> Line:
+        """The journal line of one study, whatever becomes of it. Raises only where the run itself is in trouble."""
+        begun = time.monotonic()
+        self._seconds = {}
+        result, failed = self._result(dealt.study)
+        said = result.reason or f"{result.probabilities[0]:.3f}"
+        log.info("study %s: %s %s, %.2f s", result.study_key, result.status, said, time.monotonic() - begun)
+        seconds = {stage: round(spent, 4) for stage, spent in self._seconds.items()}
+        return Line(result=result, input=dealt.input, tries=dealt.tries + failed, seconds=seconds, ended=round(time.time(), 3))
+
+    def _result(self, study: Study) -> tuple[StudyResult, bool]:
+        """(the study's row, whether it failed)."""
+        try:
+            return self._best(study), False
+        except StudyError as error:
+            return failed_result(study, error), True
+        except PipelineError:
+            raise
+        except MemoryError:
+            return failed_result(study, StudyError(Reason.OUT_OF_MEMORY, "infer")), True
+        except Exception as error:  # noqa: BLE001  recorded as INTERNAL_ERROR; after a number of them the run stops
+            log.critical("study %s: INTERNAL_ERROR %s", study.study_key, _frames(error))  # a traceback's message may identify
+            return failed_result(study, StudyError(Reason.INTERNAL_ERROR, "infer")), True
+
+    def _best(self, study: Study) -> StudyResult:
+        """Score the best series; one without lungs falls through to the next."""
+        for series in study.candidates:
+            try:
+                return self._scored(study, series)
+            except StudyError as error:
+                if error.reason != Reason.NO_LUNG_FOUND or series is study.candidates[-1]:
+                    raise
+        raise StudyError(Reason.NO_SUITABLE_SERIES, "select")
+
+    def _scored(self, study: Study, series: Series) -> StudyResult:
+        prepared = self._prepared(study, series)
+        with self._timed("infer"):
+            predictions = self._engine.predict(prepared, self._tick)
+        return study_result(study, series, prepared, predictions)
+
+    def _prepared(self, study: Study, series: Series) -> PreparedStudy:
+        config = self._config
+        with self._timed("read"):
+            wanted = choose_slices([source.z_mm for source in series.slices], config.slices)
+            volume = read_volume(self._archive, series, wanted, self._decoder)
+        with self._timed("lung"):
+            masks = lung_masks(volume.hu, volume.z_mm, volume.spacing_mm, config.lung.recipe)
+        with self._timed("prepare"):
+            prepared = prepare(volume, masks, series.seed, config)
+        if self._sheets:
+            write_contact_sheet(self._sheets / f"{study.study_key}.png", volume, masks, prepared)
+        return prepared
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + time.monotonic() - begun
+        self._tick()
+
+
+def _frames(error: Exception) -> str:
+    """Where it happened, innermost last, without the message: messages hold paths and header values."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return " > ".join([*(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames), type(error).__name__])

@@ -1,0 +1,269 @@
+"""The whole run: one rank, three ranks, and ranks killed and resumed give the same tables, and nothing is lost."""
+
+import contextlib
+import csv
+import os
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline import open_run
+from pipeline.store import last_places
+
+TABLES = ("studies.csv", "patients.csv", "exclusions.csv", "slices.parquet")
+
+
+@pytest.fixture(scope="module")
+def screened(archive, weights, drenet, tmp_path_factory):
+    """The archive screened by one rank: the run that all others must equal."""
+    out = tmp_path_factory.mktemp("runs") / "one"
+    done = drenet("screen", archive, "--weights", weights, "--out", out)
+    assert done.returncode == 0, done.stdout
+    return out
+
+
+def _tables(run):
+    return {name: (run / name).read_bytes() for name in TABLES}
+
+
+def _digest(run, drenet):
+    done = drenet("gather", run, "--digest")
+    assert done.returncode == 0, done.stdout
+    return done.stdout.split()[-1]
+
+
+def _rows(run):
+    with (run / "studies.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_study_ends_as_the_truth_says(screened, truth):
+    manifest = _study_uids(screened)
+    got = {manifest[row["study_key"]]: (row["status"], row["reason"]) for row in _rows(screened)}
+    assert got == {uid: (row["expected_status"], row["expected_reason"]) for uid, row in truth.items()}
+
+
+def _study_uids(run):
+    from pipeline.manifest import read_manifest
+
+    manifest = read_manifest(run / "private")
+    studies = [manifest.study(number) for number in range(len(manifest.entries))]
+    return {study.study_key: study.study_uid for study in studies}
+
+
+def test_every_file_is_counted_exactly_once(screened, archive):
+    n_in_studies = sum(int(row["n_files"]) for row in _rows(screened))
+    with (screened / "exclusions.csv").open() as file:
+        n_outside = sum(int(row["count"]) for row in csv.DictReader(file) if row["scope"] == "file" and not row["study_key"])
+    assert n_in_studies + n_outside == sum(path.is_file() for path in archive.rglob("*"))
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_the_tables_do_not_depend_on_the_number_of_ranks(ranks, screened, archive, weights, drenet, tmp_path):
+    done = drenet("screen", archive, "--weights", weights, "--out", tmp_path / "run", "--ranks", ranks)
+    assert done.returncode == 0, done.stdout
+    assert _tables(tmp_path / "run") == _tables(screened)
+    assert _digest(tmp_path / "run", drenet) == _digest(screened, drenet)
+
+
+def _kill_randomly(draw, process):
+    """Kill a random process below the started one (a rank, the launcher, a decode child) at a random moment; was it running?"""
+    time.sleep(draw.uniform(0.3, 6.0))
+    if process.poll() is not None:
+        return False
+    family = _below(process.pid)
+    victim = draw.choice(sorted(family))
+    _end(victim)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=0.5 if victim == process.pid else 60)
+    for pid in family:
+        _end(pid)
+    process.wait()
+    while any(_is_alive(pid) for pid in family):
+        time.sleep(0.02)
+    return True
+
+
+def _below(pid):
+    """`pid` and all its descendants."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def _is_alive(pid):
+    try:
+        return "Z" not in (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2][:3]
+    except OSError:
+        return False
+
+
+def _end(pid):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _survives(n_kills, seed, screen, drenet, out, expected):
+    """Kill runs until `n_kills` have hit a working one; whatever finishes in between, and at last, has the expected tables."""
+    draw, n_hit, number = random.Random(seed), 0, 0
+    while n_hit < n_kills:
+        process = drenet(*screen, "--out", out / str(number), "--ranks", draw.choice([1, 2, 3]), wait=False)
+        hit = _kill_randomly(draw, process)
+        n_hit += hit
+        if not hit or (out / str(number) / "studies.csv").exists():
+            assert _tables(out / str(number)) == expected
+            number += 1
+    done = drenet(*screen, "--out", out / str(number), "--ranks", 2)
+    assert done.returncode == 0, done.stdout
+    assert _tables(out / str(number)) == expected
+
+
+@pytest.mark.parametrize("n_kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_lose_nothing(n_kills, screened, archive, weights, drenet, tmp_path):
+    seed = int(time.time())
+    print(f"seed {seed}")
+    _survives(n_kills, seed, ("screen", archive, "--weights", weights), drenet, tmp_path, _tables(screened))
+
+
+def test_asked_to_stop_a_run_exits_75_and_goes_on_where_it_stopped(screened, archive, weights, drenet, tmp_path):
+    out = tmp_path / "run"
+    process = drenet("screen", archive, "--weights", weights, "--out", out, "--ranks", 2, wait=False)
+    while process.poll() is None and not _n_records(out):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(timeout=60) == 75
+    n_before = _n_records(out)
+    assert drenet("screen", archive, "--weights", weights, "--out", out).returncode == 0
+    assert 0 < n_before < _n_records(out)
+    assert _tables(out) == _tables(screened)
+
+
+def _n_records(out):
+    return sum(place.kind == "study" and place.status.startswith("OK") for place in last_places(out).values())
+
+
+def test_started_again_a_finished_run_computes_nothing(screened, archive, weights, drenet):
+    before, n_lines = _tables(screened), _n_lines(screened)
+    done = drenet("screen", archive, "--weights", weights, "--out", screened)
+    assert done.returncode == 0, done.stdout
+    assert _tables(screened) == before
+    assert _n_lines(screened) <= n_lines + 1  # the archive's findings are said again
+
+
+def _n_lines(run):
+    return sum(len(path.read_bytes().splitlines()) for path in (run / "journal").glob("*/*.jsonl"))
+
+
+def test_a_resume_that_would_change_results_is_refused_naming_the_field(screened, archive, weights, drenet, tmp_path):
+    from pipeline.model import formula_network, save_checkpoint
+
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(formula_network(1 / 16, phase=1.0), other)
+    config = tmp_path / "c.toml"
+    config.write_text("[fill]\ncopies = 3\n")
+    cases = {
+        "weights": ("--weights", other),
+        "fill.copies": ("--weights", weights, "--config", config),
+        "key": ("--weights", weights, "--key-file", tmp_path / "other.key"),
+    }
+    for field, options in cases.items():
+        done = drenet("screen", archive, *options, "--out", screened)
+        assert done.returncode == 2
+        assert field in done.stdout
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"--weights": "absent.safetensors"}, "cannot read the checkpoint"),
+        ({"archive": "absent"}, "is no folder"),
+        ({"--out": "file/run"}, "choose another --out"),
+        ({"--config": "bad.toml"}, "known here"),
+        ({"--weights": "bad.toml"}, "CHECKPOINT_CORRUPT"),
+    ],
+)
+def test_a_wrong_request_stops_before_anything_starts(ranks, change, said, archive, weights, drenet, tmp_path):
+    (tmp_path / "file").write_text("in the way\n")
+    (tmp_path / "bad.toml").write_text("[engine]\nthread = 2\n")
+    options = {"archive": archive, "--weights": weights, "--out": tmp_path / "run"}
+    options |= {name: tmp_path / value for name, value in change.items()}
+    named = [part for name, value in options.items() if name != "archive" for part in (name, value)]
+    done = drenet("screen", options["archive"], *named, "--ranks", ranks)
+    assert (done.returncode, said in done.stdout) == (2, True), done.stdout
+
+
+def test_a_second_job_on_a_held_run_is_refused_naming_the_holder(screened, archive, weights, drenet):
+    from pipeline.resume import hold
+
+    with hold(screened):
+        done = drenet("screen", archive, "--weights", weights, "--out", screened)
+        told = drenet("status", screened).stdout
+    assert done.returncode == 2
+    assert f"held by process {os.getpid()} on" in done.stdout
+    assert f"held by process {os.getpid()} on" in told
+    assert "nobody is working on it" in drenet("status", screened).stdout
+
+
+def test_what_is_new_in_the_archive_is_ignored_until_a_refresh(archive, weights, drenet, tmp_path):
+    from pipeline.phantom import write_archive
+
+    grown, out = tmp_path / "archive", tmp_path / "run"
+    write_archive(grown, studies=1, matrix=128, slices=26)
+    screen = ("screen", grown, "--weights", weights, "--out", out)
+    counts = []
+    assert drenet(*screen).returncode == 0
+    write_archive(grown, studies=2, matrix=128, slices=26)
+    for options in ((), ("--refresh",)):
+        assert drenet(*screen, *options).returncode == 0
+        counts.append(Counter(row["status"] for row in _rows(out))["OK"])
+    assert counts == [1, 2]
+
+
+def test_indexing_first_and_screening_later_gives_the_same_tables(screened, archive, weights, drenet, tmp_path):
+    done = drenet("index", archive, "--out", tmp_path / "run", "--ranks", 2)
+    assert "to screen" in done.stdout
+    assert drenet("screen", archive, "--weights", weights, "--out", tmp_path / "run").returncode == 0
+    assert _tables(tmp_path / "run") == _tables(screened)
+
+
+def test_two_networks_read_each_study_once_and_give_two_columns(screened, archive, weights, drenet, tmp_path):
+    done = drenet("screen", archive, "--weights", weights, "--weights", weights, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stdout
+    both, one = open_run(tmp_path / "run").studies, open_run(screened).studies
+    assert (both["probability"].dropna() == one["probability"].dropna()).all()
+    assert (both["probability"].dropna() == both["probability_2"].dropna()).all()
+
+
+def test_nothing_that_identifies_leaves_the_private_folder(screened):
+    canary = b"CANARY"
+    guilty = [
+        path
+        for path in screened.rglob("*")
+        if "private" not in path.relative_to(screened).parts
+        and (canary.lower() in os.fsencode(path.name).lower() or (path.is_file() and canary in path.read_bytes()))
+    ]
+    assert guilty == []
+    assert (screened / "private").stat().st_mode & 0o777 == 0o700
+    assert canary in b"".join(path.read_bytes() for path in (screened / "private").rglob("*"))
+
+
+def test_python_users_get_the_summary_and_the_tables(archive, weights, tmp_path):
+    import pipeline
+
+    summary = pipeline.screen(archive, weights, tmp_path / "run", key_file=tmp_path / "key")
+    run = pipeline.open_run(tmp_path / "run")
+    assert summary.n_studies == len(run.studies) == sum(summary.by_status.values())
+    assert run.studies["study_key"].is_monotonic_increasing
+    assert len(run.slices) == run.studies["n_slices_scored"].sum() == len(run.results["slices/z_mm"])
+    assert len(run.results["details/box"]) == 6 * len(run.slices)
