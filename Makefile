@@ -9,7 +9,7 @@ demo: $(VENV)/demo-ready
 	$(VENV)/bin/drenet demo demo
 
 test: test-env
-	$(VENV)/bin/python -m pytest -q -m "not slow"
+	$(VENV)/bin/python -m pytest -q -m "not slow and not slurm and not browser"
 
 test-slow: test-env
 	$(VENV)/bin/python -m pytest -q -m slow

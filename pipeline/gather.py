@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigurationError
-from pipeline.records import Facts, Provenance, StudyResult
+from pipeline.records import Box, Facts, Provenance, StudyResult
 from pipeline.store import Found, Place, decode, last_places, raw, storage_error, write_whole
 
 BATCH = 1000
@@ -212,9 +212,7 @@ class Columns:
             for network, prediction in enumerate(scored.predictions):
                 for place, d in enumerate(prediction.details):
                     numbers = (d.score, d.attention, d.probability, d.lung_fraction)
-                    self._rows["details"].append(
-                        (self._n_slices, network, place, *numbers, astuple(d.box), astuple(d.original))
-                    )
+                    self._rows["details"].append((self._n_slices, network, place, *numbers, _edges(d.box), _edges(d.original)))
             self._n_slices += 1
         self._rows["events"] += [(number, e.scope, e.stage, e.code, e.count) for e in result.events]
         if len(self._rows["studies"]) >= BATCH:
@@ -227,6 +225,10 @@ class Columns:
                 for (name, (kind, _, _)), values in zip(self._layout[group].items(), zip(*rows, strict=True), strict=True):
                     _extend(self._file[group][name], np.array(values, dtype=kind))
             rows.clear()
+
+
+def _edges(box: Box) -> tuple[float, float, float, float]:
+    return box.top, box.left, box.bottom, box.right
 
 
 def _extend(dataset: Any, values: np.ndarray[Any, Any]) -> None:

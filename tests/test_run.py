@@ -65,7 +65,7 @@ def test_every_file_is_counted_exactly_once(screened, archive):
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_the_tables_do_not_depend_on_the_number_of_ranks(ranks, screened, archive, weights, drenet, tmp_path):
-    done = drenet("screen", archive, "--weights", weights, "--out", tmp_path / "run", "--ranks", ranks)
+    done = drenet("screen", archive, "--weights", weights, "--out", tmp_path / "run", ranks=ranks)
     assert done.returncode == 0, done.stdout
     assert _tables(tmp_path / "run") == _tables(screened)
     assert _digest(tmp_path / "run", drenet) == _digest(screened, drenet)
@@ -117,13 +117,13 @@ def _survives(n_kills, seed, screen, drenet, out, expected):
     """Kill runs until `n_kills` have hit a working one; whatever finishes in between, and at last, has the expected tables."""
     draw, n_hit, number = random.Random(seed), 0, 0
     while n_hit < n_kills:
-        process = drenet(*screen, "--out", out / str(number), "--ranks", draw.choice([1, 2, 3]), wait=False)
+        process = drenet(*screen, "--out", out / str(number), ranks=draw.choice([1, 2, 3]), wait=False)
         hit = _kill_randomly(draw, process)
         n_hit += hit
         if not hit or (out / str(number) / "studies.csv").exists():
             assert _tables(out / str(number)) == expected
             number += 1
-    done = drenet(*screen, "--out", out / str(number), "--ranks", 2)
+    done = drenet(*screen, "--out", out / str(number), ranks=2)
     assert done.returncode == 0, done.stdout
     assert _tables(out / str(number)) == expected
 
@@ -137,7 +137,7 @@ def test_kills_at_random_moments_lose_nothing(n_kills, screened, archive, weight
 
 def test_asked_to_stop_a_run_exits_75_and_goes_on_where_it_stopped(screened, archive, weights, drenet, tmp_path):
     out = tmp_path / "run"
-    process = drenet("screen", archive, "--weights", weights, "--out", out, "--ranks", 2, wait=False)
+    process = drenet("screen", archive, "--weights", weights, "--out", out, ranks=2, wait=False)
     while process.poll() is None and not _n_records(out):
         time.sleep(0.02)
     process.send_signal(signal.SIGUSR1)
@@ -199,7 +199,7 @@ def test_a_wrong_request_stops_before_anything_starts(ranks, change, said, archi
     options = {"archive": archive, "--weights": weights, "--out": tmp_path / "run"}
     options |= {name: tmp_path / value for name, value in change.items()}
     named = [part for name, value in options.items() if name != "archive" for part in (name, value)]
-    done = drenet("screen", options["archive"], *named, "--ranks", ranks)
+    done = drenet("screen", options["archive"], *named, ranks=ranks)
     assert (done.returncode, said in done.stdout) == (2, True), done.stdout
 
 
@@ -231,7 +231,7 @@ def test_what_is_new_in_the_archive_is_ignored_until_a_refresh(archive, weights,
 
 
 def test_indexing_first_and_screening_later_gives_the_same_tables(screened, archive, weights, drenet, tmp_path):
-    done = drenet("index", archive, "--out", tmp_path / "run", "--ranks", 2)
+    done = drenet("index", archive, "--out", tmp_path / "run", ranks=2)
     assert "to screen" in done.stdout
     assert drenet("screen", archive, "--weights", weights, "--out", tmp_path / "run").returncode == 0
     assert _tables(tmp_path / "run") == _tables(screened)
@@ -267,3 +267,50 @@ def test_python_users_get_the_summary_and_the_tables(archive, weights, tmp_path)
     assert run.studies["study_key"].is_monotonic_increasing
     assert len(run.slices) == run.studies["n_slices_scored"].sum() == len(run.results["slices/z_mm"])
     assert len(run.results["details/box"]) == 6 * len(run.slices)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_full_storage_on_one_rank_stops_all_with_74_and_is_resumed(ranks, screened, archive, weights, drenet, tmp_path):
+    screen = ("screen", archive, "--weights", weights, "--out", tmp_path / "run")
+    fault = "storage_of_last_rank_fails_at_second_study"
+    done = drenet(*screen, fault=fault, ranks=ranks, LAST_RANK=str(ranks - 1))
+    assert (done.returncode, "no space left" in done.stdout) == (74, True), done.stdout
+    assert drenet(*screen, ranks=2).returncode == 0
+    assert _tables(tmp_path / "run") == _tables(screened)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_failure_that_passes_leaves_no_trace_in_the_tables(ranks, screened, archive, weights, drenet, tmp_path):
+    screen = ("screen", archive, "--weights", weights, "--out", tmp_path / "run")
+    (tmp_path / "marks").mkdir()
+    done = drenet(*screen, fault="first_read_of_every_study_fails", ranks=ranks, MARKS=str(tmp_path / "marks"))
+    assert done.returncode == 0, done.stdout
+    assert _tables(tmp_path / "run") == _tables(screened)
+
+
+def test_a_failure_that_stays_is_tried_three_times_and_recorded(archive, weights, drenet, tmp_path):
+    done = drenet("screen", archive, "--weights", weights, "--out", tmp_path / "run", fault="every_read_fails")
+    assert done.returncode == 0, done.stdout
+    reasons = Counter(row["reason"] for row in _rows(tmp_path / "run"))
+    tries = [place.tries for place in last_places(tmp_path / "run").values() if place.transient]
+    assert tries == [3] * reasons["IO_ERROR"]
+    assert reasons["IO_ERROR"] > 4
+
+
+def test_too_many_internal_errors_stop_the_run_and_their_log_identifies_nobody(archive, weights, drenet, tmp_path):
+    config = tmp_path / "c.toml"
+    config.write_text("[run]\nmax_internal_errors = 2\n")
+    screen = ("screen", archive, "--weights", weights, "--out", tmp_path / "run", "--config", config)
+    done = drenet(*screen, fault="every_study_meets_a_bug", ranks=2)
+    logs = b"".join(path.read_bytes() for path in (tmp_path / "run" / "logs").rglob("*.log"))
+    assert (done.returncode, "INTERNAL_ERROR" in done.stdout) == (1, True), done.stdout
+    assert b"_prepared > ValueError" in logs or b"failing > ValueError" in logs
+    assert b"CANARY" not in logs
+
+
+def test_a_root_that_only_deals_gives_the_same_tables(screened, archive, weights, drenet, tmp_path):
+    config = tmp_path / "c.toml"
+    config.write_text("[run]\nroot_computes_up_to = 1\n")
+    done = drenet("screen", archive, "--weights", weights, "--out", tmp_path / "run", "--config", config, ranks=3)
+    assert done.returncode == 0, done.stdout
+    assert _tables(tmp_path / "run") == _tables(screened)
