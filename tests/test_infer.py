@@ -11,7 +11,7 @@ import torch
 
 from pipeline.config import EngineConfig
 from pipeline.errors import DeviceError, Reason, StudyError
-from pipeline.infer import Engine, device, local_rank, openvino, resolve_engine
+from pipeline.infer import Engine, device, openvino, resolve_engine
 from pipeline.infer.engine import lung_integral, lung_share
 from pipeline.infer.fast import fast_network, normalised, planes
 from pipeline.model import formula_network
@@ -203,21 +203,6 @@ def test_openvino_is_imported_without_opening_a_connection_or_leaving_a_file(tmp
     )
     assert done.stdout == "READY\n"
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("environment", "want"),
-    [
-        ({}, 5),
-        ({"SLURM_LOCALID": "3"}, 3),
-        ({"MPI_LOCALRANKID": "2", "SLURM_LOCALID": "0"}, 2),
-        ({"OMPI_COMM_WORLD_LOCAL_RANK": "1", "SLURM_LOCALID": "0"}, 1),
-        ({"SLURM_LOCALID": ""}, 5),
-    ],
-    ids=["no launcher", "srun", "mpich within an allocation", "open mpi within an allocation", "empty"],
-)
-def test_the_local_rank_is_what_the_nearest_launcher_says(environment, want):
-    assert local_rank(5, environment) == want
 
 
 @pytest.fixture

@@ -5,17 +5,12 @@ An engine never falls back to another or to another precision: results would dif
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from importlib.util import find_spec
 
 import torch
 
 from pipeline.config import EngineConfig
 from pipeline.errors import DeviceError
-
-LOCAL_RANK_VARIABLES = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
-"""Slurm's comes last: mpiexec started inside an allocation hands the same SLURM_LOCALID to all its ranks."""
 
 
 def resolve_engine(name: str) -> str:
@@ -30,12 +25,6 @@ def resolve_engine(name: str) -> str:
     if name == "openvino" and find_spec("openvino") is None:
         raise DeviceError("engine = openvino, but it is not installed: pip install openvino, or choose torch")
     return name
-
-
-def local_rank(rank: int, environment: Mapping[str, str] = os.environ) -> int:
-    """This process's place among the ranks of its node, as the launcher tells it; `rank` where no launcher does."""
-    told = [environment[name] for name in LOCAL_RANK_VARIABLES if environment.get(name, "").isdecimal()]
-    return int(told[0]) if told else rank
 
 
 def open_device(config: EngineConfig, local_rank: int) -> torch.device:
