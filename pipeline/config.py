@@ -67,7 +67,7 @@ class WindowConfig(Section, frozen=True):
 class EngineConfig(Section, frozen=True):
     """What computes the network, and how exactly."""
 
-    name: Literal["auto", "torch", "cuda"] = "auto"
+    name: Literal["auto", "torch", "cuda", "openvino"] = "auto"  # openvino only when named
     precision: Literal["fp32", "bf16"] = "fp32"
     threads: int = 1  # per rank, for torch, OpenCV and BLAS; never derived from the number of ranks
 

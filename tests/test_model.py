@@ -1,21 +1,23 @@
-"""DRE-Net is what the paper and the published figures say, recomputed here in plain numpy."""
+"""DRE-Net's parts keep what drenet.md says of them, and its checkpoints are read or refused with a cure."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save as safetensors_bytes
 
-from pipeline.config import EngineConfig
 from pipeline.errors import ConfigurationError
-from pipeline.infer import _fast, lung_integral, lung_share
-from pipeline.model import formula_network, load_checkpoint_bytes
-from pipeline.model.checkpoint import checkpoint_bytes
-from pipeline.model.drenet import LARGE_LEVELS, SMALL_LEVELS, anchors, cut, hard_nms, overlapping
-from pipeline.records import Box
+from pipeline.model import DreNet, formula_network, load_checkpoint, load_checkpoint_bytes, save_checkpoint
+from pipeline.model.checkpoint import checkpoint_bytes, load_backbone
+from pipeline.model.drenet import LARGE_LEVELS, SMALL_LEVELS, anchors, cut, hard_nms, overlapping, second_look
+
+WIDTH = 1 / 16
 
 
 @pytest.fixture(scope="module")
 def network():
-    return formula_network(1 / 16)
+    return formula_network(WIDTH)
 
 
 @pytest.fixture(scope="module")
@@ -24,51 +26,82 @@ def pictures():
     return torch.randn(2, 3, 448, 448, generator=draw), torch.randn(2, 3, 600, 600, generator=draw)
 
 
-def _plain_anchors(levels):
-    boxes = []
-    for side, stride, n in levels:
-        for row in range(n):
-            for column in range(n):
-                y, x = 224 + stride // 2 + row * stride, 224 + stride // 2 + column * stride
-                boxes.append((y - side // 2, x - side // 2, y + side // 2, x + side // 2))
-    return boxes
+@pytest.fixture
+def published(network):
+    """The slim network's state under the published names."""
+    return {key: value for key, value in network.state_dict().items() if not key.startswith("attention")}
 
 
-def test_anchors_are_numbered_row_by_row():
-    assert anchors(SMALL_LEVELS).tolist() == [list(box) for box in _plain_anchors(SMALL_LEVELS)]
-    assert len(anchors(SMALL_LEVELS)) == 245
-    assert len(anchors(LARGE_LEVELS)) == 16
+def _saved(path, content, **options):
+    torch.save(content, path, **options)
+    return path
 
 
-def _iou(a, b):
-    height, width = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(0, height) * max(0, width)
-    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+# The network
 
 
-@pytest.mark.parametrize("ties", [False, True])
-def test_nms_agrees_with_a_plain_one(ties):
-    boxes = _plain_anchors(SMALL_LEVELS)
-    scores = np.random.default_rng(5).normal(size=(4, 245)).round(0 if ties else 9)
-    got = hard_nms(torch.from_numpy(scores), torch.from_numpy(overlapping(anchors(SMALL_LEVELS))), 3)
-    for row, chosen in zip(scores, got.tolist(), strict=True):
-        kept = []
-        for index in sorted(range(245), key=lambda i: (-row[i], i)):
-            if len(kept) < 3 and all(_iou(boxes[index], boxes[k]) <= 0.1 for k in kept):
-                kept.append(index)
-        assert chosen == kept
+def test_anchors_are_squares_numbered_row_by_row_level_by_level():
+    small, large = anchors(SMALL_LEVELS).tolist(), anchors(LARGE_LEVELS).tolist()
+    assert (len(small), len(large)) == (245, 16)
+    assert small[0] == [216, 216, 264, 264]
+    assert small[1] == [216, 248, 264, 296]  # one to the right
+    assert small[14] == [248, 216, 296, 264]  # one down
+    assert small[196] == [208, 208, 304, 304]
+    assert large[15] == [576, 576, 768, 768]
 
 
-def test_a_cut_agrees_with_plain_bilinear_interpolation(pictures):
-    image, box = pictures[0][:1], [10, 20, 58, 68]
-    got = cut(image, box, 224)[0, 1].numpy()
-    part = image[0, 1, 10:58, 20:68].numpy().astype(np.float64)
-    place = np.linspace(0, 47, 224)
-    low = np.minimum(place.astype(int), 46)
-    share = place - low
-    rows = part[low] * (1 - share)[:, None] + part[low + 1] * share[:, None]
-    want = rows[:, low] * (1 - share) + rows[:, low + 1] * share
-    np.testing.assert_allclose(got, want, atol=2e-5)
+@pytest.mark.parametrize(
+    ("score", "want"),
+    [
+        (lambda: torch.zeros(245), [0, 2, 4]),
+        (lambda: torch.full((245,), float("-inf")), [0, 2, 4]),
+        (lambda: torch.full((245,), float("-inf")).index_fill(0, torch.tensor([30]), 0.0), [30, 0, 2]),
+        (lambda: torch.linspace(1.0, 1.001, 245).bfloat16(), None),
+        (lambda: torch.randn(245, generator=torch.Generator().manual_seed(1)).round(), None),
+    ],
+    ids=["all equal", "all -inf", "one above -inf", "bf16", "rounded"],
+)
+def test_of_equal_scores_the_lower_index_is_chosen(score, want):
+    overlaps = torch.from_numpy(overlapping(anchors(SMALL_LEVELS)))
+    score_A = score()
+    if want is None:
+        want, values = [], score_A.float().tolist()
+        for index in sorted(range(245), key=lambda i: (-values[i], i)):
+            if len(want) < 3 and not any(overlaps[index, chosen] for chosen in want):
+                want.append(index)
+    assert hard_nms(score_A[None], overlaps, 3).tolist() == [want]
+
+
+def test_a_box_one_column_over_is_dropped_and_a_diagonal_one_is_kept():
+    overlaps = overlapping(anchors(SMALL_LEVELS))
+    assert overlaps[0, 1]  # IoU 0.2
+    assert not overlaps[0, 15]  # IoU 0.06
+    assert overlaps[0, 196]  # small within middle, one NMS over both: IoU 0.25
+
+
+def test_details_over_the_edge_show_the_mean_and_not_black(network):
+    seen = []
+    network.pretrained_model.conv1.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    black = torch.full((1, 3, 448, 448), -2.0)
+    try:
+        network(black, torch.full((1, 3, 600, 600), -2.0), torch.tensor([[0, 2, 4, 0, 2, 8]]))
+    finally:
+        network.pretrained_model.conv1._forward_pre_hooks.clear()
+    corner = seen[1][0]  # anchor 0 begins 8 pixels above and left of the picture
+    assert corner[:, 0, 0].tolist() == [0.0, 0.0, 0.0]
+    assert corner[:, -1, -1].tolist() == [-2.0, -2.0, -2.0]
+
+
+def test_the_second_look_clamps_scales_and_truncates():
+    rows = torch.arange(600.0).view(1, 1, 600, 1).expand(1, 3, 600, 600)
+    shown = second_look(rows, torch.tensor([[224 - 32, 320, 224 + 160, 512]]))
+    assert shown[0, 0, 0, 0] == 0  # -32 is clamped
+    assert shown[0, 0, -1, 0] == 213  # 160 * 600 / 448 = 214.28; the last row of 0..214 is 213
+
+
+def test_corners_are_aligned_when_a_detail_is_resized():
+    ramp = torch.arange(48.0).view(1, 1, 1, 48).expand(1, 1, 48, 48)
+    torch.testing.assert_close(cut(ramp, [0, 0, 48, 48], 224)[0, 0, 0], torch.linspace(0, 47, 224))
 
 
 def test_dropout_is_off_and_every_call_gives_the_same_numbers(network, pictures):
@@ -76,6 +109,22 @@ def test_dropout_is_off_and_every_call_gives_the_same_numbers(network, pictures)
         first, second = network(*pictures), network(*pictures)
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a, b)
+
+
+def test_in_training_dropout_is_on_and_every_part_learns(pictures):
+    network = formula_network(WIDTH).train()
+    output = network(pictures[0], pictures[1])
+    loss = sum(value.sum() for value in (output.raw_logits, output.concat_logits, output.part_logits, output.detail_score))
+    loss.backward()
+    assert all(value.grad is not None for value in network.parameters())
+    assert not torch.equal(output.concat_logits, network(*pictures).concat_logits)
+
+
+def test_proposals_do_not_train_the_trunk(pictures):
+    network = formula_network(WIDTH).train()
+    network(*pictures).detail_score.sum().backward()
+    assert network.pretrained_model.conv1.weight.grad is None
+    assert network.proposal_net.down1.weight.grad is not None
 
 
 def test_a_slice_does_not_depend_on_its_batch(network, pictures):
@@ -91,61 +140,133 @@ def test_untrained_attention_is_exactly_the_identity(network, pictures):
     assert torch.equal(attention * 6, torch.ones_like(attention))
 
 
-def test_a_checkpoint_in_the_published_layout_has_336_keys_and_gives_the_same_numbers(network, pictures, tmp_path):
-    state = {k: v for k, v in network.state_dict().items() if not k.startswith("attention")}
-    assert len(state) == 336
-    path = tmp_path / "published.ckpt"
-    torch.save({"epoch": 7, "net_state_dict": {f"module.{k}": v for k, v in state.items()}}, path)
-    loaded = load_checkpoint_bytes(path.read_bytes())
+# Checkpoints
+
+
+def test_the_published_layout_has_336_keys_of_the_documented_shapes():
+    with torch.device("meta"):
+        shapes = {key: tuple(value.shape) for key, value in DreNet().state_dict().items() if not key.startswith("attention")}
+    assert len(shapes) == 336
+    assert shapes["pretrained_model.conv1.weight"] == (64, 3, 7, 7)
+    assert shapes["pretrained_model.layer4.0.conv2.weight"] == (512, 512, 3, 3)
+    assert shapes["pretrained_model.layer1.0.downsample.1.num_batches_tracked"] == ()
+    assert shapes["pretrained_model.fc.weight"] == (2, 2048)
+    assert shapes["proposal_net.down1.weight"] == (128, 2048, 3, 3)
+    assert shapes["proposal_net.down3.bias"] == (128,)
+    assert shapes["proposal_net.tidy2.weight"] == (1, 128, 1, 1)
+    assert shapes["concat_net.weight"] == (2, 16384)
+    assert shapes["partcls_net.weight"] == (2, 2048)
+
+
+@pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}], ids=["zip", "before torch 1.6"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"epoch": 7, "train_acc": 0.9, "net_state_dict": state},
+        lambda state: {"net_state_dict": {f"module.{key}": value for key, value in state.items()}},
+        lambda state: state,
+    ],
+    ids=["published", "from a parallel wrapper", "plain"],
+)
+def test_a_published_checkpoint_gives_the_same_numbers(wrap, options, network, published, pictures, tmp_path):
+    loaded = load_checkpoint(_saved(tmp_path / "published.ckpt", wrap(published), **options))
+    assert loaded.metadata.positive == 1
+    assert loaded.metadata.width == WIDTH
     with torch.inference_mode():
         assert torch.equal(loaded(*pictures).concat_logits, network(*pictures).concat_logits)
 
 
-def test_our_own_checkpoint_keeps_its_metadata(network):
-    loaded = load_checkpoint_bytes(checkpoint_bytes(network))
-    assert loaded.metadata.meaning.startswith("none")
+def test_published_names_in_a_safetensors_file_without_metadata_are_read_too(published, network):
+    loaded = load_checkpoint_bytes(safetensors_bytes(published))
+    assert torch.equal(loaded.concat_net.weight, network.concat_net.weight)
+
+
+def test_half_precision_checkpoints_are_computed_in_fp32(published, tmp_path):
+    half = {key: value.half() if value.is_floating_point() else value for key, value in published.items()}
+    loaded = load_checkpoint(_saved(tmp_path / "half.ckpt", half))
+    assert {value.dtype for value in loaded.parameters()} == {torch.float32}
+
+
+def test_our_own_checkpoint_keeps_its_metadata(network, tmp_path):
+    save_checkpoint(network, tmp_path / "own.safetensors")
+    loaded = load_checkpoint(tmp_path / "own.safetensors")
+    assert replace(loaded.metadata, sha256="") == network.metadata
     assert len(loaded.metadata.sha256) == 64
+    assert not loaded.training
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda d: d[: len(d) // 2], lambda _: b"PK\x03\x04rubbish", lambda _: b"", lambda _: b"\x80\x04."]
+    "damage",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda _: b"PK\x03\x04rubbish",
+        lambda _: b"",
+        lambda _: b"\x80\x04.",
+        lambda data: data.replace(b'\\"positive\\":1', b'\\"positive\\":7'),
+        lambda data: data.replace(b'\\"positive\\":1', b'\\"positive\\":x'),
+        lambda data: data.replace(b'\\"width\\":0.0625', b'\\"width\\":900000'),
+    ],
+    ids=["cut short", "broken zip", "empty", "another pickle", "no such class", "broken metadata", "absurd width"],
 )
 def test_a_damaged_or_foreign_checkpoint_is_refused_with_a_cure(network, damage):
+    whole = checkpoint_bytes(network)
+    damaged = damage(whole)
+    assert damaged != whole
+    with pytest.raises(ConfigurationError, match=r"CHECKPOINT_CORRUPT.*expected a DRE-Net checkpoint"):
+        load_checkpoint_bytes(damaged)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (tmp_path.joinpath("ran").touch, ())
+
+    path = _saved(tmp_path / "evil.pt", {"net_state_dict": Evil()})
     with pytest.raises(ConfigurationError, match="CHECKPOINT_CORRUPT"):
-        load_checkpoint_bytes(damage(checkpoint_bytes(network)))
+        load_checkpoint(path)
+    assert not (tmp_path / "ran").exists()
 
 
-def test_a_checkpoint_of_another_network_names_what_it_lacks(tmp_path):
-    torch.save({"net_state_dict": {"conv.weight": torch.zeros(3)}}, tmp_path / "x.pt")
-    with pytest.raises(ConfigurationError, match="lacks"):
-        load_checkpoint_bytes((tmp_path / "x.pt").read_bytes())
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda _: {"conv.weight": torch.zeros(3)}, "lacks 283 keys"),
+        (lambda state: state | {"extra.weight": torch.zeros(1)}, r"has unknown 1 keys \(extra.weight"),
+        (lambda state: state | {"concat_net.bias": torch.zeros(3)}, r"has other shapes for 1 keys \(concat_net.bias"),
+        (lambda state: state | {"pretrained_model.conv1.weight": torch.tensor(1.0)}, "has other shapes"),
+    ],
+)
+def test_a_checkpoint_of_another_network_names_what_does_not_fit(change, told, published, tmp_path):
+    with pytest.raises(ConfigurationError, match=told):
+        load_checkpoint(_saved(tmp_path / "x.pt", {"net_state_dict": change(published)}))
 
 
-def test_folding_keeps_the_numbers_and_bf16_keeps_them_nearly_where_boxes_are_forced_equal(network, pictures):
-    cpu = torch.device("cpu")
+def test_a_checkpoint_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="No such file"):
+        load_checkpoint(tmp_path / "none.ckpt")
+
+
+def test_a_torchvision_backbone_starts_the_trunk_and_leaves_its_thousand_classes(network, tmp_path):
+    state = {key: value + 1 for key, value in network.pretrained_model.state_dict().items() if "tracked" not in key}
+    state |= {"fc.weight": torch.zeros(1000, 128), "fc.bias": torch.zeros(1000)}
+    started = formula_network(WIDTH, phase=1)
+    before = started.pretrained_model.fc.weight.clone()
+    load_backbone(started, _saved(tmp_path / "resnet50.pth", state))
+    assert torch.equal(started.pretrained_model.conv1.weight, network.pretrained_model.conv1.weight + 1)
+    assert torch.equal(started.pretrained_model.fc.weight, before)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04rubbish"])
+def test_an_unreadable_backbone_is_refused(content, network, tmp_path):
+    path = tmp_path / "resnet50.pth"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError):
+        load_backbone(network, path)
+
+
+def test_formula_networks_answer_to_their_input(network, pictures):
     with torch.inference_mode():
-        plain = network(*pictures)
-        folded = _fast(network, torch.float32, cpu)(*pictures)
-        half = _fast(network, torch.bfloat16, cpu)(*pictures, forced_index=plain.detail_index)
-    torch.testing.assert_close(folded.concat_logits, plain.concat_logits, atol=1e-4, rtol=0)
-    assert torch.equal(half.detail_index, plain.detail_index)
-    change = (half.concat_logits.softmax(1) - plain.concat_logits.softmax(1)).abs().max()
-    assert change < 0.02
-
-
-def test_the_lung_share_of_a_box_counts_what_lies_outside_the_picture_as_none():
-    lung = np.zeros((448, 448), bool)
-    lung[:, :100] = True
-    assert lung_share(lung_integral(lung), Box(-100, 0, 100, 100)) == 0.5
-    assert lung_share(lung_integral(lung), Box(0, 50, 100, 150)) == 0.5
-
-
-def test_an_engine_that_is_not_there_is_refused():
-    from pipeline.errors import DeviceError
-    from pipeline.infer import resolve_engine
-
-    if torch.cuda.is_available():
-        assert resolve_engine("cuda") == "cuda"
-    else:
-        with pytest.raises(DeviceError, match="CUDA"):
-            resolve_engine(EngineConfig(name="cuda").name)
+        first, second = network(*pictures).concat_logits.numpy()
+    assert np.abs(first - second).max() > 0.01
+    assert not torch.equal(network.concat_net.weight, formula_network(WIDTH, phase=1).concat_net.weight)

@@ -1,7 +1,8 @@
 """DRE-Net: the networks and their checkpoints."""
 
 from pipeline.model.checkpoint import load_checkpoint, load_checkpoint_bytes, save_checkpoint
-from pipeline.model.drenet import DreNet, DreNetOutput, Metadata, formula_network
+from pipeline.model.drenet import DreNet, DreNetOutput, Metadata
+from pipeline.model.formula import formula_network
 
 __all__ = [
     "DreNet",

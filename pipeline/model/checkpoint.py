@@ -1,6 +1,7 @@
 """Checkpoints: the published layout, torchvision-named ResNet-50 backbones, and our own safetensors with metadata.
 
-Nothing is unpickled (`weights_only=True`). A checkpoint that does not fit is refused, naming what is missing and the cure.
+Nothing is unpickled but tensors (`weights_only=True`). A checkpoint that does not fit is refused, naming what is missing and
+the cure. Reading one holds the file's bytes and one copy of the tensors; the network is built around that copy.
 """
 
 from __future__ import annotations
@@ -13,40 +14,33 @@ from typing import Any
 
 import msgspec
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from pipeline.errors import ConfigurationError
-from pipeline.model.drenet import DreNet, Metadata
+from pipeline.model.drenet import DreNet, Metadata, network_of
 from pipeline.store import write_whole
 
-ZIP_MAGIC = b"PK\x03\x04"
 PUBLISHED = Metadata(classes=("control", "covid"), positive=1)
+"""What is assumed of a checkpoint that says nothing of itself: the second class is the positive one."""
+ADDED = ("attention.weight", "attention.bias")
+"""What published checkpoints lack: the learned attention; zeros are the identity."""
 CURE = "expected a DRE-Net checkpoint: the published layout (net_state_dict, 336 keys) or this project's safetensors"
 
 
 def load_checkpoint(path: str | Path) -> DreNet:
     """The network at `path`, in eval mode, its metadata with the file's SHA-256. Raises ConfigurationError."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"cannot read the checkpoint {path}: {error.strerror}") from error
-    return load_checkpoint_bytes(data, name=str(path))
+    return load_checkpoint_bytes(_read(Path(path)), name=str(path))
 
 
 def load_checkpoint_bytes(data: bytes, *, name: str = "the checkpoint") -> DreNet:
     """The network whose checkpoint file holds `data`, in eval mode."""
-    state, metadata = _published(data, name) if data.startswith(ZIP_MAGIC) else _own(data, name)
-    network = DreNet(metadata.width)
-    wanted = network.state_dict()
-    for key in ("attention.weight", "attention.bias"):  # published checkpoints have none: the identity
-        state.setdefault(key, wanted[key])
-    _check(state, wanted, name)
-    network.load_state_dict(state)
-    network.metadata = replace(metadata, sha256=hashlib.sha256(data).hexdigest())
-    return network.eval()
+    state, described = _tensors(data, name)
+    metadata = replace(_metadata(state, described, name), sha256=hashlib.sha256(data).hexdigest())
+    with torch.device("meta"):
+        wanted = DreNet(metadata.width).state_dict()
+    return network_of(_fitted(state, wanted, name), metadata)
 
 
 def save_checkpoint(network: DreNet, path: Path) -> None:
@@ -61,43 +55,59 @@ def checkpoint_bytes(network: DreNet) -> bytes:
     return safetensors_bytes(state, metadata={"drenet": described})
 
 
-def load_backbone(network: DreNet, path: Path) -> None:
+def load_backbone(network: DreNet, path: str | Path) -> None:
     """Start `network` from a torchvision-named ResNet-50; its `fc` is used only where it has two classes."""
-    state = _unpickled(path.read_bytes(), str(path))
-    if state.get("fc.weight", torch.empty(0)).shape != network.pretrained_model.fc.weight.shape:
-        state = {key: value for key, value in state.items() if not key.startswith("fc.")}
-        state |= {f"fc.{key}": value for key, value in network.pretrained_model.fc.state_dict().items()}
-    _check(state, network.pretrained_model.state_dict(), str(path))
-    network.pretrained_model.load_state_dict(state)
+    trunk, name = network.pretrained_model, str(path)
+    wanted = trunk.state_dict()
+    state, _ = _tensors(_read(Path(path)), name)
+    if "fc.weight" not in state or state["fc.weight"].shape != wanted["fc.weight"].shape:
+        state |= {key: value for key, value in wanted.items() if key.startswith("fc.")}
+    trunk.load_state_dict(_fitted(state, wanted, name))
 
 
-def _own(data: bytes, name: str) -> tuple[dict[str, Tensor], Metadata]:
+def _read(path: Path) -> bytes:
     try:
-        header = msgspec.json.decode(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        metadata = msgspec.json.decode(header["__metadata__"]["drenet"], type=Metadata)
-        return load_safetensors(data), metadata
-    except (SafetensorError, msgspec.DecodeError, KeyError, TypeError, OverflowError) as error:
-        raise ConfigurationError(f"{name} is damaged or foreign (CHECKPOINT_CORRUPT); {CURE}") from error
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the checkpoint {path}: {error.strerror}") from error
 
 
-def _published(data: bytes, name: str) -> tuple[dict[str, Tensor], Metadata]:
-    state = _unpickled(data, name)
-    first = state.get("pretrained_model.conv1.weight")
-    width = 1.0 if first is None else first.shape[0] / 64
-    return state, replace(PUBLISHED, width=width)
-
-
-def _unpickled(data: bytes, name: str) -> dict[str, Tensor]:
-    """The tensors of a torch file by key, without the prefix that a parallel wrapper leaves."""
+def _tensors(data: bytes, name: str) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a safetensors or torch file by key, and what the file says of itself as JSON ("" if nothing)."""
+    is_safetensors = data[8:9] == b"{"
     try:
-        content: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds here, and each means the same to the user
+        return _from_safetensors(data) if is_safetensors else (_from_torch(data), "")
+    except Exception as error:  # the two libraries raise a dozen kinds here, and each means the same to the user
         raise ConfigurationError(f"{name} cannot be read as tensors (CHECKPOINT_CORRUPT); {CURE}") from error
+
+
+def _from_safetensors(data: bytes) -> tuple[dict[str, Tensor], str]:
+    header = msgspec.json.decode(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return load_safetensors(data), header.get("__metadata__", {}).get("drenet", "")
+
+
+def _from_torch(data: bytes) -> dict[str, Tensor]:
+    """A state dict, plain or under `net_state_dict`, without the prefix that a parallel wrapper leaves."""
+    content: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     state = content.get("net_state_dict", content) if isinstance(content, dict) else {}
     return {str(key).removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
 
 
-def _check(state: dict[str, Tensor], wanted: dict[str, Tensor], name: str) -> None:
+def _metadata(state: dict[str, Tensor], described: str, name: str) -> Metadata:
+    """What the file says of itself, or else the published defaults at the width of its first convolution."""
+    width = state.get("pretrained_model.conv1.weight", torch.empty(64)).shape[:1].numel() / 64
+    try:
+        metadata = msgspec.json.decode(described, type=Metadata) if described else replace(PUBLISHED, width=width)
+    except msgspec.DecodeError as error:
+        raise ConfigurationError(f"{name}: its metadata is damaged: {error} (CHECKPOINT_CORRUPT); {CURE}") from error
+    if len(metadata.classes) != 2 or metadata.positive not in (0, 1) or not 1 / 64 <= metadata.width <= 4:
+        raise ConfigurationError(f"{name}: its metadata fits no two-class DRE-Net (CHECKPOINT_CORRUPT); {CURE}")
+    return metadata
+
+
+def _fitted(state: dict[str, Tensor], wanted: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """`state` completed and in the types of `wanted`; refused where keys or shapes differ."""
+    state = {key: _absent(value) for key, value in wanted.items() if _may_be_absent(key)} | state
     missing = sorted(wanted.keys() - state.keys())
     unknown = sorted(state.keys() - wanted.keys())
     shapes = sorted(key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape)
@@ -106,3 +116,12 @@ def _check(state: dict[str, Tensor], wanted: dict[str, Tensor], name: str) -> No
             raise ConfigurationError(
                 f"{name} {what} {len(keys)} keys ({', '.join(keys[:3])}, ...) (CHECKPOINT_CORRUPT); {CURE}"
             )
+    return {key: state[key].to(value.dtype) for key, value in wanted.items()}
+
+
+def _may_be_absent(key: str) -> bool:
+    return key in ADDED or key.endswith("num_batches_tracked")  # old backbones have no such counter
+
+
+def _absent(value: Tensor) -> Tensor:
+    return torch.zeros(value.shape, dtype=value.dtype)

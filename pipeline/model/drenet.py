@@ -143,11 +143,12 @@ class DreNet(nn.Module):
         )
 
     def trunk(self, image_NCHW: Tensor) -> Tensor:
-        """The feature map [N, F, h, w]; an inference engine may put a faster equivalent here."""
+        """The feature map [N, F, h, w]."""
         features: Tensor = self.pretrained_model(image_NCHW)
         return features
 
     def _pooled(self, map_NCHW: Tensor) -> Tensor:
+        """[N, F]: the mean over the map, in fp32; in training half of it is dropped for all that follows."""
         pooled: Tensor = self.dropout(map_NCHW.float().mean(dim=(2, 3)))
         return pooled
 
@@ -166,12 +167,15 @@ class DreNet(nn.Module):
 
 def hard_nms(score_NA: Tensor, overlaps_AA: Tensor, n_keep: int) -> Tensor:
     """Indices [N, n_keep]: the best score first, then the best that overlaps none chosen; of equals the lower index."""
-    open_score_NA = score_NA.clone()
+    # Ranks are distinct whole numbers: argmax over the scores promises no order among equals, and an anchor that was dropped
+    # must not be mistaken for one that scores -inf.
+    n_anchors = score_NA.shape[1]
+    rank_NA = score_NA.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     chosen = []
     for _ in range(n_keep):
-        best_N = open_score_NA.argmax(dim=1)
+        best_N = rank_NA.argmin(dim=1)
         chosen.append(best_N)
-        open_score_NA = open_score_NA.masked_fill(overlaps_AA[best_N], float("-inf"))
+        rank_NA = rank_NA.masked_fill(overlaps_AA[best_N], n_anchors)
     return torch.stack(chosen, dim=1)
 
 
@@ -184,29 +188,14 @@ def cut(image_1CHW: Tensor, box: list[int], size: int) -> Tensor:
 def second_look(zoom_source: Tensor, box_N4: Tensor) -> Tensor:
     """The best large detail of each slice, cut from its 600 x 600 source: [N, 3, 448, 448]."""
     inside = (box_N4 - PAD_PX).clamp(0, IMAGE_PX).tolist()
-    scaled = [[int(edge * ZOOM_PX / IMAGE_PX) for edge in box] for box in inside]
+    scaled = [[edge * ZOOM_PX // IMAGE_PX for edge in box] for box in inside]
     return torch.cat([cut(zoom_source[n : n + 1].detach(), box, IMAGE_PX) for n, box in enumerate(scaled)])
 
 
-def formula_network(width: float = 1.0, phase: float = 0.0) -> DreNet:
-    """A network in eval mode whose weights come from a formula: it runs like a trained one and its scores mean nothing."""
-    network = DreNet(width)
-    with torch.no_grad():
-        for number, (name, value) in enumerate(sorted(network.state_dict().items())):
-            if name.startswith("attention") or not value.is_floating_point():
-                continue
-            wave = torch.sin(torch.arange(value.numel(), dtype=torch.float64) * 1.7 + number * 0.61 + phase).view(value.shape)
-            value.copy_(_formula(name, wave, value))
-    network.metadata = Metadata(width=width, meaning="none: formula weights, the scores mean nothing")
+def network_of(state: dict[str, Tensor], metadata: Metadata) -> DreNet:
+    """A network in eval mode around the very tensors of `state`: nothing is initialised, nothing copied."""
+    with torch.device("meta"):
+        network = DreNet(metadata.width)
+    network.load_state_dict(state, assign=True)
+    network.metadata = metadata
     return network.eval()
-
-
-def _formula(name: str, wave: Tensor, value: Tensor) -> Tensor:
-    """Weights scaled by their fan-in, batch norms near the identity, so that activations keep their size."""
-    if name.endswith("running_var"):
-        return 1 + 0.1 * wave
-    if name.endswith(("running_mean", "bias")):
-        return 0.05 * wave
-    if value.ndim == 1:
-        return (0.3 if "bn3" in name else 1.0) * (1 + 0.1 * wave)
-    return wave * float((2.0 * 2.0 / value[0].numel()) ** 0.5)

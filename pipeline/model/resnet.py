@@ -30,11 +30,11 @@ class Bottleneck(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """[N, C, H, W] -> [N, 4 * mid, H / stride, W / stride]."""
-        y_NCHW = torch.relu(self.bn1(self.conv1(x_NCHW)))
-        y_NCHW = torch.relu(self.bn2(self.conv2(y_NCHW)))
+        y_NCHW = torch.relu_(self.bn1(self.conv1(x_NCHW)))
+        y_NCHW = torch.relu_(self.bn2(self.conv2(y_NCHW)))
         y_NCHW = self.bn3(self.conv3(y_NCHW))
-        shortcut_NCHW = x_NCHW if self.downsample is None else self.downsample(x_NCHW)
-        return torch.relu(y_NCHW + shortcut_NCHW)
+        y_NCHW += x_NCHW if self.downsample is None else self.downsample(x_NCHW)
+        return torch.relu_(y_NCHW)
 
 
 class ResNet(nn.Module):
@@ -59,10 +59,10 @@ class ResNet(nn.Module):
 
     def forward(self, image_NCHW: Tensor) -> Tensor:
         """[N, 3, H, W] -> the feature map [N, F, H / 32, W / 32]."""
-        y_NCHW = self.maxpool(torch.relu(self.bn1(self.conv1(image_NCHW))))
+        y_NCHW: Tensor = self.maxpool(torch.relu_(self.bn1(self.conv1(image_NCHW))))
         for number in range(1, len(BLOCKS) + 1):
             y_NCHW = getattr(self, f"layer{number}")(y_NCHW)
-        return torch.as_tensor(y_NCHW)
+        return y_NCHW
 
 
 def fold_batch_norms(trunk: ResNet) -> None:

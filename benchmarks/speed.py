@@ -1,0 +1,57 @@
+"""One full-width study, DICOM to score, on one core, by every CPU engine: the table of docs/performance.md.
+
+    python benchmarks/speed.py
+
+The engines take turns, so that a busy moment of the machine falls on all of them; medians of REPEATS. The slices are
+taken from the middle of the lung, so that all 15 are kept. Formula weights: the scores mean nothing, the work is that of a trained network.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+from phantom_studies import dealt_studies
+
+from pipeline.config import Config, EngineConfig, SliceConfig
+from pipeline.model import formula_network
+from pipeline.model.checkpoint import checkpoint_bytes
+from pipeline.store import Line
+from pipeline.study import Screener
+
+REPEATS = 3
+ENGINES = [("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16")]
+PAPER_S = 30.0
+
+
+def main() -> None:
+    """Print one row an engine: seconds a study, and where they went."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    weights = checkpoint_bytes(formula_network())
+    slices = SliceConfig(first=0.15, last=0.85, keep_fraction=0.0)
+    with TemporaryDirectory() as folder:
+        archive = Path(folder) / "archive"
+        (study,) = dealt_studies(archive, studies=1, matrix=512, slices=40)
+        screeners = {}
+        for name, precision in ENGINES:
+            begun = perf_counter()
+            config = Config(engine=EngineConfig(name=name, precision=precision), slices=slices)
+            screeners[name, precision] = Screener(archive, config, [weights])
+            print(f"{name} {precision}: ready in {perf_counter() - begun:.1f} s")
+        taken: dict[tuple[str, str], list[tuple[float, Line]]] = {engine: [] for engine in ENGINES}
+        for _ in range(REPEATS):
+            for engine, screener in screeners.items():
+                begun = perf_counter()
+                line = screener.line(study)
+                taken[engine].append((perf_counter() - begun, line))
+    for (name, precision), runs in taken.items():
+        seconds, line = sorted(runs, key=lambda run: run[0])[REPEATS // 2]
+        kept = len(line.result.slices)
+        shares = ", ".join(f"{stage} {spent:.2f}" for stage, spent in line.seconds.items())
+        print(f"{name} {precision}: {seconds:.2f} s for {kept} slices ({shares}); the paper: {PAPER_S:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""Which engine computes, on which device: decided once by root, provided by every rank, or refused with the cure.
+
+An engine never falls back to another or to another precision: results would differ between machines without a word.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import torch
+
+from pipeline.config import EngineConfig
+from pipeline.errors import DeviceError
+
+
+def resolve_engine(name: str) -> str:
+    """`auto` -> cuda where this process sees a GPU, else torch; root does it once for all ranks.
+
+    OpenVINO is used only when it is named: what happens to be installed must not choose the numbers.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "torch"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("engine = cuda, but this rank sees no CUDA device: check --gpus-per-task, or choose torch")
+    if name == "openvino" and find_spec("openvino") is None:
+        raise DeviceError("engine = openvino, but it is not installed: pip install openvino, or choose torch")
+    return name
+
+
+def open_device(config: EngineConfig, local_rank: int) -> torch.device:
+    """Set torch up for repeatable numbers; the device of this rank. Raises DeviceError."""
+    torch.set_num_threads(config.threads)
+    torch.set_flush_denormal(True)  # denormal numbers run a hundred times slower
+    if resolve_engine(config.name) != "cuda":
+        return torch.device("cpu")
+    torch.backends.cudnn.benchmark = False  # autotuning would let the machine's mood choose the numbers
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    if config.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise DeviceError("precision = bf16, but this GPU has no bf16: choose fp32, or a newer GPU")
+    return torch.device("cuda", local_rank % torch.cuda.device_count())

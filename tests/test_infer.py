@@ -1,0 +1,230 @@
+"""Every engine gives the network's own numbers, whoever computes them and whatever stands beside a slice."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import EngineConfig
+from pipeline.errors import DeviceError, Reason, StudyError
+from pipeline.infer import Engine, device, openvino, resolve_engine
+from pipeline.infer.engine import lung_integral, lung_share
+from pipeline.infer.fast import fast_network, normalised, planes
+from pipeline.model import formula_network
+from pipeline.records import Box, PreparedStudy
+
+WIDTH = 1 / 16
+ENGINES = [("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32")]
+CPU = torch.device("cpu")
+EDGES = torch.tensor([[0, 13, 244, 0, 3, 15]])
+"""Details over the four edges of the picture."""
+
+
+@pytest.fixture(scope="module")
+def network():
+    return formula_network(WIDTH)
+
+
+@pytest.fixture(scope="module")
+def study():
+    draw = np.random.default_rng(2)
+    lung = np.zeros((3, 448, 448), bool)
+    lung[:, 100:300, 100:300] = True
+    return PreparedStudy(
+        images=draw.integers(0, 256, (3, 448, 448), np.uint8),
+        zoom=draw.integers(0, 256, (3, 600, 600), np.uint8),
+        lung=lung,
+        slice_index=np.arange(3, dtype=np.int32),
+        z_mm=np.arange(3.0),
+        crops=(Box(0, 0, 1, 1),) * 3,
+        lung_area_mm2=np.ones(3),
+    )
+
+
+def _rows(study, rows):
+    return PreparedStudy(
+        study.images[rows], study.zoom[rows], study.lung[rows], study.slice_index[rows], study.z_mm[rows], study.crops[:1],
+        study.lung_area_mm2[rows],
+    )  # fmt: skip
+
+
+def _slice(study):
+    return torch.from_numpy(study.images[:1]), torch.from_numpy(study.zoom[:1])
+
+
+def _config(name, precision):
+    if name == "openvino":
+        pytest.importorskip("openvino")
+    return EngineConfig(name=name, precision=precision)
+
+
+@pytest.mark.parametrize("name", ["torch", "openvino"])
+@pytest.mark.parametrize("boxes", [None, EDGES], ids=["own boxes", "boxes over the edges"])
+def test_two_planes_and_folded_norms_are_the_three_channel_network(name, boxes, network, study):
+    image, zoom = _slice(study)
+    with torch.inference_mode():
+        want = network(normalised(image), normalised(zoom), boxes)
+        got = fast_network(network, _config(name, "fp32"), CPU)(planes(image), planes(zoom), boxes)
+    assert torch.equal(got.detail_index, want.detail_index)
+    for part, value in got._asdict().items():
+        limit = 1e-5 if part.endswith("logits") else 1e-4  # on noise the plain network's own scores err by 7e-5
+        torch.testing.assert_close(value, getattr(want, part), atol=limit, rtol=0)
+
+
+def test_bf16_moves_a_probability_by_less_than_two_hundredths_where_boxes_are_forced_equal(network, study):
+    image, zoom = planes(torch.from_numpy(study.images)), planes(torch.from_numpy(study.zoom))
+    with torch.inference_mode():
+        want = fast_network(network, EngineConfig(precision="fp32"), CPU)(image, zoom)
+        got = fast_network(network, EngineConfig(precision="bf16"), CPU)(image, zoom, want.detail_index)
+    change = (got.concat_logits.softmax(1) - want.concat_logits.softmax(1)).abs().max()
+    assert 0 < change < 0.02
+
+
+def test_proposals_and_final_layers_stay_fp32_in_bf16(network):
+    fast = fast_network(network, EngineConfig(precision="bf16"), CPU)
+    assert {value.dtype for value in fast.parameters()} == {torch.float32}  # what is left beside the trunk
+    assert fast.trunk(torch.zeros(1, 2, 64, 64)).dtype == torch.bfloat16
+
+
+def test_making_a_network_fast_leaves_the_original_as_it_was(network):
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    fast_network(network, EngineConfig(precision="bf16"), CPU)
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, before[key])
+        assert value.dtype == before[key].dtype
+
+
+@pytest.mark.parametrize(("name", "precision"), ENGINES)
+def test_a_slice_does_not_depend_on_its_neighbours_by_a_single_bit(name, precision, network, study):
+    engine = Engine([network], _config(name, precision))
+    assert engine.predict(study)[2:] == engine.predict(_rows(study, slice(2, 3)))
+
+
+def test_each_network_has_its_column_and_its_own_positive_class(network, study):
+    from dataclasses import replace
+
+    other = formula_network(WIDTH)
+    other.metadata = replace(other.metadata, positive=0)
+    ((first, second),) = Engine([network, other], EngineConfig()).predict(_rows(study, slice(1)))
+    assert first.probability == pytest.approx(1 - second.probability, abs=1e-6)
+    assert [len(first.details), len(second.details)] == [6, 6]
+
+
+def test_the_rank_may_answer_its_messages_between_slices(network, study):
+    ticks = []
+    Engine([network], EngineConfig()).predict(study, lambda: ticks.append(1))
+    assert len(ticks) == 3
+
+
+def test_a_score_that_is_no_number_fails_its_study_only(study):
+    broken = formula_network(WIDTH)
+    with torch.no_grad():
+        broken.concat_net.bias[0] = float("nan")
+    with pytest.raises(StudyError) as caught:
+        Engine([broken], EngineConfig()).predict(study)
+    assert caught.value.reason == Reason.NONFINITE_OUTPUT
+
+
+def test_the_lung_share_of_a_box_counts_what_lies_outside_the_picture_as_none():
+    lung = np.zeros((448, 448), bool)
+    lung[:, :100] = True
+    assert lung_share(lung_integral(lung), Box(-100, 0, 100, 100)) == 0.5
+    assert lung_share(lung_integral(lung), Box(0, 50, 100, 150)) == 0.5
+
+
+def test_memory_stays_flat_over_many_studies(network, study):
+    def resident_pages():
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    engine, one = Engine([network], EngineConfig()), _rows(study, slice(1))
+    for _ in range(50):
+        engine.predict(one)
+    before = resident_pages()
+    for _ in range(100):
+        engine.predict(one)
+    assert resident_pages() < 1.05 * before
+
+
+# Which engine, on which device
+
+
+def test_auto_never_means_openvino_though_it_is_installed(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device, "find_spec", lambda _: object())
+    assert resolve_engine("auto") == "torch"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_engine("auto") == "cuda"
+
+
+@pytest.mark.parametrize(("name", "cure"), [("cuda", "--gpus-per-task"), ("openvino", "pip install openvino")])
+def test_an_engine_that_is_not_there_is_refused_with_the_cure(name, cure, network, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device, "find_spec", lambda _: None)
+    with pytest.raises(DeviceError, match=cure):
+        Engine([network], EngineConfig(name=name))
+
+
+def test_openvino_never_computes_in_another_precision_than_asked_for(network, monkeypatch):
+    class Library:
+        class Core:
+            def get_property(self, *_):
+                return ["FP32"]
+
+    monkeypatch.setattr(openvino, "import_openvino", Library)
+    monkeypatch.setattr(device, "find_spec", lambda _: object())
+    with pytest.raises(DeviceError, match="choose fp32"):
+        Engine([network], EngineConfig(name="openvino", precision="bf16"))
+
+
+def test_openvino_is_imported_without_opening_a_connection_or_leaving_a_file(tmp_path):
+    pytest.importorskip("openvino")
+    code = (
+        "import sys, time\n"
+        "def watch(event, given):\n"
+        "    if event in ('socket.connect', 'socket.getaddrinfo', 'urllib.Request'):\n"
+        "        print('CONNECTS', event, flush=True)\n"
+        "        raise OSError('no network here')\n"
+        "sys.addaudithook(watch)\n"
+        "from pipeline.infer import Engine\n"
+        "from pipeline.config import EngineConfig\n"
+        "from pipeline.model import formula_network\n"
+        "Engine([formula_network(1 / 16)], EngineConfig(name='openvino'))\n"
+        "time.sleep(1)\n"
+        "print('READY')\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key not in ("CI", "TF_BUILD", "JENKINS_URL")}
+    environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout == "READY\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def cuda_flags():
+    """torch's switches for CUDA, put back afterwards."""
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    switches = [(cuda, "allow_tf32"), (cudnn, "allow_tf32"), (cudnn, "deterministic"), (cudnn, "benchmark")]
+    before = [getattr(module, name) for module, name in switches]
+    yield lambda: [getattr(module, name) for module, name in switches]
+    for (module, name), value in zip(switches, before, strict=True):
+        setattr(module, name, value)
+
+
+def test_ranks_of_a_node_share_out_its_gpus_and_fp32_is_fp32(cuda_flags, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert device.open_device(EngineConfig(name="cuda"), local_rank=6) == torch.device("cuda:2")
+    assert cuda_flags() == [False, False, True, False]
+
+
+def test_a_gpu_without_bf16_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    with pytest.raises(DeviceError, match="fp32"):
+        device.open_device(EngineConfig(name="cuda", precision="bf16"), local_rank=0)
