@@ -1,0 +1,56 @@
+"""Three real chest CTs (COVID-19, bacterial pneumonia, normal) go through as they lie on the disk; needs DRENET_TEST_DATA."""
+
+import cv2
+import pydicom
+import pytest
+
+from pipeline import open_run
+from pipeline.manifest import read_manifest
+
+pytestmark = pytest.mark.real_data
+
+
+@pytest.fixture(scope="module")
+def screened(real_data, weights, drenet, tmp_path_factory):
+    out = tmp_path_factory.mktemp("real") / "run"
+    archive = real_data / "covid-ct-md"
+    done = drenet("screen", archive, "--weights", weights, "--out", out, "--contact-sheet", ranks=2)
+    assert done.returncode == 0, done.stdout
+    return out
+
+
+def _studies(run):
+    manifest = read_manifest(run / "private")
+    return [manifest.study(number) for number in range(len(manifest.entries))]
+
+
+def test_every_patient_is_scored_on_six_to_twelve_of_fifteen_slices(screened):
+    studies = open_run(screened).studies
+    assert len(studies) == 3
+    assert set(studies["status"]) <= {"OK", "OK_WITH_WARNINGS"}
+    assert studies["n_slices_scored"].between(6, 12).all()
+
+
+def test_chosen_slices_are_in_anatomical_order_at_the_positions_in_their_files(screened, real_data):
+    for study in _studies(screened):
+        chosen = study.candidates[0].slices
+        heights = [slice_.z_mm for slice_ in chosen]
+        assert heights == sorted(heights)
+        for slice_ in chosen:
+            header = pydicom.dcmread(real_data / "covid-ct-md" / slice_.path, stop_before_pixels=True)
+            assert float(header.ImagePositionPatient[2]) == pytest.approx(slice_.z_mm, abs=0.01)
+
+
+def test_the_wanted_positions_divide_the_series_equally(screened):
+    slices = open_run(screened).slices
+    for _, rows in slices.groupby("study_key"):
+        steps = rows["z_mm"].diff().dropna()
+        assert (steps > 0).all()
+        assert steps.max() - steps.min() <= 4.01  # two slice distances of 2 mm
+
+
+def test_every_study_has_a_labelled_picture(screened):
+    for study in _studies(screened):
+        picture = cv2.imread(str(screened / "images" / f"{study.study_key}.png"))
+        assert picture.shape[1] == 5 * 256
+        assert picture.std() > 20
