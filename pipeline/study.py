@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
+
 from pipeline.aggregate import failed_result, study_result
 from pipeline.archive import Decoder, read_volume
 from pipeline.config import Config
@@ -35,6 +37,7 @@ class Screener:
         tick: Callable[[], None] = lambda: None, sheets: Path | None = None,
     ) -> None:  # fmt: skip
         self._archive, self._config, self._tick, self._sheets = archive, config, tick, sheets
+        cv2.setNumThreads(config.engine.threads)
         self._decoder = Decoder(config.run.decode_cpu_s)
         self._engine = Engine([load_checkpoint_bytes(data) for data in networks], config.engine, local_rank=local_rank)
         self._seconds: dict[str, float] = {}
