@@ -39,7 +39,7 @@ class Scores(NamedTuple):
 
 
 def main() -> None:
-    """Print, for every engine, forced and own boxes: slice and patient changes, and boxes that changed."""
+    """Print, for every engine, forced and own boxes: slice and patient changes, and boxes that were replaced."""
     network = load_checkpoint(sys.argv[1]) if len(sys.argv) > 1 else formula_network()
     with TemporaryDirectory() as folder:
         archive = Path(folder) / "archive"
@@ -85,11 +85,16 @@ def compared(reference: list[Scores], other: list[Scores]) -> str:
     pairs = list(zip(reference, other, strict=True))
     slices = np.abs(np.concatenate([a.probability - b.probability for a, b in pairs]))
     patients = np.abs([a.probability.mean() - b.probability.mean() for a, b in pairs])
-    swapped = sum(int((a.boxes != b.boxes).sum()) for a, b in pairs)
+    swapped = sum(n_replaced(one, two) for a, b in pairs for one, two in zip(a.boxes, b.boxes, strict=True))
     return (
         f"slice max {slices.max():.4f} median {np.median(slices):.4f}; patient max {patients.max():.4f} "
-        f"median {np.median(patients):.4f}; {swapped} of {6 * len(slices)} boxes changed"
+        f"median {np.median(patients):.4f}; {swapped} of {6 * len(slices)} boxes replaced"
     )
+
+
+def n_replaced(one: np.ndarray, two: np.ndarray) -> int:
+    """How many of a slice's six boxes are not among the other's, whatever their order."""
+    return len(set(two[:3]) - set(one[:3])) + len(set(two[3:]) - set(one[3:]))
 
 
 if __name__ == "__main__":
