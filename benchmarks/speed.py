@@ -50,8 +50,8 @@ def main() -> None:
         clock, processor, line = sorted(runs, key=lambda run: run[1])[REPEATS // 2]
         shares = ", ".join(f"{stage} {spent:.2f}" for stage, spent in line.seconds.items())
         print(
-            f"{name} {precision}: {len(line.result.slices)} slices, processor {processor:.2f} s, clock {clock:.2f} s ({shares}); "
-            f"the paper: {PAPER_S:.0f} s"
+            f"{name} {precision}: {len(line.result.slices)} slices, processor {processor:.2f} s, "
+            f"clock {clock:.2f} s ({shares}); the paper: {PAPER_S:.0f} s"
         )
 
 
