@@ -184,7 +184,6 @@ def _demo(options: argparse.Namespace) -> int:
 def _table(by_status: dict[str, int], by_reason: dict[str, int]) -> str:
     lines = [f"{name:<34}{count:>9,}" for name, count in by_status.items()]
     lines += [f"  {name:<32}{count:>9,}" for name, count in by_reason.items()]
-    lines += ["docs/reasons.md says what each reason means and what to do about it"] if by_reason else []
     return "\n".join(lines)
 
 

@@ -149,9 +149,9 @@ def _header(frame: Frame, source: SliceSource) -> Header:
         sop_uid=frame.text(SOP_UID),
         sop_class=frame.text(SOP_CLASS),
         image_type=tuple(part.upper() for part in frame.parts(IMAGE_TYPE)),
-        position=frame.numbers(POSITION),
-        orientation=frame.numbers(ORIENTATION),
-        spacing_mm=frame.numbers(SPACING),
+        position=_finite(frame.numbers(POSITION)),
+        orientation=_finite(frame.numbers(ORIENTATION)),
+        spacing_mm=_finite(frame.numbers(SPACING)),
         stack=(frame.text(ACQUISITION) or str(frame.whole(FRAME_ACQUISITION) or ""), moment, kernel),
         contrast=bool(frame.text(CONTRAST)),
         inverted=frame.text(PHOTOMETRIC) == "MONOCHROME1",
@@ -233,6 +233,11 @@ def _value_problem(frame: Frame) -> str:
         return Reason.NOT_HU
     values = (*frame.numbers(POSITION), *frame.numbers(ORIENTATION), *frame.numbers(SPACING))
     return "" if all(math.isfinite(value) for value in values) else Reason.INVALID_VALUE
+
+
+def _finite(values: tuple[float, ...]) -> tuple[float, ...]:
+    """The values, or none of them where one is no number (the slice has that problem already)."""
+    return values if all(math.isfinite(value) for value in values) else ()
 
 
 def _number(text: str) -> float:

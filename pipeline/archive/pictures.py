@@ -16,8 +16,8 @@ from pipeline.errors import Reason
 from pipeline.pseudonym import pseudonym
 from pipeline.records import Event, Facts, Series, SliceSource, Study
 
-UNKNOWN_SPACING_MM = 0.75
-"""Exported pictures say no pixel size; 384 mm over 512 pixels is a chest's usual field."""
+USUAL_FIELD_MM = 384.0
+"""Exported pictures say no pixel size; this is a chest's usual field of view, across the picture."""
 COST = 300.0
 
 
@@ -30,12 +30,13 @@ def build_picture_study(folder: str, records: Sequence[FileRecord], config: Seri
     )  # fmt: skip
     if len(pairs) < config.min_slices:
         return replace(study, status="EXCLUDED", reason=Reason.TOO_FEW_SLICES, cost=0.0)
+    spacing_mm = USUAL_FIELD_MM / max(1, pairs[0][0].columns)
     series = Series(
         pseudonym(key, "series", folder),
         folder,
         seed("".join(digest for _, digest in pairs).encode()),
         tuple(replace(source, z_mm=float(place)) for place, (source, _) in enumerate(pairs)),
-        (UNKNOWN_SPACING_MM, UNKNOWN_SPACING_MM),
+        (spacing_mm, spacing_mm),
         kind="image",
         events=(Event("series", "select", Reason.MISSING_GEOMETRY),),
         facts=Facts(n_slices=len(pairs)),

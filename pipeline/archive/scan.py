@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.archive.codestream import is_picture
+from pipeline.archive.codestream import codestream_size, is_picture
 from pipeline.archive.container import Kind, container_kind, members
-from pipeline.archive.describe import Origin
+from pipeline.archive.describe import MAX_MATRIX, Origin
 from pipeline.archive.found import FileRecord, FoundFile
 from pipeline.archive.headers import read_headers
 from pipeline.archive.syntax import PICTURE
@@ -49,7 +49,7 @@ def _record(stream: BinaryIO, size: int, origin: Origin) -> FileRecord:
     try:
         stream.seek(0)
         if is_picture(stream.read(16)):
-            return FileRecord(member=origin.member, picture=_picture(size, origin), picture_sha256=_digest(stream, size))
+            return _picture(stream, size, origin)
         stream.seek(0)
         return FileRecord(headers=read_headers(stream, size, origin), member=origin.member)
     except StudyError as error:
@@ -60,16 +60,22 @@ def _record(stream: BinaryIO, size: int, origin: Origin) -> FileRecord:
         return FileRecord(reason=Reason.HEADER_CORRUPT, member=origin.member)
 
 
-def _picture(size: int, origin: Origin) -> SliceSource:
-    place = SliceSource(origin.path, 0.0, origin.offset, size, origin.member, syntax=PICTURE)
-    return replace(place, size=origin.size, mtime_ns=origin.mtime_ns)
-
-
-def _digest(stream: BinaryIO, size: int) -> str:
+def _picture(stream: BinaryIO, size: int, origin: Origin) -> FileRecord:
+    """An exported slice: its size, and the digest that stands for the UID it lacks."""
     if size > MAX_PICTURE:
         raise StudyError(Reason.DECOMPRESSION_BOMB, "index")
     stream.seek(0)
-    return hashlib.sha256(stream.read(MAX_PICTURE)).hexdigest()
+    data = stream.read(size)
+    pixels = codestream_size(data)
+    if pixels is None:
+        raise StudyError(Reason.HEADER_CORRUPT, "index")
+    if max(pixels) > MAX_MATRIX:
+        raise StudyError(Reason.DECOMPRESSION_BOMB, "index")
+    source = SliceSource(
+        origin.path, 0.0, origin.offset, size, origin.member, rows=pixels[0], columns=pixels[1], syntax=PICTURE,
+        size=origin.size, mtime_ns=origin.mtime_ns,
+    )  # fmt: skip
+    return FileRecord(member=origin.member, picture=source, picture_sha256=hashlib.sha256(data).hexdigest())
 
 
 def _members(stream: BinaryIO, kind: Kind, found: FoundFile, tick: Callable[[], None]) -> Iterator[FileRecord]:
