@@ -21,7 +21,7 @@ PLAUSIBLE_P999_HU = 4200.0
 """Metal saturates at 3071; signed values read as unsigned ones lie far above."""
 AIR_HU = -500.0
 BELOW_AIR_HU = -1500.0
-MAX_LEVELS_BELOW_AIR = 50
+MAX_LEVELS_BELOW_AIR = 20
 
 
 def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Decoder) -> Volume:
@@ -75,10 +75,13 @@ def _check_plausible(raw: list[Values], sources: list[SliceSource]) -> None:
     sample = np.concatenate([image[::4, ::4].ravel() for image in raw])
     if not np.isfinite(sample).all() or sample.min() > AIR_HU or np.percentile(sample, 99.9) > PLAUSIBLE_P999_HU:
         raise StudyError(Reason.PIXELS_IMPLAUSIBLE, "volume")
-    if any(source.signed and source.bits_stored < source.bits_allocated for source in sources):
-        below = np.unique(sample[sample < BELOW_AIR_HU])  # scanners mark with one value; bone taken for negative has many
-        if len(below) > MAX_LEVELS_BELOW_AIR:
-            raise StudyError(Reason.PIXELS_IMPLAUSIBLE, "volume")
+    below = [
+        image[image < BELOW_AIR_HU]
+        for image, source in zip(raw, sources, strict=True)
+        if source.signed and source.bits_stored < source.bits_allocated
+    ]  # scanners mark the outside with one value; bone taken for negative has many
+    if below and len(np.unique(np.concatenate(below))) > MAX_LEVELS_BELOW_AIR:
+        raise StudyError(Reason.PIXELS_IMPLAUSIBLE, "volume")
 
 
 def orient(image: Values, affine: Affine) -> Values:
