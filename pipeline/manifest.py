@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -22,7 +23,10 @@ NAME = "manifest.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """What holds for the whole manifest; `root` is the archive's folder."""
+    """What holds for the whole manifest; `root` is the archive's folder.
+
+    `n_files` counts every file found and every member of a container: those of the studies and those of the file events.
+    """
 
     root: str
     key_fingerprint: str
@@ -70,7 +74,7 @@ class _Head(msgspec.Struct):
 
 def write_manifest(private: Path, heading: Heading, studies: Iterable[Study]) -> None:
     """Write the manifest whole; readable by its owner only."""
-    lines = (msgspec.json.encode(record) + b"\n" for record in (heading, *studies))
+    lines = (msgspec.json.encode(record) + b"\n" for record in chain([heading], studies))
     write_whole(private / NAME, lines, mode=0o600)
 
 

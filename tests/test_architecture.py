@@ -11,13 +11,13 @@ ROWS = {
     0: ["records", "errors"],
     1: ["config", "pseudonym"],
     2: ["lung", "model", "store", "ranks", "phantom", "progress"],
-    3: ["archive", "manifest", "deal", "preprocess", "infer", "aggregate", "gather", "tables", "launch"],
+    3: ["archive", "manifest", "deal", "preprocess", "infer", "aggregate", "gather", "tables", "launch", "catalogue"],
     4: ["contactsheet", "indexing", "source", "status"],
     5: ["study", "resume"],
     6: ["run"],
     7: ["cli", "__main__"],
 }
-SIDEWAYS = {("__main__", "cli"), ("errors", "records"), ("pseudonym", "config"), ("model", "store")}
+SIDEWAYS = {("catalogue", "archive"), ("__main__", "cli"), ("errors", "records"), ("pseudonym", "config"), ("model", "store")}
 
 
 def test_imports_point_downwards_only():

@@ -6,7 +6,9 @@ import os
 import random
 import signal
 import subprocess
+import tarfile
 import time
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -62,7 +64,11 @@ def test_every_file_is_counted_exactly_once(screened, archive):
     n_in_studies = sum(int(row["n_files"]) for row in _rows(screened))
     with (screened / "exclusions.csv").open() as file:
         n_outside = sum(int(row["count"]) for row in csv.DictReader(file) if row["scope"] == "file" and not row["study_key"])
-    assert n_in_studies + n_outside == sum(path.is_file() for path in archive.rglob("*"))
+    n_found = sum(path.is_symlink() or not path.is_dir() for path in archive.rglob("*"))
+    (zipped,), (tarred,) = archive.rglob("study.zip"), archive.rglob("study.tar.gz")
+    with zipfile.ZipFile(zipped) as first, tarfile.open(tarred) as second:
+        n_members = len(first.namelist()) + len(second.getnames())
+    assert n_in_studies + n_outside == n_found + n_members
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,22 +9,31 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.archive.decode import DEFLATED, NATIVE, Decoder
-from pipeline.archive.headers import native
+from pipeline.archive.decode import Decoder, Stored
+from pipeline.archive.reading import read_frames
 from pipeline.errors import Reason, StudyError
 from pipeline.records import Affine, Series, SliceSource, Volume
 
 Hu = npt.NDArray[np.int16]
+Values = npt.NDArray[np.float64]
 LOWEST_HU, HIGHEST_HU = -1024, 3071
 PLAUSIBLE_P999_HU = 4200.0
-"""Metal saturates at 3071; unsigned values read as signed ones, or the reverse, lie far above."""
+"""Metal saturates at 3071; signed values read as unsigned ones lie far above."""
+AIR_HU = -500.0
+BELOW_AIR_HU = -1500.0
+MAX_LEVELS_BELOW_AIR = 20
 
 
 def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Decoder) -> Volume:
     """The slices at places `wanted` of `series`. Raises StudyError with its reason."""
-    raw = [_read_slice(root, series.slices[place], series.kind, decoder) for place in wanted]
+    sources = [series.slices[place] for place in wanted]
+    frames = read_frames(root, sources)
+    to_hu = _picture_hu if series.kind == "image" else _slice_hu
+    raw = [to_hu(frame, source, decoder) for frame, source in zip(frames, sources, strict=True)]
+    if len({image.shape for image in raw}) > 1:
+        raise StudyError(Reason.MIXED_GEOMETRY, "volume")
     if series.kind == "dicom":
-        _check_plausible(raw)
+        _check_plausible(raw, sources)
     oriented = np.stack([orient(image, series.original_affine) for image in raw])
     hu = np.clip(np.rint(oriented), LOWEST_HU, HIGHEST_HU).astype(np.int16)
     affine, spacing = series.original_affine, series.spacing_mm
@@ -33,7 +41,7 @@ def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Deco
         hu, spacing, affine = _squared(hu, spacing, affine)
     return Volume(
         hu=hu,
-        z_mm=np.array([series.slices[place].z_mm for place in wanted]),
+        z_mm=np.array([source.z_mm for source in sources]),
         slice_index=np.array(wanted, np.int32),
         spacing_mm=spacing,
         original_affine=affine,
@@ -41,73 +49,42 @@ def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Deco
     )
 
 
-def _read_slice(root: Path, source: SliceSource, kind: str, decoder: Decoder) -> npt.NDArray[np.float64]:
-    data = _read_bytes(root / native(source.path), source)
-    if kind == "image":
-        grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
-        if grey is None:
-            raise StudyError(Reason.DECODE_ERROR, "decode")
-        return np.asarray(grey * 3.0 - 1000.0)  # the published mapping of exported slices
-    stored = decoder.decode(data, source)
-    hu = stored * source.slope + source.intercept
-    if source.padding is not None:
-        limit = source.padding if source.padding_limit is None else source.padding_limit
-        low, high = sorted((source.padding, limit))
-        hu[(stored >= low) & (stored <= high)] = LOWEST_HU
-    return np.asarray(hu, np.float64)
+def _picture_hu(data: bytes, _source: SliceSource, decoder: Decoder) -> Values:
+    """The published mapping of exported slices: grey = (HU + 1000) / 3."""
+    return np.asarray(decoder.decode_picture(data) * 3.0 - 1000.0)
 
 
-def _read_bytes(path: Path, source: SliceSource) -> bytes:
-    """The frame's bytes; for images the whole file."""
-    try:
-        with path.open("rb") as file:
-            file.seek(source.offset)
-            data = file.read(source.length or -1)
-    except FileNotFoundError as error:
-        raise StudyError(Reason.FILE_VANISHED, "decode") from error
-    except PermissionError as error:
-        raise StudyError(Reason.PERMISSION_DENIED, "decode") from error
-    except OSError as error:
-        raise StudyError(Reason.IO_ERROR, "decode") from error
-    if source.syntax == DEFLATED:
-        return _inflated(data, source)
-    return data if source.syntax in NATIVE else _frame(data)
+def _slice_hu(frame: bytes, source: SliceSource, decoder: Decoder) -> Values:
+    stored = decoder.decode(frame, source)
+    hu = np.asarray(stored * source.slope + source.intercept, np.float64)
+    hu[_padded(stored, source)] = LOWEST_HU
+    return hu
 
 
-def _inflated(data: bytes, source: SliceSource) -> bytes:
-    """The pixels of a deflated file: they close the data set (`frame` holds their offset in it)."""
-    wanted = source.frame + source.rows * source.columns * source.bits_allocated // 8
-    try:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, wanted)[source.frame :]
-    except zlib.error as error:
-        raise StudyError(Reason.DECODE_ERROR, "decode") from error
+def _padded(stored: Stored, source: SliceSource) -> npt.NDArray[np.bool_]:
+    """Pixels outside the field of view, as the header marks them."""
+    if source.padding is None:
+        return np.zeros(stored.shape, bool)
+    limit = source.padding if source.padding_limit is None else source.padding_limit
+    low, high = sorted((source.padding, limit))
+    return np.asarray((stored >= low) & (stored <= high))
 
 
-def _frame(data: bytes) -> bytes:
-    """The one frame of encapsulated pixel data, its fragments joined."""
-    if data[:4] != b"\xfe\xff\x00\xe0":
-        return data
-    place, parts = 8 + int.from_bytes(data[4:8], "little"), []
-    while data[place : place + 4] == b"\xfe\xff\x00\xe0":
-        length = int.from_bytes(data[place + 4 : place + 8], "little")
-        part = data[place + 8 : place + 8 + length]
-        if len(part) < length:
-            raise StudyError(Reason.TRUNCATED_PIXEL_DATA, "decode")
-        parts.append(part)
-        place += 8 + length
-    if not parts:
-        raise StudyError(Reason.TRUNCATED_PIXEL_DATA, "decode")
-    return b"".join(parts)
-
-
-def _check_plausible(raw: list[npt.NDArray[np.float64]]) -> None:
-    """Finite, with air somewhere, and nothing far above metal."""
+def _check_plausible(raw: list[Values], sources: list[SliceSource]) -> None:
+    """Finite, with air somewhere, nothing far above metal, and no sign taken for a value or the reverse."""
     sample = np.concatenate([image[::4, ::4].ravel() for image in raw])
-    if not np.isfinite(sample).all() or sample.min() > -500 or np.percentile(sample, 99.9) > PLAUSIBLE_P999_HU:
+    if not np.isfinite(sample).all() or sample.min() > AIR_HU or np.percentile(sample, 99.9) > PLAUSIBLE_P999_HU:
+        raise StudyError(Reason.PIXELS_IMPLAUSIBLE, "volume")
+    below = [
+        image[image < BELOW_AIR_HU]
+        for image, source in zip(raw, sources, strict=True)
+        if source.signed and source.bits_stored < source.bits_allocated
+    ]  # scanners mark the outside with one value; bone taken for negative has many
+    if below and len(np.unique(np.concatenate(below))) > MAX_LEVELS_BELOW_AIR:
         raise StudyError(Reason.PIXELS_IMPLAUSIBLE, "volume")
 
 
-def orient(image: npt.NDArray[np.float64], affine: Affine) -> npt.NDArray[np.float64]:
+def orient(image: Values, affine: Affine) -> Values:
     """A stored image in volume orientation; `affine` maps volume edges to stored ones."""
     a, b, _, d, e, _ = affine
     turned = image.T if a == 0 else image

@@ -1,0 +1,151 @@
+"""The supervised decode child: started bare, bounded in CPU seconds, started again after death.
+
+A child that somebody kills from outside is no verdict on the frame: it is started again and asked the same. One that crashes
+twice on a frame is the frame's fault.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import Reason, StudyError
+
+SCRIPT = Path(__file__).with_name("_decode_child.py")
+MAX_KILLED = 3
+MAX_CRASHED = 2
+WALL_FACTOR = 20.0
+CHECK_EVERY_S = 0.5
+OUTSIDE = tuple(-number for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+LAUNCHER = ("PMI", "OMPI", "SLURM", "MPI", "HYDRA", "PRTE", "PALS")
+
+
+class Limit:
+    """A frame's allowance: CPU seconds of the child (a busy machine changes no result), and a generous wall clock."""
+
+    def __init__(self, pid: int, cpu_s: float) -> None:
+        self._pid = pid
+        self._cpu_s = cpu_seconds(pid) + cpu_s
+        self._wall_s = time.monotonic() + WALL_FACTOR * cpu_s
+
+    def is_spent(self) -> bool:
+        """Whether the child has used it up."""
+        return cpu_seconds(self._pid) > self._cpu_s or time.monotonic() > self._wall_s
+
+
+class Child:
+    """One decode child, started when first asked."""
+
+    def __init__(self, cpu_s: float) -> None:
+        self._cpu_s = cpu_s
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process' number while there is one."""
+        return self._process.pid if self._process else None
+
+    def close(self) -> None:
+        """End the process, if there is one, and take its body away."""
+        if self._process is not None:
+            self._process.kill()
+            self._bury(self._process)
+
+    def ask(self, frame: bytes, syntax: str) -> npt.NDArray[np.int32]:
+        """What the child makes of a frame, int32 [rows, columns]. Raises StudyError, stage decode."""
+        killed = crashed = 0
+        while killed <= MAX_KILLED and crashed < MAX_CRASHED:
+            process = self._process = self._process or _start()
+            try:
+                return self._exchange(process, frame, syntax)
+            except (BrokenPipeError, EOFError):
+                outside = self._bury(process) in OUTSIDE
+                killed, crashed = killed + outside, crashed + (not outside)
+        raise StudyError(Reason.DECODE_CRASH, "decode")
+
+    def _bury(self, process: subprocess.Popen[bytes]) -> int:
+        """The exit code of a process that has ended or is ending."""
+        self._process = None
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        try:
+            return process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            return 1
+
+    def _exchange(self, process: subprocess.Popen[bytes], frame: bytes, syntax: str) -> npt.NDArray[np.int32]:
+        limit = Limit(process.pid, self._cpu_s)
+        self._write(process, struct.pack("<IB", len(frame), len(syntax)) + syntax.encode() + frame, limit)
+        ok, length = struct.unpack("<BI", self._read(process, 5, limit))
+        payload = self._read(process, length, limit)
+        if not ok:
+            raise StudyError(Reason.OUT_OF_MEMORY if payload == b"MemoryError" else Reason.DECODE_ERROR, "decode")
+        rows, columns = struct.unpack("<II", payload[:8])
+        return np.frombuffer(payload, "<i4", offset=8).reshape(rows, columns)
+
+    def _write(self, process: subprocess.Popen[bytes], data: bytes, limit: Limit) -> None:
+        left = memoryview(data)
+        while left:
+            handle = _handle(process.stdin)
+            if select.select([], [handle], [], CHECK_EVERY_S)[1]:
+                left = left[os.write(handle, left[: select.PIPE_BUF]) :]
+            else:
+                self._check(limit)
+
+    def _read(self, process: subprocess.Popen[bytes], length: int, limit: Limit) -> bytes:
+        data = bytearray()
+        while len(data) < length:
+            handle = _handle(process.stdout)
+            if select.select([handle], [], [], CHECK_EVERY_S)[0]:
+                chunk = os.read(handle, length - len(data))
+                if not chunk:
+                    raise EOFError
+                data += chunk
+            else:
+                self._check(limit)
+        return bytes(data)
+
+    def _check(self, limit: Limit) -> None:
+        if limit.is_spent():
+            self.close()
+            raise StudyError(Reason.DECODE_TIMEOUT, "decode")
+
+
+def _start() -> subprocess.Popen[bytes]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER)}
+    return subprocess.Popen(
+        [sys.executable, "-I", str(SCRIPT)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        bufsize=0,
+    )
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds of a process so far; 0 when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _handle(pipe: object) -> int:
+    """The descriptor of a pipe that the child was started with."""
+    return int(pipe.fileno()) if hasattr(pipe, "fileno") else -1

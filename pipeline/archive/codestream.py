@@ -1,0 +1,57 @@
+"""What a compressed frame says of itself, read before any decoder sees it."""
+
+from __future__ import annotations
+
+import struct
+
+JPEG, PNG, J2K = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\xff\x4f\xff\x51"
+FRAME_MARKERS = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xF7})
+ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
+RLE_HEAD = 64
+
+
+def is_picture(head: bytes) -> bool:
+    """Whether a JPEG or PNG file begins here."""
+    return head.startswith((JPEG, PNG))
+
+
+def codestream_size(frame: bytes) -> tuple[int, int] | None:
+    """(rows, columns) from the own header of a JPEG, JPEG-LS, JPEG 2000 or PNG, or None."""
+    if frame[:8] == PNG and frame[12:16] == b"IHDR" and len(frame) >= 24:
+        columns, rows = struct.unpack(">II", frame[16:24])
+        return rows, columns
+    if frame[:2] == JPEG[:2]:
+        return _jpeg_size(frame)
+    start = frame.find(J2K, 0, 4096)
+    if start < 0 or len(frame) < start + 24:
+        return None
+    x1, y1, x0, y0 = struct.unpack(">IIII", frame[start + 8 : start + 24])
+    return y1 - y0, x1 - x0
+
+
+def _jpeg_size(frame: bytes) -> tuple[int, int] | None:
+    place = 2
+    while place + 9 < len(frame) and frame[place] == 0xFF:
+        marker = frame[place + 1]
+        if marker == 0xFF or marker in ALONE:
+            place += 1 if marker == 0xFF else 2
+            continue
+        if marker in FRAME_MARKERS:
+            rows, columns = struct.unpack(">HH", frame[place + 5 : place + 9])
+            return rows, columns
+        place += 2 + int.from_bytes(frame[place + 2 : place + 4], "big")
+    return None
+
+
+def rle_is_sane(frame: bytes, n_planes: int, n_pixels: int) -> bool:
+    """Whether an RLE frame holds `n_planes` segments, in order, each long enough to fill `n_pixels`."""
+    if len(frame) <= RLE_HEAD:
+        return False
+    n_segments, *offsets = struct.unpack("<16I", frame[:RLE_HEAD])
+    starts = offsets[:n_segments] if n_segments == n_planes else []
+    ends = [*starts[1:], len(frame)]
+    return (
+        bool(starts)
+        and starts[0] == RLE_HEAD
+        and all(start < end <= len(frame) and 64 * (end - start) >= n_pixels for start, end in zip(starts, ends, strict=True))
+    )

@@ -1,0 +1,248 @@
+"""The wanted elements of one DICOM object -> a header for each of its frames, with the first problem that each has."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+
+from pipeline.archive.elements import PIXEL_DATA, DataSet, PixelPlace
+from pipeline.archive.found import Header
+from pipeline.archive.syntax import BIG_ENDIAN, COMPRESSED, DEFLATED, NATIVE
+from pipeline.errors import Reason
+from pipeline.records import Facts, SliceSource
+
+IMAGE_TYPE, SOP_CLASS, SOP_UID, FRAME_TYPE = 0x00080008, 0x00080016, 0x00080018, 0x00089007
+MANUFACTURER, MODEL = 0x00080070, 0x00081090
+PATIENT_ID, ISSUER = 0x00100020, 0x00100021
+CONTRAST, THICKNESS, KVP, KERNEL = 0x00180010, 0x00180050, 0x00180060, 0x00181210
+STUDY_UID, SERIES_UID = 0x0020000D, 0x0020000E
+ACQUISITION, POSITION, ORIENTATION, TEMPORAL = 0x00200012, 0x00200032, 0x00200037, 0x00200100
+TEMPORAL_INDEX, FRAME_ACQUISITION = 0x00209128, 0x00209156
+SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS, SPACING = 0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011, 0x00280030
+ALLOCATED, STORED, SIGNED, PADDING, PADDING_LIMIT = 0x00280100, 0x00280101, 0x00280103, 0x00280120, 0x00280121
+INTERCEPT, SLOPE, RESCALE_TYPE = 0x00281052, 0x00281053, 0x00281054
+SHARED, PER_FRAME = 0x52009229, 0x52009230
+GROUPS = frozenset(
+    {0x00209113, 0x00209116, 0x00289110, 0x00289145, 0x00189314, 0x00189329, 0x00189325, 0x00209111}
+)  # plane position and orientation, pixel measures and values, reconstruction, frame type, X-ray, frame content
+SEQUENCES = GROUPS | {SHARED, PER_FRAME}
+WANTED = frozenset({
+    IMAGE_TYPE, SOP_CLASS, SOP_UID, FRAME_TYPE, MANUFACTURER, MODEL, PATIENT_ID, ISSUER, CONTRAST, THICKNESS, KVP, KERNEL,
+    STUDY_UID, SERIES_UID, ACQUISITION, POSITION, ORIENTATION, TEMPORAL, TEMPORAL_INDEX, FRAME_ACQUISITION, SAMPLES,
+    PHOTOMETRIC, FRAMES, ROWS, COLUMNS, SPACING, ALLOCATED, STORED, SIGNED, PADDING, PADDING_LIMIT, INTERCEPT, SLOPE,
+    RESCALE_TYPE,
+})  # fmt: skip
+MAX_MATRIX = 4096
+MAX_TEXT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The file on disk whose bytes a stream holds: all of it, from `offset` on (a TAR member), or its ZIP `member`."""
+
+    path: str
+    size: int
+    mtime_ns: int = 0
+    offset: int = 0
+    member: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the pixels lie in a stream of `size` bytes.
+
+    `frames` holds (offset, length) of each encapsulated frame; places in a deflated data set count inflated bytes, and the
+    deflated ones begin at `deflated_at`. `problem` says what is wrong with the encapsulation.
+    """
+
+    syntax: str
+    size: int
+    pixels: PixelPlace | None = None
+    frames: tuple[tuple[int, int], ...] = ()
+    deflated_at: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame's elements (multi-frame: the object's, the shared and the frame's own, merged) and where its pixels lie."""
+
+    data: DataSet
+    place_in_object: int
+    n_frames: int
+    layout: Layout
+
+    @property
+    def place(self) -> tuple[int, int] | None:
+        """(offset, length) of the encapsulated frame."""
+        return self.layout.frames[self.place_in_object] if self.place_in_object < len(self.layout.frames) else None
+
+    def text(self, tag: int) -> str:
+        """The value as one line of text."""
+        value = self.data.get(tag)
+        return " ".join(value.decode("latin-1").replace("\0", " ").split()) if isinstance(value, bytes) else ""
+
+    def parts(self, tag: int) -> tuple[str, ...]:
+        """The values of a multi-valued element."""
+        text = self.text(tag)
+        return tuple(part.strip() for part in text.split("\\")) if text else ()
+
+    def numbers(self, tag: int) -> tuple[float, ...]:
+        """Decimal strings as numbers; NaN stands for one that is none."""
+        return tuple(_number(part) for part in self.parts(tag))
+
+    def number(self, tag: int) -> float | None:
+        """One decimal string, None where absent or no number."""
+        values = self.numbers(tag)
+        return values[0] if len(values) == 1 and math.isfinite(values[0]) else None
+
+    def whole(self, tag: int, *, signed: bool = False) -> int | None:
+        """A 16-bit integer, None where absent."""
+        value = self.data.get(tag)
+        if not isinstance(value, bytes) or len(value) < 2:
+            return None
+        return int(struct.unpack((">" if self.layout.syntax == BIG_ENDIAN else "<") + ("h" if signed else "H"), value[:2])[0])
+
+
+def describe(data: DataSet, layout: Layout, origin: Origin) -> tuple[Header, ...]:
+    """One header a frame."""
+    own = _frame_data(data)
+    frames = [Frame(elements, number, len(own), layout) for number, elements in enumerate(own)]
+    return tuple(_header(frame, _source(frame, origin)) for frame in frames)
+
+
+def _frame_data(data: DataSet) -> list[DataSet]:
+    """The elements that hold for each frame; functional groups override what stands above them."""
+    top = {tag: value for tag, value in data.items() if tag not in SEQUENCES}
+    per_frame = data.get(PER_FRAME)
+    if not isinstance(per_frame, list) or not per_frame:
+        return [top]
+    top.pop(FRAMES, None)
+    shared = data.get(SHARED)
+    common = top | (_flat(shared[0]) if isinstance(shared, list) and shared else {})
+    return [_typed(common | _flat(item)) for item in per_frame]
+
+
+def _flat(item: DataSet) -> DataSet:
+    """A functional group's elements without their sequences."""
+    flat: DataSet = {}
+    for tag, value in item.items():
+        if isinstance(value, list):
+            flat |= _flat(value[0]) if value else {}
+        else:
+            flat[tag] = value
+    return flat
+
+
+def _typed(data: DataSet) -> DataSet:
+    return data | {IMAGE_TYPE: data[FRAME_TYPE]} if FRAME_TYPE in data else data
+
+
+def _header(frame: Frame, source: SliceSource) -> Header:
+    kernel = "\\".join(frame.parts(KERNEL))[:MAX_TEXT]
+    moment = frame.text(TEMPORAL) or str(frame.whole(TEMPORAL_INDEX) or "")
+    return Header(
+        study_uid=frame.text(STUDY_UID),
+        series_uid=frame.text(SERIES_UID),
+        patient_id=f"{frame.text(ISSUER)}\\{frame.text(PATIENT_ID)}",
+        sop_uid=frame.text(SOP_UID),
+        sop_class=frame.text(SOP_CLASS),
+        image_type=tuple(part.upper() for part in frame.parts(IMAGE_TYPE)),
+        position=_finite(frame.numbers(POSITION)),
+        orientation=_finite(frame.numbers(ORIENTATION)),
+        spacing_mm=_finite(frame.numbers(SPACING)),
+        stack=(frame.text(ACQUISITION) or str(frame.whole(FRAME_ACQUISITION) or ""), moment, kernel),
+        contrast=bool(frame.text(CONTRAST)),
+        inverted=frame.text(PHOTOMETRIC) == "MONOCHROME1",
+        has_pixels=frame.layout.pixels is not None,
+        problem=_pixel_problem(frame) or _value_problem(frame),
+        source=source,
+        facts=Facts(
+            frame.text(MANUFACTURER)[:MAX_TEXT],
+            frame.text(MODEL)[:MAX_TEXT],
+            kernel,
+            frame.number(THICKNESS),
+            frame.number(KVP),
+        ),
+    )
+
+
+def _source(frame: Frame, origin: Origin) -> SliceSource:
+    layout, signed = frame.layout, bool(frame.whole(SIGNED) or 0)
+    bits, rows, columns = frame.whole(ALLOCATED) or 0, frame.whole(ROWS) or 0, frame.whole(COLUMNS) or 0
+    native = rows * columns * bits // 8
+    begin, length = frame.place or ((layout.pixels.offset if layout.pixels else 0) + frame.place_in_object * native, native)
+    deflated = layout.syntax == DEFLATED
+    return SliceSource(
+        origin.path,
+        0.0,
+        offset=origin.offset + (layout.deflated_at if deflated else begin),
+        length=layout.size - layout.deflated_at if deflated else length,
+        member=origin.member,
+        frame=begin if deflated else frame.place_in_object,
+        rows=rows,
+        columns=columns,
+        bits_allocated=bits,
+        bits_stored=min(frame.whole(STORED) or bits, bits),
+        signed=signed,
+        slope=frame.number(SLOPE) or 0.0,
+        intercept=frame.number(INTERCEPT) or 0.0,
+        padding=frame.whole(PADDING, signed=signed),
+        padding_limit=frame.whole(PADDING_LIMIT, signed=signed),
+        syntax=layout.syntax,
+        size=origin.size,
+        mtime_ns=origin.mtime_ns,
+    )
+
+
+def _pixel_problem(frame: Frame) -> str:
+    """What the header alone says against the pixels; a bomb is decided here, before anything is decoded."""
+    layout, pixels = frame.layout, frame.layout.pixels
+    if pixels is None or pixels.length == 0:
+        return Reason.NO_PIXEL_DATA
+    if layout.syntax not in NATIVE | COMPRESSED:
+        return Reason.UNSUPPORTED_TRANSFER_SYNTAX
+    rows, columns, bits = frame.whole(ROWS) or 0, frame.whole(COLUMNS) or 0, frame.whole(ALLOCATED) or 0
+    if max(rows, columns) > MAX_MATRIX:
+        return Reason.DECOMPRESSION_BOMB
+    grey = (frame.whole(SAMPLES) or 1) == 1 and frame.text(PHOTOMETRIC).startswith("MONO")
+    single = frame.text(FRAMES) in ("", "1")
+    if not grey or not single or bits not in (8, 16) or rows * columns == 0 or pixels.tag != PIXEL_DATA:
+        return Reason.PIXEL_FORMAT
+    if layout.syntax not in NATIVE:
+        return layout.problem or ("" if frame.place else Reason.PIXEL_FORMAT)
+    return _native_problem(frame, pixels, rows * columns * bits // 8)
+
+
+def _native_problem(frame: Frame, pixels: PixelPlace, native: int) -> str:
+    there = pixels.length
+    if frame.layout.syntax != DEFLATED:
+        there = min(there, frame.layout.size - pixels.offset)
+    if there < native * (frame.place_in_object + 1):
+        return Reason.TRUNCATED_PIXEL_DATA
+    return Reason.PIXEL_FORMAT if pixels.length > native * frame.n_frames + 1 else ""
+
+
+def _value_problem(frame: Frame) -> str:
+    """Why the values cannot be trusted to give HU at a known place."""
+    slope, intercept = frame.number(SLOPE), frame.number(INTERCEPT)
+    if slope is None or intercept is None or slope == 0 or max(abs(slope), abs(intercept)) > 1e6:
+        return Reason.NOT_HU
+    if frame.text(RESCALE_TYPE).upper() not in ("HU", ""):
+        return Reason.NOT_HU
+    values = (*frame.numbers(POSITION), *frame.numbers(ORIENTATION), *frame.numbers(SPACING))
+    return "" if all(math.isfinite(value) for value in values) else Reason.INVALID_VALUE
+
+
+def _finite(values: tuple[float, ...]) -> tuple[float, ...]:
+    """The values, or none of them where one is no number (the slice has that problem already)."""
+    return values if all(math.isfinite(value) for value in values) else ()
+
+
+def _number(text: str) -> float:
+    """NaN where the text is no number: a decimal comma, for one."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

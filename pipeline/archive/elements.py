@@ -1,0 +1,145 @@
+"""Walk the elements of a DICOM header: only the wanted ones are kept, everything else is passed over by its length.
+
+The walk ends before the pixels, never reads them, and bounds its depth, so that no file can exhaust the stack or the memory. It
+knows nothing of meaning: values are raw bytes, wanted sequences are lists of items.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from pipeline.errors import Reason, StudyError
+
+UNDEFINED = 0xFFFFFFFF
+ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+PIXEL_DATA = 0x7FE00010
+PIXELS = frozenset({PIXEL_DATA, 0x7FE00008, 0x7FE00009})
+LONG_FORM = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+SHORT_FORM = frozenset(
+    b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()
+)  # any other pair of bytes is no explicit header
+MAX_DEPTH = 32
+MAX_VALUE = 1 << 16
+
+Items = list["DataSet"]
+DataSet = dict[int, "bytes | Items"]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How elements are written."""
+
+    implicit: bool
+    big_endian: bool = False
+
+    @property
+    def order(self) -> str:
+        """The struct module's byte-order mark."""
+        return ">" if self.big_endian else "<"
+
+
+EXPLICIT = Form(implicit=False)
+IMPLICIT = Form(implicit=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PixelPlace:
+    """Where the pixel data's value begins in the stream; `length` may be UNDEFINED (encapsulated)."""
+
+    tag: int
+    offset: int
+    length: int
+
+
+class Walk:
+    """One pass over a data set; `found` and `pixels` hold what it met. `size` is where the stream ends."""
+
+    def __init__(self, stream: BinaryIO, size: int, wanted: frozenset[int], sequences: frozenset[int]) -> None:
+        self._stream, self._size = stream, size
+        self._wanted, self._sequences = wanted, sequences
+        self.pixels: PixelPlace | None = None
+
+    def data_set(self, form: Form, end: int | None = None, depth: int = 0) -> DataSet:
+        """The wanted elements up to the pixels, to `end`, or to the end of the item. Raises StudyError, stage index."""
+        if depth > MAX_DEPTH:
+            raise StudyError(Reason.HEADER_TOO_DEEP, "index")
+        found: DataSet = {}
+        while (end is None or self._stream.tell() < end) and (head := self._head(form, may_end=depth == 0)):
+            tag, length, nested = head
+            if tag in PIXELS and depth == 0:
+                self.pixels = PixelPlace(tag, self._stream.tell(), length)
+                break
+            if tag in (ITEM_END, SEQUENCE_END):
+                break
+            value = self._value(tag, length, nested, depth)
+            if value is not None:
+                found[tag] = value
+        return found
+
+    def file_meta(self) -> DataSet:
+        """Group 2, always explicit little endian; leaves the stream at the first element behind it."""
+        found: DataSet = {}
+        while True:
+            start = self._stream.tell()
+            group = self._stream.read(2)
+            self._stream.seek(start)
+            if group != b"\x02\x00":
+                return found
+            head = self._head(EXPLICIT, may_end=False)
+            if head is not None:
+                value = self._value(head[0], head[1], head[2], 0)
+                if value is not None:
+                    found[head[0]] = value
+
+    def _head(self, form: Form, *, may_end: bool) -> tuple[int, int, Form] | None:
+        """(tag, length, form of what is nested in it) of the next element; None at a clean end."""
+        head = self._stream.read(8)
+        if len(head) < 8:
+            if may_end and not head.strip(b"\0"):
+                return None
+            raise StudyError(Reason.HEADER_CORRUPT, "index")
+        group, element = struct.unpack(form.order + "HH", head[:4])
+        tag = group << 16 | element
+        if form.implicit or group == 0xFFFE:
+            return tag, struct.unpack(form.order + "I", head[4:])[0], form
+        kind = head[4:6]
+        if kind in SHORT_FORM:
+            return tag, struct.unpack(form.order + "H", head[6:])[0], form
+        if kind not in LONG_FORM:
+            raise StudyError(Reason.HEADER_CORRUPT, "index")
+        length = struct.unpack(form.order + "I", self._exactly(4))[0]
+        return tag, length, IMPLICIT if kind == b"UN" else form
+
+    def _value(self, tag: int, length: int, form: Form, depth: int) -> bytes | Items | None:
+        if length == UNDEFINED or tag in self._sequences:
+            items = self._items(length, form, depth + 1)
+            return items if tag in self._sequences else None
+        place = self._stream.tell() + length
+        if place > self._size:
+            raise StudyError(Reason.HEADER_CORRUPT, "index")
+        if tag in self._wanted and length <= MAX_VALUE:
+            return self._exactly(length)
+        self._stream.seek(place)
+        return None
+
+    def _items(self, length: int, form: Form, depth: int) -> Items:
+        """The items of a sequence; those without a wanted element are walked over like the rest."""
+        end = None if length == UNDEFINED else self._stream.tell() + length
+        items: Items = []
+        while end is None or self._stream.tell() < end:
+            tag, size = struct.unpack(form.order + "HH", self._exactly(4)), struct.unpack(form.order + "I", self._exactly(4))[0]
+            if tag == (0xFFFE, 0xE0DD):
+                break
+            if tag != (0xFFFE, 0xE000):
+                raise StudyError(Reason.HEADER_CORRUPT, "index")
+            stop = None if size == UNDEFINED else self._stream.tell() + size
+            items.append(self.data_set(form, stop, depth))
+        return items
+
+    def _exactly(self, length: int) -> bytes:
+        data = self._stream.read(length)
+        if len(data) < length:
+            raise StudyError(Reason.HEADER_CORRUPT, "index")
+        return data

@@ -1,0 +1,74 @@
+"""Encapsulated pixel data: where each frame's fragments lie, and how to join them."""
+
+from __future__ import annotations
+
+import struct
+from typing import BinaryIO
+
+from pipeline.errors import Reason, StudyError
+
+ITEM = b"\xfe\xff\x00\xe0"
+HEAD = 8
+
+
+def frame_places(stream: BinaryIO, start: int, size: int, n_frames: int) -> tuple[tuple[int, int], ...]:
+    """(offset, length) of each frame's run of fragments, behind the offset table at `start`.
+
+    Raises StudyError: TRUNCATED_PIXEL_DATA, or PIXEL_FORMAT where the frames cannot be told apart.
+    """
+    table = _table(stream, start)
+    first = start + HEAD + len(table)
+    if n_frames == 1:
+        stream.seek(first)
+        _length(stream.read(HEAD), first, size)
+        return ((first, size - first),)
+    ends = _fragment_starts(stream, first, size)
+    fragments, last = ends[:-1], ends[-1]
+    begins = [first + place for place in struct.unpack(f"<{len(table) // 4}I", table)] if table else fragments
+    if len(begins) != n_frames or not set(begins) <= set(fragments) or begins != sorted(begins):
+        raise StudyError(Reason.PIXEL_FORMAT, "index")
+    return tuple((begin, end - begin) for begin, end in zip(begins, [*begins[1:], last], strict=True))
+
+
+def join(data: bytes) -> bytes:
+    """The codestream in a run of fragments. Raises StudyError TRUNCATED_PIXEL_DATA."""
+    place, parts = 0, []
+    while data[place : place + 4] == ITEM:
+        length = int.from_bytes(data[place + 4 : place + HEAD], "little")
+        part = data[place + HEAD : place + HEAD + length]
+        if len(part) < length:
+            raise StudyError(Reason.TRUNCATED_PIXEL_DATA, "decode")
+        parts.append(part)
+        place += HEAD + length
+    if not parts:
+        raise StudyError(Reason.TRUNCATED_PIXEL_DATA, "decode")
+    return b"".join(parts)
+
+
+def _table(stream: BinaryIO, start: int) -> bytes:
+    stream.seek(start)
+    head = stream.read(HEAD)
+    length = int.from_bytes(head[4:], "little")
+    if head[:4] != ITEM or length % 4 or length > 1 << 20:
+        raise StudyError(Reason.PIXEL_FORMAT, "index")
+    return stream.read(length)
+
+
+def _fragment_starts(stream: BinaryIO, first: int, size: int) -> list[int]:
+    """Where each fragment's item begins, and where the last one ends."""
+    starts, place = [first], first
+    while True:
+        stream.seek(place)
+        head = stream.read(HEAD)
+        if head[:4] != ITEM:
+            return starts
+        place += HEAD + _length(head, place, size)
+        starts.append(place)
+
+
+def _length(head: bytes, place: int, size: int) -> int:
+    """A fragment's length, if it is there in full."""
+    length = int.from_bytes(head[4:HEAD], "little")
+    if head[:4] != ITEM or place + HEAD + length > size:
+        raise StudyError(Reason.TRUNCATED_PIXEL_DATA, "index")
+    return length

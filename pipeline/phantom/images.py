@@ -1,0 +1,112 @@
+"""One phantom -> the slices of a valid CT Image Storage series, with its vendor's quirks.
+
+Identifying tags carry invented canaries, so that a test can look for them in every output.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import dcmwrite
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from pipeline.phantom.chest import Phantom
+
+VENDORS = (
+    ("SIEMENS", "SOMATOM phantom", "B30f", "B70f", 0, -1024),
+    ("GE MEDICAL SYSTEMS", "LightSpeed phantom", "STANDARD", "LUNG", 1, -1024),
+    ("Philips", "Brilliance phantom", "B", "L", 0, -1000),
+    ("TOSHIBA", "Aquilion phantom", "FC10", "FC52", 1, 0),
+)
+"""Maker, model, soft kernel, sharp kernel, PixelRepresentation (1: signed 16 bits, 0: unsigned 12 bits), intercept."""
+GE_PADDING = -2000
+
+
+def series(phantom: Phantom, name: str, *, kind: str = "axial") -> list[FileDataset]:
+    """The slices of one phantom as data sets, uncompressed, in no anatomical order."""
+    order = np.random.default_rng(len(name)).permutation(len(phantom.hu))
+    return [_image(phantom, int(i), place, name, kind) for place, i in enumerate(order)]
+
+
+def stored_of(image: FileDataset) -> npt.NDArray[Any]:
+    """The stored values of an uncompressed slice [rows, columns]."""
+    kind = "<i2" if image.PixelRepresentation else "<u2"
+    return np.frombuffer(image.PixelData, kind).reshape(image.Rows, image.Columns)
+
+
+def kernel_of(image: FileDataset, *, sharp: bool) -> str:
+    """The vendor's name of a sharp or soft kernel."""
+    return next((vendor[3] if sharp else vendor[2]) for vendor in VENDORS if vendor[0] == image.Manufacturer)
+
+
+def to_bytes(image: FileDataset) -> BytesIO:
+    """The slice as a file in memory."""
+    buffer = BytesIO()
+    dcmwrite(buffer, image, enforce_file_format=True)
+    buffer.seek(0)
+    return buffer
+
+
+def _image(phantom: Phantom, i: int, place: int, name: str, kind: str) -> FileDataset:
+    def uid(*parts: object) -> UID:
+        return generate_uid(entropy_srcs=["drenet phantom", name, *map(str, parts)])
+
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = CTImageStorage, ExplicitVRLittleEndian
+    meta.MediaStorageSOPInstanceUID = uid(kind, i)
+    data = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    data.SOPClassUID, data.SOPInstanceUID, data.Modality = CTImageStorage, uid(kind, i), "CT"
+    data.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    data.StudyInstanceUID, data.SeriesInstanceUID, data.FrameOfReferenceUID = uid("study"), uid("series", kind), uid("frame")
+    data.SeriesNumber, data.InstanceNumber = 2, place + 1
+    _identify(data, name)
+    _place(data, phantom, i)
+    _expose(data, phantom, i)
+    return data
+
+
+def _identify(data: FileDataset, name: str) -> None:
+    """Everything that names a person or a place, invented."""
+    data.PatientName, data.PatientID = f"CANARYNAME^{name}", f"CANARYID-{name}"
+    data.PatientBirthDate, data.PatientSex, data.AccessionNumber = "19010203", "O", "CANARYACC"
+    data.InstitutionName, data.StudyDescription, data.SeriesDescription = "CANARYHOSPITAL", "CANARYSTUDY", "CANARYSERIES"
+    data.ReferringPhysicianName, data.StudyDate, data.StudyTime, data.StudyID = (
+        "CANARYDOCTOR",
+        "20200203",
+        "040506",
+        "CANARYSID",
+    )
+
+
+def _place(data: FileDataset, phantom: Phantom, i: int) -> None:
+    data.SliceThickness = round(float(phantom.z_mm[1] - phantom.z_mm[0]), 3)
+    data.ImagePositionPatient = [-170.0, -170.0, round(float(phantom.z_mm[i]), 3)]
+    data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    data.PixelSpacing = [round(phantom.spacing_mm[0], 5), round(phantom.spacing_mm[1], 5)]
+    data.PatientPosition = "HFS"
+
+
+def _expose(data: FileDataset, phantom: Phantom, i: int) -> None:
+    """Pixels as the vendor stores them."""
+    maker, model, soft, sharp, signed, intercept = VENDORS[phantom.vendor]
+    data.Manufacturer, data.ManufacturerModelName = maker, model
+    data.ConvolutionKernel, data.KVP = sharp if phantom.sharp else soft, 120
+    data.Rows, data.Columns = phantom.hu.shape[1:]
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.BitsAllocated, data.BitsStored, data.PixelRepresentation = 16, 16 if signed else 12, signed
+    data.HighBit = data.BitsStored - 1
+    data.RescaleSlope, data.RescaleIntercept, data.RescaleType = 1, intercept, "HU"
+    stored = phantom.hu[i].astype(np.int32) - intercept
+    if maker.startswith("GE"):
+        data.PixelPaddingValue = GE_PADDING
+        stored[_outside_circle(*stored.shape)] = GE_PADDING
+    data.PixelData = stored.astype("<i2").tobytes() if signed else stored.clip(0, 4095).astype("<u2").tobytes()
+
+
+def _outside_circle(rows: int, columns: int) -> npt.NDArray[np.bool_]:
+    y, x = np.ogrid[-1 : 1 : rows * 1j, -1 : 1 : columns * 1j]
+    return np.asarray(y**2 + x**2 > 1)
