@@ -8,20 +8,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
 from pipeline.archive import FileRecord, FoundFile, build_picture_study, build_study, list_folder, scan_file
 from pipeline.catalogue import Catalogue
-from pipeline.config import SeriesConfig
+from pipeline.config import Config, SeriesConfig, SliceConfig
 from pipeline.deal import Deal
 from pipeline.errors import Drained
 from pipeline.manifest import Heading, write_manifest
+from pipeline.preprocess import choose_slices
 from pipeline.pseudonym import fingerprint, pseudonym
 from pipeline.ranks import Alone, World, on_root
-from pipeline.records import Event, Study
+from pipeline.records import Event, Series, Study
 
 log = logging.getLogger(__name__)
 BATCH = 100
@@ -105,7 +106,7 @@ class IndexSource:
 
 
 def index(
-    world: Alone | World, root: Path, private: Path | None, config: SeriesConfig, key: bytes | None,
+    world: Alone | World, root: Path, private: Path | None, config: Config, key: bytes | None,
     pause: Callable[[], bool] = lambda: False,
 ) -> None:  # fmt: skip
     """Write the manifest of `root` into `private`; root alone has `private` and `key`."""
@@ -117,7 +118,7 @@ def index(
         on_root(world, lambda: _write(source, root, private, config, key))
 
 
-def _write(source: IndexSource | None, root: Path, private: Path | None, config: SeriesConfig, key: bytes | None) -> None:
+def _write(source: IndexSource | None, root: Path, private: Path | None, config: Config, key: bytes | None) -> None:
     """Root groups what was found into studies, and writes the manifest."""
     if source is None or private is None or key is None:
         raise ValueError("root has the source, the folder and the key")
@@ -130,18 +131,28 @@ def _write(source: IndexSource | None, root: Path, private: Path | None, config:
     write_manifest(private, heading, _studies(catalogue, config, key))
 
 
-def _studies(catalogue: Catalogue, config: SeriesConfig, key: bytes) -> Iterator[Study]:
+def _studies(catalogue: Catalogue, config: Config, key: bytes) -> Iterator[Study]:
     """Every study in the order of its key, one in memory at a time."""
     jobs: list[tuple[str, Build, Callable[[str], list[FileRecord]]]] = []
     jobs += [(uid, build_study, catalogue.study) for uid in catalogue.study_uids()]
     jobs += [(folder, build_picture_study, catalogue.pictures) for folder in catalogue.picture_folders()]
     for name, build, records in sorted(jobs, key=lambda job: pseudonym(key, "study", job[0])):
-        yield build(name, records(name), config, key)
+        yield _thinned(build(name, records(name), config.series, key), config.slices)
 
 
-def selection_digest(config: SeriesConfig) -> str:
+def _thinned(study: Study, config: SliceConfig) -> Study:
+    """`study` with the slices that screening will read, of hundreds: a manifest of 100,000 studies stays readable."""
+    return replace(study, candidates=tuple(_chosen(series, config) for series in study.candidates))
+
+
+def _chosen(series: Series, config: SliceConfig) -> Series:
+    places = choose_slices([source.z_mm for source in series.slices], config)
+    return replace(series, slices=tuple(series.slices[place] for place in places))
+
+
+def selection_digest(config: Config) -> str:
     """What of the configuration a manifest depends on."""
-    return msgspec.json.encode(config, order="deterministic").decode()
+    return msgspec.json.encode((config.series, config.slices), order="deterministic").decode()
 
 
 def _work(root: Path, task: bytes, tick: Callable[[], None]) -> bytes:

@@ -38,9 +38,9 @@ class Event:
 class SliceSource:
     """Where one slice's pixels lie on disk, with all that decoding them to HU needs (no second header read).
 
-    `path` is relative to the archive's root, in the file system's own bytes decoded with `surrogateescape`. `member` is
-    the name inside a ZIP or TAR container, else empty. `offset` and `length` give the pixel data's bytes within the file:
-    the raw value of a native frame, or the single encapsulated frame; `length` 0 means "find it by reading the header".
+    `path` is relative to the archive's root, bytes beyond printable ASCII percent-encoded; `member` is the name inside a ZIP,
+    else empty. `place` numbers the slice in its series sorted along +z. `offset` and `length` give the pixel data's bytes
+    within the file: the raw value of a native frame, or the single encapsulated frame.
     """
 
     path: str
@@ -61,11 +61,14 @@ class SliceSource:
     syntax: str = "1.2.840.10008.1.2.1"
     size: int = 0
     mtime_ns: int = 0
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
     """One candidate series: its slices sorted along +z, duplicates already dropped.
+
+    In the manifest it holds only the slices that screening reads; `facts.n_slices` counts them all.
 
     `seed` comes from the series UID (or the content's SHA-256 where there is none) and seeds the fill. `original_affine`
     maps volume pixel edges to original ones. `facts` are the non-identifying columns of the tables.

@@ -229,7 +229,7 @@ def _usable_manifest(request: Request, config: Config, key: bytes) -> bool:
     heading = read_heading(private)
     if heading.root != str(request.archive.absolute()):
         raise ConfigurationError(f"{request.out} holds the manifest of another archive: choose another --out")
-    return heading.key_fingerprint == fingerprint(key) and heading.selection_sha256 == selection_digest(config.series)
+    return heading.key_fingerprint == fingerprint(key) and heading.selection_sha256 == selection_digest(config)
 
 
 def _libraries() -> dict[str, str]:

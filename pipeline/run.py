@@ -114,7 +114,7 @@ def _indexed(out: Path) -> Indexed:
 
 def _index(world: Alone | World, request: Request, config: Config, stop: Callable[[], bool]) -> None:
     key = on_root(world, request.key)
-    index(world, request.archive.absolute(), request.out / "private" if key else None, config.series, key, stop)
+    index(world, request.archive.absolute(), request.out / "private" if key else None, config, key, stop)
 
 
 def _open(request: Request, made: Plan, size: int) -> StudySource:

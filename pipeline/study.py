@@ -22,7 +22,7 @@ from pipeline.errors import PipelineError, Reason, StudyError
 from pipeline.infer import Engine
 from pipeline.lung import lung_masks
 from pipeline.model import load_checkpoint_bytes
-from pipeline.preprocess import choose_slices, prepare
+from pipeline.preprocess import prepare
 from pipeline.records import DealtStudy, PreparedStudy, Series, Study, StudyResult
 from pipeline.store import Line
 
@@ -91,8 +91,7 @@ class Screener:
     def _prepared(self, study: Study, series: Series) -> PreparedStudy:
         config = self._config
         with self._timed("read"):
-            wanted = choose_slices([source.z_mm for source in series.slices], config.slices)
-            volume = read_volume(self._archive, series, wanted, self._decoder)
+            volume = read_volume(self._archive, series, range(len(series.slices)), self._decoder)
         with self._timed("lung"):
             masks = lung_masks(volume.hu, volume.z_mm, volume.spacing_mm, config.lung.recipe)
         with self._timed("prepare"):

@@ -6,7 +6,7 @@ import numpy as np
 from pydicom import dcmwrite
 
 from pipeline.archive import Decoder, read_volume
-from pipeline.config import SeriesConfig
+from pipeline.config import Config, SliceConfig
 from pipeline.errors import StudyError
 from pipeline.indexing import index
 from pipeline.manifest import read_manifest
@@ -16,7 +16,7 @@ from pipeline.ranks import Alone
 
 KEY = bytes(32)
 N_SLICES = 24
-CONFIG = SeriesConfig()
+CONFIG = Config(slices=SliceConfig(count=1000))  # every slice, so that each can be looked at
 
 
 def phantom(*, vendor=0, n_slices=N_SLICES, matrix=32, sharp=True):

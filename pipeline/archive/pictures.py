@@ -35,7 +35,7 @@ def build_picture_study(folder: str, records: Sequence[FileRecord], config: Seri
         pseudonym(key, "series", folder),
         folder,
         seed("".join(digest for _, digest in pairs).encode()),
-        tuple(replace(source, z_mm=float(place)) for place, (source, _) in enumerate(pairs)),
+        tuple(replace(source, z_mm=float(place), place=place) for place, (source, _) in enumerate(pairs)),
         (spacing_mm, spacing_mm),
         kind="image",
         events=(Event("series", "select", Reason.MISSING_GEOMETRY),),

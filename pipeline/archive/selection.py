@@ -164,7 +164,10 @@ def _candidate(name: str, images: list[Header], events: list[Event], config: Ser
         series_key=pseudonym(key, "series", name),
         series_uid=name,
         seed=seed(name.encode("utf-8", "surrogateescape")),
-        slices=tuple(replace(h.source, z_mm=float(z)) for h, z in zip(stack.images, stack.z_mm, strict=True)),
+        slices=tuple(
+            replace(header.source, z_mm=z_mm, place=place)
+            for place, (header, z_mm) in enumerate(zip(stack.images, stack.z_mm.tolist(), strict=True))
+        ),
         spacing_mm=(column_mm, row_mm) if turned else (row_mm, column_mm),
         original_affine=affine,
         score=marks.score(),

@@ -42,10 +42,10 @@ def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Deco
     return Volume(
         hu=hu,
         z_mm=np.array([source.z_mm for source in sources]),
-        slice_index=np.array(wanted, np.int32),
+        slice_index=np.array([source.place for source in sources], np.int32),
         spacing_mm=spacing,
         original_affine=affine,
-        n_series=len(series.slices),
+        n_series=series.facts.n_slices,
     )
 
 
