@@ -5,13 +5,17 @@ Identifying tags carry invented canaries, so that a test can look for them in ev
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 from pydicom import dcmwrite
 from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from pipeline.phantom.chest import Phantom
@@ -24,6 +28,15 @@ VENDORS = (
 )
 """Maker, model, soft kernel, sharp kernel, PixelRepresentation (1: signed 16 bits, 0: unsigned 12 bits), intercept."""
 GE_PADDING = -2000
+
+PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99")
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+CODECS: dict[str, Callable[..., bytes | bytearray]] = {
+    "1.2.840.10008.1.2.4.57": imagecodecs.ljpeg_encode,
+    "1.2.840.10008.1.2.4.70": imagecodecs.ljpeg_encode,
+    "1.2.840.10008.1.2.4.90": partial(imagecodecs.jpeg2k_encode, level=0, reversible=True, codecformat="j2k"),
+}
+"""Encoders that pydicom lacks."""
 
 
 def series(phantom: Phantom, name: str, *, kind: str = "axial") -> list[FileDataset]:
@@ -41,6 +54,20 @@ def stored_of(image: FileDataset) -> npt.NDArray[Any]:
 def kernel_of(image: FileDataset, *, sharp: bool) -> str:
     """The vendor's name of a sharp or soft kernel."""
     return next((vendor[3] if sharp else vendor[2]) for vendor in VENDORS if vendor[0] == image.Manufacturer)
+
+
+def compress(image: FileDataset, syntax: str) -> None:
+    """Write the slice's pixels in another transfer syntax, losslessly."""
+    stored = stored_of(image)
+    if syntax in CODECS:
+        code = bytes(CODECS[syntax](stored.view(np.uint16)))
+        image.PixelData = encapsulate([code + bytes(len(code) % 2)])
+        image["PixelData"].VR, image["PixelData"].is_undefined_length = "OB", True
+    elif syntax == BIG_ENDIAN:
+        image.PixelData = stored.astype(stored.dtype.newbyteorder(">")).tobytes()
+    elif syntax not in PLAIN:
+        image.compress(UID(syntax), generate_instance_uid=False)
+    image.file_meta.TransferSyntaxUID = UID(syntax)
 
 
 def to_bytes(image: FileDataset) -> BytesIO:
