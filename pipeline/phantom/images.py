@@ -20,6 +20,9 @@ from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_ui
 
 from pipeline.phantom.chest import Phantom
 
+Images = list[FileDataset]
+Change = Callable[[Images], Images]
+
 VENDORS = (
     ("SIEMENS", "SOMATOM phantom", "B30f", "B70f", 0, -1024),
     ("GE MEDICAL SYSTEMS", "LightSpeed phantom", "STANDARD", "LUNG", 1, -1024),
@@ -76,6 +79,30 @@ def to_bytes(image: FileDataset) -> BytesIO:
     dcmwrite(buffer, image, enforce_file_format=True)
     buffer.seek(0)
     return buffer
+
+
+def each(**values: Any) -> Change:
+    """Set elements in every slice."""
+
+    def change(images: Images) -> Images:
+        for image in images:
+            for keyword, value in values.items():
+                setattr(image, keyword, value)
+        return images
+
+    return change
+
+
+def without(*keywords: str) -> Change:
+    """Leave elements out of every slice."""
+
+    def change(images: Images) -> Images:
+        for image in images:
+            for keyword in keywords:
+                delattr(image, keyword)
+        return images
+
+    return change
 
 
 def _image(phantom: Phantom, i: int, place: int, name: str, kind: str) -> FileDataset:

@@ -1,7 +1,7 @@
 """Phantoms -> an archive as hospitals keep them, with the truth of what screening must say of each study.
 
 The archive is `folder`; beside it stands `folder-truth` with truth.csv and the masks. With `clutter` come the things that real
-archives hold (clutter.py).
+archives hold (clutter.py, odd.py).
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from pydicom.dataset import FileDataset
 
 from pipeline.errors import ConfigurationError
 from pipeline.phantom.chest import LABELS, Label, Phantom, chest
-from pipeline.phantom.clutter import DUPLICATES, ODD, extra_series
+from pipeline.phantom.clutter import DUPLICATES, extra_series
 from pipeline.phantom.images import compress, series, to_bytes
+from pipeline.phantom.odd import ODD
 
 SYNTAXES = {
     "rle": "1.2.840.10008.1.2.5",
