@@ -47,11 +47,11 @@ def write(folder: Path, data_sets, suffix=".dcm", start=0):
     return paths
 
 
-def indexed(archive: Path, world=None):
+def indexed(archive: Path, config=CONFIG):
     """(manifest, studies) of a folder."""
     private = archive.with_name(archive.name + "-private")
     private.mkdir(exist_ok=True)
-    index(world or Alone(), archive, private, CONFIG, KEY)
+    index(Alone(), archive, private, config, KEY)
     manifest = read_manifest(private)
     return manifest, [manifest.study(n) for n in range(len(manifest.entries))]
 

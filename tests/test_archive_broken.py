@@ -11,8 +11,8 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID, generate_uid
 
 from pipeline.archive import list_folder, scan_file
-from pipeline.phantom.clutter import ODD
 from pipeline.phantom.images import stored_of, to_bytes
+from pipeline.phantom.odd import ODD
 from tests.fabricate import hu_of, images, indexed, left_out, phantom, verdict, write
 
 RLE, J2K, DEFLATED = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.1.99"

@@ -27,7 +27,7 @@ MAX_CRASHED = 2
 WALL_FACTOR = 20.0
 CHECK_EVERY_S = 0.5
 OUTSIDE = tuple(-number for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-LAUNCHER = ("PMI", "OMPI", "SLURM", "MPI", "HYDRA", "PRTE", "PALS")
+LAUNCHER = ("PMI", "OMPI", "SLURM", "MPI", "HYDRA", "HYDI", "PRTE", "PALS")
 
 
 class Limit:
@@ -55,6 +55,11 @@ class Child:
         """The process' number while there is one."""
         return self._process.pid if self._process else None
 
+    def start(self) -> subprocess.Popen[bytes]:
+        """The process, started if there is none."""
+        self._process = self._process or _start()
+        return self._process
+
     def close(self) -> None:
         """End the process, if there is one, and take its body away."""
         if self._process is not None:
@@ -65,7 +70,7 @@ class Child:
         """What the child makes of a frame, int32 [rows, columns]. Raises StudyError, stage decode."""
         killed = crashed = 0
         while killed <= MAX_KILLED and crashed < MAX_CRASHED:
-            process = self._process = self._process or _start()
+            process = self.start()
             try:
                 return self._exchange(process, frame, syntax)
             except (BrokenPipeError, EOFError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import io
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -27,7 +28,8 @@ TAR_MAGIC_AT, BLOCK = 257, 512
 MAX_MEMBER = 1 << 30
 FREE_BYTES = 64 << 20
 MAX_RATIO = 200
-BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile, NotImplementedError, ValueError)
+BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, EOFError, RuntimeError, ValueError, LookupError)
+"""What zipfile, tarfile and gzip raise, or let through, where a container is damaged (gzip's own is an OSError)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def members(stream: BinaryIO, kind: Kind, size: int) -> Iterator[Member]:
     """The files in a container of `size` bytes. Raises StudyError, stage unpack, where it cannot be read further."""
     try:
         yield from _zip_members(stream, size) if kind == "zip" else _tar_members(stream, kind, size)
-    except BROKEN:
+    except (*BROKEN, gzip.BadGzipFile):
         raise StudyError(Reason.ARCHIVE_CORRUPT, "unpack") from None
 
 

@@ -81,7 +81,10 @@ class Frame:
     def text(self, tag: int) -> str:
         """The value as one line of text."""
         value = self.data.get(tag)
-        return " ".join(value.decode("latin-1").replace("\0", " ").split()) if isinstance(value, bytes) else ""
+        text = value.decode("latin-1") if isinstance(value, bytes) else ""
+        if not text.isprintable():
+            text = "".join(letter if letter.isprintable() else " " for letter in text)
+        return " ".join(text.split())
 
     def parts(self, tag: int) -> tuple[str, ...]:
         """The values of a multi-valued element."""

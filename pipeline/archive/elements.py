@@ -113,6 +113,9 @@ class Walk:
         return tag, length, IMPLICIT if kind == b"UN" else form
 
     def _value(self, tag: int, length: int, form: Form, depth: int) -> bytes | Items | None:
+        if length == UNDEFINED and tag in PIXELS:
+            self._pass_fragments(form)
+            return None
         if length == UNDEFINED or tag in self._sequences:
             items = self._items(length, form, depth + 1)
             return items if tag in self._sequences else None
@@ -129,14 +132,22 @@ class Walk:
         end = None if length == UNDEFINED else self._stream.tell() + length
         items: Items = []
         while end is None or self._stream.tell() < end:
-            tag, size = struct.unpack(form.order + "HH", self._exactly(4)), struct.unpack(form.order + "I", self._exactly(4))[0]
-            if tag == (0xFFFE, 0xE0DD):
+            *tag, size = struct.unpack(form.order + "HHI", self._exactly(8))
+            if tag == [0xFFFE, 0xE0DD]:
                 break
-            if tag != (0xFFFE, 0xE000):
+            if tag != [0xFFFE, 0xE000]:
                 raise StudyError(Reason.HEADER_CORRUPT, "index")
             stop = None if size == UNDEFINED else self._stream.tell() + size
             items.append(self.data_set(form, stop, depth))
         return items
+
+    def _pass_fragments(self, form: Form) -> None:
+        """Encapsulated pixels within a sequence (an icon): fragments are no data sets."""
+        while True:
+            *tag, length = struct.unpack(form.order + "HHI", self._exactly(8))
+            if tag != [0xFFFE, 0xE000]:
+                return
+            self._stream.seek(length, 1)
 
     def _exactly(self, length: int) -> bytes:
         data = self._stream.read(length)

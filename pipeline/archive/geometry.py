@@ -19,6 +19,8 @@ UNIT_TOLERANCE = 1e-3
 MIN_NORMAL_Z = 0.9
 DUPLICATE_MM = 0.01
 GAP_FACTOR = 1.5
+WHOLE_SHARE = 0.75
+"""A trait tells stacks apart only where one of them covers this much of all positions; else it merely varies along z."""
 TILT_WARN_DEGREES, TILT_MAX_DEGREES = 1.0, 30.0
 
 Floats = npt.NDArray[np.float64]
@@ -58,7 +60,7 @@ def split_stacks(images: list[Header]) -> list[list[Header]]:
     for image in images:
         stacks[repr([traits[id(image)][n] for n in telling])].append(image)
     largest = max(len(_same_place(stack)) for stack in stacks.values())
-    return [stacks[name] for name in sorted(stacks)] if 2 * largest >= len(groups) else [images]
+    return [stacks[name] for name in sorted(stacks)] if largest >= WHOLE_SHARE * len(groups) else [images]
 
 
 def ordered(images: list[Header], events: list[Event]) -> Stack:

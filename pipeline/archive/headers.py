@@ -16,7 +16,9 @@ from pipeline.errors import Reason, StudyError
 
 MAX_INFLATED_HEADER = 8 << 20
 MAX_FRAMES = 10_000
-SYNTAX_UID = 0x00020010
+OBJECT_CLASS, SYNTAX_UID = 0x00020002, 0x00020010
+DIRECTORY = "1.2.840.10008.1.3.10"
+"""A DICOMDIR: the table of contents of a disc."""
 
 
 def read_headers(stream: BinaryIO, size: int, origin: Origin) -> tuple[Header, ...]:
@@ -50,13 +52,13 @@ def _syntax(stream: BinaryIO, size: int) -> str:
     if not has_magic and preamble[:2] not in (b"\x02\x00", b"\x08\x00"):
         raise StudyError(Reason.NOT_DICOM, "index")
     try:
-        meta = Walk(stream, size, frozenset({SYNTAX_UID}), frozenset()).file_meta()
+        meta = Walk(stream, size, frozenset({SYNTAX_UID, OBJECT_CLASS}), frozenset()).file_meta()
     except StudyError as error:
         raise StudyError(Reason.HEADER_CORRUPT if has_magic else Reason.NOT_DICOM, "index") from error
-    named = meta.get(SYNTAX_UID)
-    if isinstance(named, bytes) and named.strip(b" \0"):
-        return named.decode("ascii", "replace").strip(" \0")
-    return _guessed(stream)
+    if _text(meta.get(OBJECT_CLASS)) == DIRECTORY:
+        raise StudyError(Reason.NON_IMAGE_ONLY, "index")
+    named = _text(meta.get(SYNTAX_UID))
+    return named or _guessed(stream)
 
 
 def _guessed(stream: BinaryIO) -> str:
@@ -104,11 +106,14 @@ def _frames(stream: BinaryIO, data: DataSet, layout: Layout) -> tuple[tuple[int,
 
 def n_frames(data: DataSet) -> int:
     """NumberOfFrames, 1 where there is none."""
-    value = data.get(FRAMES)
     try:
-        number = int(value.decode("ascii").strip(" \0") or 1) if isinstance(value, bytes) else 1
+        number = int(_text(data.get(FRAMES)) or 1)
     except ValueError:
         raise StudyError(Reason.INVALID_VALUE, "index") from None
     if number > MAX_FRAMES:
         raise StudyError(Reason.DECOMPRESSION_BOMB, "index")
     return max(1, number)
+
+
+def _text(value: object) -> str:
+    return value.decode("ascii", "replace").strip(" \0") if isinstance(value, bytes) else ""

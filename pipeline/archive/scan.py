@@ -6,6 +6,7 @@ Never raises for what a file holds.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +57,7 @@ def _record(stream: BinaryIO, size: int, origin: Origin) -> FileRecord:
         return FileRecord(reason=error.reason, member=origin.member)
     except RecursionError:
         return FileRecord(reason=Reason.HEADER_TOO_DEEP, member=origin.member)
-    except (ValueError, ArithmeticError, LookupError):
+    except (ValueError, ArithmeticError, LookupError, struct.error):
         return FileRecord(reason=Reason.HEADER_CORRUPT, member=origin.member)
 
 

@@ -1,27 +1,18 @@
-"""What real archives hold beside sound series: extra series in the patients' studies, odd studies, broken ones, stray files.
-
-Every entry states how screening must end; the broken ones share one small phantom, so that clutter costs little.
-"""
+"""What stands beside the main series in real studies: localizers, other kernels, thick slices, reformats, dose screens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import cv2
 import numpy as np
-from pydicom import dcmread
 from pydicom.dataset import FileDataset
-from pydicom.encaps import encapsulate
-from pydicom.uid import UID, EnhancedSRStorage, SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import EnhancedSRStorage, SecondaryCaptureImageStorage
 
 from pipeline.phantom.chest import Phantom
-from pipeline.phantom.images import kernel_of, series, stored_of, to_bytes
+from pipeline.phantom.images import Images, each, series, without
 
-Images = list[FileDataset]
-Change = Callable[[Images], Images]
-JPEG_2000, JPEG_EXTENDED = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.53"
 SECOND_KERNEL, THICK, DUPLICATES = range(3)
 
 
@@ -39,7 +30,7 @@ def extra_series(phantom: Phantom, name: str, number: int) -> Iterator[tuple[str
 def localizers(phantom: Phantom, name: str) -> Images:
     """Two projections, marked as localizers."""
     images = series(_part(phantom, slice(0, 2)), name, kind="localizer")
-    return _each(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], ImageOrientationPatient=[1, 0, 0, 0, 0, -1])(images)
+    return each(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], ImageOrientationPatient=[1, 0, 0, 0, 0, -1])(images)
 
 
 def second_kernel(phantom: Phantom, name: str) -> Images:
@@ -63,7 +54,7 @@ def coronal(phantom: Phantom, name: str) -> Images:
     planes = np.ascontiguousarray(phantom.hu[::-1, rows.astype(int)].transpose(1, 0, 2))
     z_mm = np.arange(len(planes), dtype=float)
     images = series(replace(_part(phantom, slice(0, len(planes))), hu=planes, z_mm=z_mm), name, kind="coronal")
-    return _each(ImageOrientationPatient=[1, 0, 0, 0, 0, -1], ImageType=["DERIVED", "SECONDARY", "REFORMATTED"])(images)
+    return each(ImageOrientationPatient=[1, 0, 0, 0, 0, -1], ImageType=["DERIVED", "SECONDARY", "REFORMATTED"])(images)
 
 
 def dose_screen(phantom: Phantom, name: str) -> FileDataset:
@@ -84,194 +75,10 @@ def dose_report(phantom: Phantom, name: str) -> FileDataset:
     """A structured report: no pixels."""
     (image,) = series(_part(phantom, slice(0, 1)), name, kind="report")
     image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = EnhancedSRStorage
-    return _without("PixelData", "ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns")([image])[0]
+    return without("PixelData", "ImagePositionPatient", "ImageOrientationPatient", "Rows", "Columns")([image])[0]
 
 
 def _part(phantom: Phantom, part: slice) -> Phantom:
     """Some of the slices; at least two places, so that a thickness can be told."""
     z_mm = phantom.z_mm[part] if len(phantom.z_mm[part]) > 1 else phantom.z_mm[:2]
     return replace(phantom, hu=phantom.hu[part], lung=phantom.lung[part], lesion=phantom.lesion[part], z_mm=z_mm)
-
-
-def _each(**values: Any) -> Change:
-    def change(images: Images) -> Images:
-        for image in images:
-            for keyword, value in values.items():
-                setattr(image, keyword, value)
-        return images
-
-    return change
-
-
-def _without(*keywords: str) -> Change:
-    def change(images: Images) -> Images:
-        for image in images:
-            for keyword in keywords:
-                delattr(image, keyword)
-        return images
-
-    return change
-
-
-def _raw(keyword: str, text: str) -> Change:
-    """A decimal string as it should never stand in a file."""
-
-    def change(images: Images) -> Images:
-        for image in images:
-            element = image[keyword]
-            image.pop(keyword)
-            image.add_new(element.tag, "LO", text)
-        return images
-
-    return change
-
-
-def copied(image: FileDataset) -> FileDataset:
-    """Another object with the same content."""
-    return dcmread(to_bytes(image))
-
-
-def _duplicated(images: Images) -> Images:
-    return [*images, copied(images[0]), copied(images[3])]
-
-
-def _second_acquisition(images: Images) -> Images:
-    again = [copied(image) for image in images]
-    for image in again:
-        image.SOPInstanceUID = generate_uid(entropy_srcs=[image.SOPInstanceUID, "again"])
-        image.AcquisitionNumber = 2
-    return _each(AcquisitionNumber=1)(images) + again
-
-
-def _one_small(images: Images) -> Images:
-    image = images[5]
-    half = stored_of(image)[::2, ::2]
-    image.Rows, image.Columns = half.shape
-    image.PixelData = half.tobytes()
-    return images
-
-
-def _localizer_inside(images: Images) -> Images:
-    extra = copied(images[0])
-    extra.SOPInstanceUID = generate_uid(entropy_srcs=[extra.SOPInstanceUID, "localizer"])
-    extra.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
-    return [*images, extra]
-
-
-def _by_place(images: Images) -> Images:
-    return sorted(images, key=lambda image: float(image.ImagePositionPatient[2]))
-
-
-def _gap(images: Images) -> Images:
-    ordered = _by_place(images)
-    return ordered[:10] + ordered[12:]
-
-
-def _sheared(images: Images) -> Images:
-    for image in images:
-        x, y, z = map(float, image.ImagePositionPatient)
-        image.ImagePositionPatient = [x, round(y + z * np.tan(np.radians(20)), 3), z]
-    return images
-
-
-def _prone_feet_first(images: Images) -> Images:
-    """Stored as the scanner sees it: both axes of the picture run the other way."""
-    for image in images:
-        image.PixelData = np.ascontiguousarray(stored_of(image)[::-1, ::-1]).tobytes()
-        x, y, z = map(float, image.ImagePositionPatient)
-        far = float(image.PixelSpacing[0]) * (int(image.Rows) - 1)
-        image.ImagePositionPatient, image.ImageOrientationPatient = [x + far, y + far, z], [-1, 0, 0, 0, -1, 0]
-        image.PatientPosition = "FFP"
-    return images
-
-
-def _truncated(images: Images) -> Images:
-    for image in images[: len(images) // 2]:
-        image.PixelData = image.PixelData[: len(image.PixelData) // 2]
-    return images
-
-
-def _doubled(images: Images) -> Images:
-    for image in images:
-        image.PixelData = image.PixelData * 2
-    return images
-
-
-def _flipped_sign(images: Images) -> Images:
-    """Signed values below zero, declared unsigned."""
-    for image in images:
-        stored = stored_of(image).astype(np.int32) + int(image.RescaleIntercept)
-        image.PixelData, image.RescaleIntercept = stored.astype("<i2").tobytes(), 0
-        image.PixelRepresentation, image.BitsStored, image.HighBit = 0, 16, 15
-        image.pop("PixelPaddingValue", None)
-    return images
-
-
-def _codestream(syntax: str, *, factor: int = 1, tail: bytes = b"\x55" * 200) -> Change:
-    """A JPEG 2000 header of `factor` times the size, with nothing sound behind it."""
-
-    def change(images: Images) -> Images:
-        for image in images:
-            size = b"".join((factor * int(value)).to_bytes(4, "big") for value in (image.Columns, image.Rows))
-            image.PixelData = encapsulate([b"\xff\x4f\xff\x51\x00\x29\x00\x00" + size + bytes(8) + tail])
-            image["PixelData"].VR, image["PixelData"].is_undefined_length = "OB", True
-            image.file_meta.TransferSyntaxUID = UID(syntax)
-        return images
-
-    return change
-
-
-def _no_lungs(images: Images) -> Images:
-    """Soft tissue where the lungs were, air around: what an abdomen is to the mask."""
-    for image in images:
-        stored = stored_of(image).copy()
-        y, x = np.ogrid[-1 : 1 : image.Rows * 1j, -1 : 1 : image.Columns * 1j]
-        stored[(x / 0.72) ** 2 + (y / 0.5) ** 2 < 1] = 60 - int(image.RescaleIntercept)
-        image.PixelData = stored.tobytes()
-    return images
-
-
-def _other_kernel_inside(images: Images) -> Images:
-    """A second reconstruction under the same series UID."""
-    again = [copied(image) for image in images]
-    for image in again:
-        image.SOPInstanceUID = generate_uid(entropy_srcs=[image.SOPInstanceUID, "kernel"])
-        image.ConvolutionKernel = kernel_of(image, sharp=image.ConvolutionKernel != kernel_of(image, sharp=True))
-    return images + again
-
-
-ODD: dict[str, tuple[str, str, Change]] = {
-    "localizer-inside": ("OK_WITH_WARNINGS", "", _localizer_inside),
-    "duplicates": ("OK_WITH_WARNINGS", "", _duplicated),
-    "second-acquisition": ("OK_WITH_WARNINGS", "", _second_acquisition),
-    "two-kernels-one-series": ("OK_WITH_WARNINGS", "", _other_kernel_inside),
-    "one-small-matrix": ("OK_WITH_WARNINGS", "", _one_small),
-    "one-sop-uid": ("OK_WITH_WARNINGS", "", _each(SOPInstanceUID="2.25.1234567890")),
-    "two-slices-removed": ("OK_WITH_WARNINGS", "", _gap),
-    "sheared": ("OK_WITH_WARNINGS", "", _sheared),
-    "monochrome1": ("OK_WITH_WARNINGS", "", _each(PhotometricInterpretation="MONOCHROME1")),
-    "placeholder-1": ("OK_WITH_WARNINGS", "", _each(PatientID="ANONYMOUS")),
-    "placeholder-2": ("OK_WITH_WARNINGS", "", _each(PatientID="ANONYMOUS")),
-    "prone-feet-first": ("OK", "", _prone_feet_first),
-    "no-instance-numbers": ("OK", "", _each(InstanceNumber=1)),
-    "localizer-only": ("EXCLUDED", "LOCALIZER_ONLY", _each(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])),
-    "coronal": ("EXCLUDED", "NOT_AXIAL", _each(ImageOrientationPatient=[1, 0, 0, 0, 0, -1])),
-    "reformat": ("EXCLUDED", "NOT_AXIAL", _each(ImageType=["DERIVED", "SECONDARY", "MPR"])),
-    "captures-only": ("EXCLUDED", "NO_CT", _each(SOPClassUID=SecondaryCaptureImageStorage)),
-    "few-slices": ("EXCLUDED", "TOO_FEW_SLICES", lambda images: images[:3]),
-    "no-geometry": ("EXCLUDED", "MISSING_GEOMETRY", _without("ImagePositionPatient")),
-    "zero-orientation": ("EXCLUDED", "MISSING_GEOMETRY", _each(ImageOrientationPatient=[0, 0, 0, 0, 0, 0])),
-    "decimal-comma": ("EXCLUDED", "INVALID_VALUE", _raw("PixelSpacing", "0,75\\0,75")),
-    "spacing-zero": ("EXCLUDED", "INVALID_VALUE", _each(PixelSpacing=[0, 0])),
-    "slope-zero": ("EXCLUDED", "NOT_HU", _each(RescaleSlope=0)),
-    "no-rescale": ("EXCLUDED", "NOT_HU", _without("RescaleSlope", "RescaleIntercept")),
-    "no-pixels": ("EXCLUDED", "NO_PIXEL_DATA", _without("PixelData")),
-    "doubled-pixels": ("EXCLUDED", "PIXEL_FORMAT", _doubled),
-    "no-decoder": ("EXCLUDED", "UNSUPPORTED_TRANSFER_SYNTAX", _codestream(JPEG_EXTENDED)),
-    "no-lungs": ("EXCLUDED", "NO_LUNG_FOUND", _no_lungs),
-    "truncated": ("FAILED", "TRUNCATED_PIXEL_DATA", _truncated),
-    "bad-codestream": ("FAILED", "DECODE_ERROR", _codestream(JPEG_2000)),
-    "huge-codestream": ("FAILED", "DECOMPRESSION_BOMB", _codestream(JPEG_2000, factor=500)),
-    "flipped-sign": ("FAILED", "PIXELS_IMPLAUSIBLE", _flipped_sign),
-}
-"""What a study is -> (expected status, expected reason, how its images are changed)."""

@@ -5,16 +5,23 @@ Identifying tags carry invented canaries, so that a test can look for them in ev
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 from pydicom import dcmwrite
 from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from pipeline.phantom.chest import Phantom
+
+Images = list[FileDataset]
+Change = Callable[[Images], Images]
 
 VENDORS = (
     ("SIEMENS", "SOMATOM phantom", "B30f", "B70f", 0, -1024),
@@ -24,6 +31,15 @@ VENDORS = (
 )
 """Maker, model, soft kernel, sharp kernel, PixelRepresentation (1: signed 16 bits, 0: unsigned 12 bits), intercept."""
 GE_PADDING = -2000
+
+PLAIN = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99")
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+CODECS: dict[str, Callable[..., bytes | bytearray]] = {
+    "1.2.840.10008.1.2.4.57": imagecodecs.ljpeg_encode,
+    "1.2.840.10008.1.2.4.70": imagecodecs.ljpeg_encode,
+    "1.2.840.10008.1.2.4.90": partial(imagecodecs.jpeg2k_encode, level=0, reversible=True, codecformat="j2k"),
+}
+"""Encoders that pydicom lacks."""
 
 
 def series(phantom: Phantom, name: str, *, kind: str = "axial") -> list[FileDataset]:
@@ -43,12 +59,50 @@ def kernel_of(image: FileDataset, *, sharp: bool) -> str:
     return next((vendor[3] if sharp else vendor[2]) for vendor in VENDORS if vendor[0] == image.Manufacturer)
 
 
+def compress(image: FileDataset, syntax: str) -> None:
+    """Write the slice's pixels in another transfer syntax, losslessly."""
+    stored = stored_of(image)
+    if syntax in CODECS:
+        code = bytes(CODECS[syntax](stored.view(np.uint16)))
+        image.PixelData = encapsulate([code + bytes(len(code) % 2)])
+        image["PixelData"].VR, image["PixelData"].is_undefined_length = "OB", True
+    elif syntax == BIG_ENDIAN:
+        image.PixelData = stored.astype(stored.dtype.newbyteorder(">")).tobytes()
+    elif syntax not in PLAIN:
+        image.compress(UID(syntax), generate_instance_uid=False)
+    image.file_meta.TransferSyntaxUID = UID(syntax)
+
+
 def to_bytes(image: FileDataset) -> BytesIO:
     """The slice as a file in memory."""
     buffer = BytesIO()
     dcmwrite(buffer, image, enforce_file_format=True)
     buffer.seek(0)
     return buffer
+
+
+def each(**values: Any) -> Change:
+    """Set elements in every slice."""
+
+    def change(images: Images) -> Images:
+        for image in images:
+            for keyword, value in values.items():
+                setattr(image, keyword, value)
+        return images
+
+    return change
+
+
+def without(*keywords: str) -> Change:
+    """Leave elements out of every slice."""
+
+    def change(images: Images) -> Images:
+        for image in images:
+            for keyword in keywords:
+                delattr(image, keyword)
+        return images
+
+    return change
 
 
 def _image(phantom: Phantom, i: int, place: int, name: str, kind: str) -> FileDataset:

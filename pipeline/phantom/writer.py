@@ -1,7 +1,7 @@
 """Phantoms -> an archive as hospitals keep them, with the truth of what screening must say of each study.
 
 The archive is `folder`; beside it stands `folder-truth` with truth.csv and the masks. With `clutter` come the things that real
-archives hold (clutter.py).
+archives hold (clutter.py, odd.py).
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ import cv2
 import numpy as np
 from pydicom import dcmwrite
 from pydicom.dataset import FileDataset
-from pydicom.uid import UID
 
 from pipeline.errors import ConfigurationError
 from pipeline.phantom.chest import LABELS, Label, Phantom, chest
-from pipeline.phantom.clutter import DUPLICATES, ODD, extra_series
-from pipeline.phantom.images import series, to_bytes
+from pipeline.phantom.clutter import DUPLICATES, extra_series
+from pipeline.phantom.images import compress, series, to_bytes
+from pipeline.phantom.odd import ODD
 
 SYNTAXES = {
     "rle": "1.2.840.10008.1.2.5",
+    "jpeg-lossless": "1.2.840.10008.1.2.4.70",
     "jpeg-ls": "1.2.840.10008.1.2.4.80",
     "jpeg2000": "1.2.840.10008.1.2.4.90",
     "deflated": "1.2.840.10008.1.2.1.99",
@@ -172,8 +173,6 @@ def _write(folder: Path, images: list[FileDataset], syntax: str | None = None, *
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for number, image in enumerate(images):
-        if syntax == SYNTAXES["deflated"]:
-            image.file_meta.TransferSyntaxUID = UID(syntax)
-        elif syntax is not None:
-            image.compress(UID(syntax), generate_instance_uid=False)
+        if syntax is not None:
+            compress(image, syntax)
         dcmwrite(folder / f"IM{number:05d}{suffix}", image, enforce_file_format=True)

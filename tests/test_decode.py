@@ -1,0 +1,170 @@
+"""The decode child may crash, hang, be killed, grow or lie; its rank lives on and says what happened."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.archive import child as supervised
+from pipeline.archive.decode import Decoder
+from pipeline.errors import StudyError
+from pipeline.records import SliceSource
+
+ROOT = Path(__file__).parents[1]
+J2K = "1.2.840.10008.1.2.4.90"
+SOURCE = SliceSource("x", 0.0, rows=4, columns=4, syntax=J2K, signed=False)
+
+FAKE = """
+import importlib.util, os, signal, sys, time
+spec = importlib.util.spec_from_file_location("real", {real!r})
+real = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(real)
+
+def decode(syntax, frame):
+    order = frame[24:].split()[0].decode()
+    if order == "crash": os.abort()
+    if order == "exit": os._exit(3)
+    if order == "once" and not os.path.exists({mark!r}):
+        open({mark!r}, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if order == "killed": os.kill(os.getpid(), signal.SIGKILL)
+    while order == "spin": pass
+    if order == "sleep": time.sleep(3600)
+    if order == "grow": bytearray(8 << 30)
+    if order == "panic": raise BaseException("a path of a patient")
+    if order == "noise": os.write(1, b"a library that prints")
+    if order == "colour": return real.np.zeros((4, 4, 3))
+    if order == "other": return real.np.zeros((5, 4))
+    return real.np.arange(16).reshape(4, 4)
+
+real.decode = decode
+real.main()
+"""
+
+
+@pytest.fixture
+def decoder(tmp_path, monkeypatch):
+    """A decoder whose child keeps the real protocol and does what the frame orders."""
+    script = tmp_path / "fake.py"
+    script.write_text(FAKE.format(real=str(supervised.SCRIPT), mark=str(tmp_path / "mark")))
+    monkeypatch.setattr(supervised, "SCRIPT", script)
+    with Decoder(cpu_s=1.0) as decoder:
+        yield decoder
+
+
+def frame(order):
+    size = (4).to_bytes(4, "big")
+    return b"\xff\x4f\xff\x51\x00\x29\x00\x00" + size + size + bytes(8) + order.encode() + b" end"
+
+
+def reason_of(decoder, order):
+    with pytest.raises(StudyError) as caught:
+        decoder.decode(frame(order), SOURCE)
+    return caught.value.reason
+
+
+FATES = {
+    "crash": "DECODE_CRASH",
+    "exit": "DECODE_CRASH",
+    "killed": "DECODE_CRASH",
+    "spin": "DECODE_TIMEOUT",
+    "grow": "OUT_OF_MEMORY",
+    "panic": "DECODE_ERROR",
+    "colour": "DECODE_ERROR",
+    "other": "DECODE_ERROR",
+}
+
+
+@pytest.mark.parametrize(("order", "reason"), FATES.items(), ids=FATES)
+def test_whatever_a_decoder_does_is_one_reason_and_the_next_frame_is_decoded(order, reason, decoder):
+    assert reason_of(decoder, order) == reason
+    assert decoder.decode(frame("fine"), SOURCE)[3, 3] == 15
+
+
+def test_what_a_library_prints_does_not_pass_for_pixels(decoder):
+    assert decoder.decode(frame("noise"), SOURCE).tolist() == np.arange(16).reshape(4, 4).tolist()
+
+
+def test_a_child_killed_from_outside_is_started_again_and_the_frame_decoded(decoder):
+    assert decoder.decode(frame("once"), SOURCE)[3, 3] == 15
+
+
+def test_a_child_killed_between_frames_is_started_again(decoder):
+    decoder.decode(frame("fine"), SOURCE)
+    os.kill(decoder.child.pid, signal.SIGKILL)
+    assert decoder.decode(frame("fine"), SOURCE)[3, 3] == 15
+
+
+def test_a_child_killed_while_it_works_is_started_again(decoder, monkeypatch):
+    monkeypatch.setattr(supervised, "CHECK_EVERY_S", 0.05)
+    decoder.decode(frame("fine"), SOURCE)
+    killer = threading.Timer(0.3, os.kill, (decoder.child.pid, signal.SIGKILL))
+    killer.start()
+    assert reason_of(decoder, "spin") == "DECODE_TIMEOUT"
+    killer.join()
+
+
+def test_sleeping_costs_no_cpu_and_ends_at_the_wall_clock(decoder, monkeypatch):
+    monkeypatch.setattr(supervised, "WALL_FACTOR", 1.5)
+    assert reason_of(decoder, "sleep") == "DECODE_TIMEOUT"
+
+
+def test_a_stopped_child_does_not_hang_its_rank(decoder, monkeypatch):
+    monkeypatch.setattr(supervised, "WALL_FACTOR", 1.5)
+    decoder.decode(frame("fine"), SOURCE)
+    os.kill(decoder.child.pid, signal.SIGSTOP)
+    with pytest.raises(StudyError, match="DECODE_TIMEOUT"):
+        decoder.decode(frame("fine") + bytes(1 << 20), SOURCE)
+
+
+def test_dead_children_leave_no_zombie_and_no_open_pipe(decoder):
+    decoder.decode(frame("fine"), SOURCE)
+    pid, n_open = decoder.child.pid, len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        reason_of(decoder, "crash")
+        decoder.decode(frame("fine"), SOURCE)
+    assert not Path(f"/proc/{pid}").exists()
+    assert len(list(Path("/proc/self/fd").iterdir())) == n_open
+
+
+def test_the_child_starts_without_the_launchers_variables(decoder, monkeypatch):
+    for name in ("PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID", "MPI_LOCALRANKID", "HYDI_CONTROL_FD"):
+        monkeypatch.setenv(name, "1")
+    decoder.decode(frame("fine"), SOURCE)
+    environment = Path(f"/proc/{decoder.child.pid}/environ").read_bytes()
+    assert not any(name in environment for name in (b"PMI", b"OMPI", b"SLURM", b"MPI_", b"HYDI"))
+
+
+def test_a_killed_rank_takes_its_child_along(tmp_path):
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "from pipeline.archive.decode import Decoder\n"
+        "decoder = Decoder(); decoder.child.start(); print(decoder.child.pid, flush=True); time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(ROOT)], stdout=subprocess.PIPE, text=True) as rank:
+        pid = int(rank.stdout.readline())
+        rank.kill()
+        rank.wait()
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{pid}").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def test_what_a_decoder_says_stays_out_of_the_error(decoder):
+    with pytest.raises(StudyError) as caught:
+        decoder.decode(frame("panic"), SOURCE)
+    assert str(caught.value) == "DECODE_ERROR"
+
+
+def test_the_codestreams_own_size_is_checked_before_a_child_is_started(decoder):
+    huge = (60_000).to_bytes(4, "big")
+    with pytest.raises(StudyError, match="DECOMPRESSION_BOMB"):
+        decoder.decode(b"\xff\x4f\xff\x51\x00\x29\x00\x00" + huge + huge + bytes(50), SOURCE)
+    assert decoder.child.pid is None

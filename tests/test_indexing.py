@@ -1,0 +1,212 @@
+"""Indexing reads each header once in an archive's life, whatever kills it and however many ranks do it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import catalogue as catalogues
+from pipeline import indexing
+from pipeline.archive import scan_file
+from pipeline.catalogue import Catalogue
+from pipeline.errors import Drained
+from pipeline.indexing import IndexSource, index
+from pipeline.manifest import NAME, read_manifest
+from pipeline.ranks import Alone
+from tests.fabricate import CONFIG, KEY, hu_of, images, indexed, left_out, write
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """Three studies in nested folders, some files outside any."""
+    for name in ("1", "2", "3"):
+        write(tmp_path / "a" / "deep" / name, images(name))
+    (tmp_path / "a" / "notes.txt").write_text("notes")
+    (tmp_path / "a" / "deep" / "empty").touch()
+    return tmp_path / "a"
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Paths of the files whose header was read."""
+    read = []
+
+    def counted(root, file, tick):
+        read.append(file.path)
+        return scan_file(root, file, tick)
+
+    monkeypatch.setattr(indexing, "scan_file", counted)
+    return read
+
+
+def test_indexing_again_reads_only_what_is_new_or_changed(archive, reads):
+    before, _ = indexed(archive)
+    assert len(reads) == 3 * 24 + 1
+    reads.clear()
+    assert indexed(archive)[0].sha256 == before.sha256
+    assert reads == []
+    os.utime(archive / "deep" / "1" / "0005.dcm", ns=(5, 5))
+    write(archive / "new", images("4"))
+    manifest, studies = indexed(archive)
+    assert sorted(reads) == ["deep/1/0005.dcm", *(f"new/{number:04d}.dcm" for number in range(24))]
+    assert len(studies) == 4
+    assert manifest.heading.n_files == 4 * 24 + 2
+
+
+def test_what_vanished_is_not_indexed_any_more(archive, reads):
+    indexed(archive)
+    shutil.rmtree(archive / "deep" / "2")
+    manifest, studies = indexed(archive)
+    assert len(studies) == 2
+    assert manifest.heading.n_files == 2 * 24 + 2
+
+
+def test_reasons_that_may_pass_are_looked_at_again(archive, reads, monkeypatch):
+    monkeypatch.setattr(catalogues, "AGAIN", catalogues.AGAIN | {"NOT_DICOM"})
+    indexed(archive)
+    reads.clear()
+    indexed(archive)
+    assert reads == ["notes.txt"]
+
+
+class Worker:
+    """Ranks that take turns; the archive's tasks come back in another order than they were given."""
+
+    def __init__(self, source, root, size, *, stop_after=10**9):
+        self.source, self.root, self.size, self.left = source, root, size, stop_after
+
+    def work(self):
+        held = {rank: [] for rank in range(self.size)}
+        while not self.source.finished and self.left > 0:
+            for rank in reversed(range(self.size)):
+                held[rank] += self.source.give(rank)
+                if held[rank] and self.left > 0:
+                    self.left -= 1
+                    self.source.report(rank, indexing._work(self.root, held[rank].pop(), lambda: None))
+
+
+class Several(Alone):
+    """A world whose deal is worked by `Worker`s."""
+
+    def __init__(self, size, *, stop_after=10**9):
+        self.n, self.stop_after = size, stop_after
+
+    def deal(self, source, **_):
+        Worker(source, self.root, self.n, stop_after=self.stop_after).work()
+        yield from ()
+
+
+@pytest.mark.parametrize("size", [2, 3, 7])
+def test_the_manifest_does_not_depend_on_the_number_of_ranks(size, archive, tmp_path):
+    alone, _ = indexed(archive)
+    world = Several(size)
+    world.root = archive
+    (tmp_path / "other").mkdir()
+    index(world, archive, tmp_path / "other", CONFIG, KEY)
+    assert (tmp_path / "other" / NAME).read_bytes() == alone.path.read_bytes()
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 4, 6])
+def test_an_index_stopped_half_way_goes_on_where_it_stopped(stop_after, archive, tmp_path, reads, monkeypatch):
+    monkeypatch.setattr(indexing, "BATCH", 10)
+    world = Several(2, stop_after=stop_after)
+    world.root = archive
+    private = tmp_path / "a-private"
+    private.mkdir()
+    with pytest.raises(Drained):
+        index(world, archive, private, CONFIG, KEY)
+    assert not (private / NAME).exists()
+    indexed(archive)
+    assert len(reads) == len(set(reads)) == 3 * 24 + 1
+
+
+def test_a_line_torn_by_a_kill_is_read_again_and_harms_no_other(archive, tmp_path, reads):
+    before, _ = indexed(archive)
+    scan = next((tmp_path / "a-private").glob("scan-*.jsonl"))
+    scan.write_bytes(scan.read_bytes()[:-150])
+    reads.clear()
+    assert indexed(archive)[0].sha256 == before.sha256
+    assert len(reads) <= 1
+    reads.clear()
+    assert indexed(archive)[0].sha256 == before.sha256
+    assert reads == []
+
+
+def test_each_folder_is_listed_once_by_one_rank(archive, monkeypatch):
+    listed = []
+    list_folder = indexing.list_folder
+    monkeypatch.setattr(indexing, "list_folder", lambda root, folder: listed.append(folder) or list_folder(root, folder))
+    indexed(archive)
+    assert sorted(listed) == ["", "deep", "deep/1", "deep/2", "deep/3"]
+
+
+def test_every_file_is_counted_once_in_a_study_or_among_the_left_out(archive):
+    manifest, studies = indexed(archive)
+    n_found = sum(len(files) for _, _, files in os.walk(archive))
+    assert sum(study.n_files for study in studies) + sum(left_out(manifest).values()) == manifest.heading.n_files == n_found
+
+
+def test_one_study_in_two_folders_and_a_container_is_one_study(archive):
+    write(archive / "elsewhere", images("1"))
+    _, studies = indexed(archive)
+    assert sorted(study.n_files for study in studies) == [24, 24, 48]
+
+
+def test_root_keeps_no_headers_in_memory(archive, tmp_path):
+    indexed(archive)
+    with Catalogue(tmp_path / "a-private") as catalogue:
+        source = IndexSource(catalogue, 1)
+        Worker(source, archive, 1).work()
+        held = [value for name in ("_known", "_groups") for value in [getattr(catalogue, name)]]
+    assert "StudyInstanceUID" not in repr(held)
+    assert len(repr(held)) < 120 * catalogue.n_files
+
+
+def test_the_private_files_are_their_owners_only(archive, tmp_path):
+    indexed(archive)
+    assert {path.stat().st_mode & 0o077 for path in (tmp_path / "a-private").iterdir()} == {0}
+
+
+def test_nothing_that_identifies_is_logged(archive, caplog):
+    (archive / "CANARYFOLDER").mkdir()
+    (archive / "CANARYFOLDER" / "CANARY.dcm").write_bytes(bytes(128) + b"DICM" + b"\xff\x13CANARY" * 40)
+    (archive / "CANARYFOLDER" / "CANARY.zip").write_bytes(b"PK\x03\x04CANARY" + bytes(99))
+    with caplog.at_level("DEBUG"):
+        _, studies = indexed(archive)
+        hu_of(archive, studies[0])
+    assert "indexed" in caplog.text
+    assert "CANARY" not in caplog.text
+
+
+def test_a_manifest_is_read_back_study_by_study(archive):
+    manifest, studies = indexed(archive)
+    assert [entry.study_key for entry in manifest.entries] == sorted(study.study_key for study in studies)
+    assert manifest.study(1) == studies[1]
+    assert read_manifest(manifest.path.parent).sha256 == manifest.sha256
+
+
+def test_ranks_of_mpi_index_like_one(archive, drenet, tmp_path):
+    for ranks in (1, 3):
+        done = drenet("index", archive, "--out", tmp_path / str(ranks), ranks=ranks)
+        assert done.returncode == 0, done.stdout
+    one, three = ((tmp_path / ranks / "private" / NAME).read_bytes() for ranks in ("1", "3"))
+    assert one == three
+    assert len(one.splitlines()) == 4
+
+
+def test_indexing_imports_no_pydicom_and_no_torch(archive, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "from pipeline.indexing import index; from pipeline.ranks import Alone; from pipeline.config import SeriesConfig\n"
+        "Path(sys.argv[3]).mkdir(); index(Alone(), Path(sys.argv[2]), Path(sys.argv[3]), SeriesConfig(), bytes(32))\n"
+        "print([name for name in ('torch', 'pydicom') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(ROOT), str(archive), str(tmp_path / "p")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert len(json.loads((tmp_path / "p" / NAME).read_text().splitlines()[0])["events"]) == 2
