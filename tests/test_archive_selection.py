@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.archive.ranking import is_sharp
-from pipeline.config import SeriesConfig
+from pipeline.config import Config, SeriesConfig
 from pipeline.phantom.clutter import coronal, dose_report, dose_screen, localizers, second_kernel, thick
 from tests.fabricate import images, indexed, phantom, write
 
@@ -102,7 +102,7 @@ def test_the_preferred_kernel_is_the_configurations(tmp_path):
     write(tmp_path / "a" / "x", changed("a"))
     write(tmp_path / "a" / "y", changed("b", ConvolutionKernel="B30f"))
     _, (study,) = indexed(tmp_path / "a")
-    _, (soft,) = indexed(tmp_path / "a", config=SeriesConfig(kernels="soft"))
+    _, (soft,) = indexed(tmp_path / "a", config=Config(series=SeriesConfig(kernels="soft")))
     assert study.candidates[0].facts.kernel == "B70f"
     assert soft.candidates[0].facts.kernel == "B30f"
 

@@ -203,8 +203,8 @@ def test_ranks_of_mpi_index_like_one(archive, drenet, tmp_path):
 def test_indexing_imports_no_pydicom_and_no_torch(archive, tmp_path):
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-        "from pipeline.indexing import index; from pipeline.ranks import Alone; from pipeline.config import SeriesConfig\n"
-        "Path(sys.argv[3]).mkdir(); index(Alone(), Path(sys.argv[2]), Path(sys.argv[3]), SeriesConfig(), bytes(32))\n"
+        "from pipeline.indexing import index; from pipeline.ranks import Alone; from pipeline.config import Config\n"
+        "Path(sys.argv[3]).mkdir(); index(Alone(), Path(sys.argv[2]), Path(sys.argv[3]), Config(), bytes(32))\n"
         "print([name for name in ('torch', 'pydicom') if name in sys.modules])"
     )
     command = [sys.executable, "-c", code, str(ROOT), str(archive), str(tmp_path / "p")]
