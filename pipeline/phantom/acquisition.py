@@ -37,7 +37,7 @@ def draw_acquisition(seed: int) -> Acquisition:
     return Acquisition(
         vendor=int(draw.integers(4)),
         sharp=sharp,
-        fov_mm=float(draw.triangular(290, 355, 500)),
+        fov_mm=float(draw.triangular(290, 335, 500)),
         thickness_mm=float(draw.choice([1.0, 1.25, 2.0, 2.5, 3.0, 5.0])),
         noise_hu=float(np.clip(draw.lognormal(np.log(38 if sharp else 15), 0.35), 5, 110)),
         blur_mm=float(draw.uniform(0.35, 0.5) if sharp else draw.uniform(0.6, 0.85)),

@@ -59,7 +59,15 @@ def _paint_shoulder(image: Image, grid: Grid, thorax: Thorax, u: float) -> None:
             _bone(
                 image,
                 grid,
-                np.array([[sign * 18, y - b - 4], [sign * 60, y - b - 2], [sign * (a + 30), y - 0.3 * b]]),
+                np.array(
+                    [
+                        [sign * 18, y - b - 5],
+                        [sign * 45, y - b - 6],
+                        [sign * 0.8 * a, y - 0.9 * b],
+                        [sign * (a + 10), y - 0.65 * b],
+                        [sign * (a + 28), y - 0.3 * b],
+                    ]
+                ),
                 11.0,
                 7.0,
             )

@@ -99,3 +99,11 @@ def along(u: float, *knots: tuple[float, float]) -> float:
 def cut(u: float, centre: float, half: float) -> float:
     """What is left, 0..1, of a ball's half axis where it is cut at height u; 0 where it is missed."""
     return float(np.sqrt(max(0.0, 1 - ((u - centre) / half) ** 2)))
+
+
+def smooth_noise(layer: Image, grid: Grid, cell_mm: float) -> Image:
+    """A small layer of noise spread over the grid, `cell_mm` a value, repeated where it ends."""
+    scale, middle = grid.spacing_mm / cell_mm, len(layer) / 2
+    matrix = np.array([[scale, 0, grid.left_mm / cell_mm + middle], [0, scale, grid.top_mm / cell_mm + middle]])
+    how = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(layer, matrix, (grid.matrix, grid.matrix), flags=how, borderMode=cv2.BORDER_WRAP))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pipeline.phantom.acquisition import Acquisition, Noise, blurred, draw_acquisition, paint_table
 from pipeline.phantom.bones import MUSCLE, paint_ribs, paint_spine, paint_sternum, paint_wall
-from pipeline.phantom.canvas import Grid, Image, Mask, Points
+from pipeline.phantom.canvas import Grid, Image, Mask, Points, along, smooth_noise
 from pipeline.phantom.lesions import FLUID, Label, Painter, draw_disease
 from pipeline.phantom.organs import AIR, FAT, WALL, belly, great_vessels, paint_mediastinum, windpipe
 from pipeline.phantom.thorax import LEFT, RIGHT, STREAM, Thorax
@@ -104,6 +104,7 @@ class _Patient:
         image = grid.blank(-1000)
         paint_table(image, grid, self.acquisition, self.back)
         paint_wall(image, grid, thorax, u)
+        image[(image == MUSCLE) & (self._grain(z_mm / 9, 16.0) > along(u, (0.4, 2.2), (0.7, 0.9)))] = FAT
         paint_ribs(image, grid, thorax, z_mm)
         paint_sternum(image, grid, thorax, u)
         hollow, under = self._hollow(z_mm), self._under(z_mm)
@@ -133,13 +134,16 @@ class _Patient:
         share = (self.diaphragm - np.float32(z_mm)) / np.float32(max(self.acquisition.thickness_mm, 1.0)) + 0.5
         return np.asarray(np.clip(share, 0, 1), np.float32)
 
+    def _grain(self, layer: float, cell_mm: float) -> Image:
+        """Smooth noise of unit spread, between two of the patient's layers."""
+        layers, low = self.thorax.tissue, int(np.floor(layer))
+        mixed = layers[low % len(layers)] * (low + 1 - layer) + layers[(low + 1) % len(layers)] * (layer - low)
+        return smooth_noise(mixed, self.grid, cell_mm)
+
     def _parenchyma(self, image: Image, where: Mask, z_mm: float) -> None:
         """Gravity, the grain of what is too small to see, fissures."""
         grid, thorax, u = self.grid, self.thorax, self.thorax.u(z_mm)
-        layers = thorax.tissue
-        layer = layers[int(z_mm / 4) % len(layers)]
-        grain = cv2.resize(np.tile(layer, (3, 3)), (grid.matrix, grid.matrix), interpolation=cv2.INTER_CUBIC)
-        density = thorax.density + thorax.gravity * (grid.y / thorax.b) + 9 * grain
+        density = thorax.density + thorax.gravity * (grid.y / thorax.b) + 9 * self._grain(z_mm / 4, 4.0)
         minor = np.exp(-(((thorax.horizontal(grid.x, grid.y) - u) * thorax.height / 2.2) ** 2)) * (grid.x < 0)
         density = density + 55 * minor * (grid.y < thorax.oblique(RIGHT, u, grid.x))
         lines = np.zeros(image.shape, np.uint8)

@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.phantom.canvas import Grid, Image, Mask
+from pipeline.phantom.canvas import Grid, Image, Mask, smooth_noise
 from pipeline.phantom.thorax import LEFT, RIGHT, Thorax
 
 STREAM = 3
@@ -83,8 +82,8 @@ def _viral(
         outward = np.array([place[0] - np.sign(place[0]) * side, place[1] - y])
         outward /= max(1.0, float(np.linalg.norm(outward)))
         place[:2] += outward * 3
-        kind = int(draw.choice([GLASS, PAVING, HALO, CORE], p=[0.42, 0.25, 0.08, 0.25]))
-        hu = float(draw.uniform(-640, -640 + 40 + 220 * weight))
+        kind = int(draw.choice([GLASS, PAVING, HALO, CORE], p=[0.36, 0.25, 0.08, 0.31]))
+        hu = float(draw.uniform(-640, -600 + 220 * weight))
         half = (size * draw.uniform(0.6, 0.9), size * draw.uniform(0.95, 1.25), size * draw.uniform(0.8, 1.15))
         foci.append(Focus(tuple(place), half, float(np.arctan2(outward[1], outward[0])), hu, kind, _lobe_at(thorax, place)))
     return tuple(foci)
@@ -115,6 +114,16 @@ def _bacterial(
     return tuple(foci), side
 
 
+@dataclass(frozen=True, slots=True)
+class _Texture:
+    """What every focus of one slice is drawn with."""
+
+    lobes: npt.NDArray[np.uint8]
+    smooth: Image
+    ragged: Image
+    paving: Image
+
+
 class Painter:
     """Lays one disease on the slices of one grid."""
 
@@ -127,14 +136,7 @@ class Painter:
         at = (z_mm / cell_mm) % (len(layers) - 1)
         low = int(at)
         layer = layers[low] * (1 - (at - low)) + layers[low + 1] * (at - low)
-        g = self.grid
-        scale = g.spacing_mm / cell_mm
-        matrix = np.array([[scale, 0, g.left_mm / cell_mm + 20], [0, scale, g.top_mm / cell_mm + 20]])
-        return np.asarray(
-            cv2.warpAffine(
-                layer, matrix, (g.matrix, g.matrix), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_WRAP
-            )
-        )
+        return smooth_noise(layer, self.grid, cell_mm)
 
     def fluid(self, sides: npt.NDArray[np.uint8], z_mm: float) -> Mask:
         """Where fluid lies in the pleural space: behind a level that climbs at the chest wall, less of it higher up."""
@@ -154,30 +156,21 @@ class Painter:
     def paint(self, image: Image, lobes: npt.NDArray[np.uint8], lumen: Image, z_mm: float) -> Mask:
         """Raise the lung's density in the foci of this slice; vessels stay denser, bronchi stay open. The lesion truth."""
         strength, target = self.grid.blank(), self.grid.blank(-900)
-        near = [f for f in self.disease.foci if abs(f.middle[2] - z_mm) < 1.5 * f.half[2]]
+        near = [f for f in self.disease.foci if abs(f.middle[2] - z_mm) < 1.7 * f.half[2]]
         if not near and self.disease.diffuse == 0:
             return np.zeros(image.shape, bool)
-        coarse, fine = self._field(z_mm, 11.0), self._field(z_mm + 97, 3.2)
-        ragged = 0.75 * coarse + 0.4 * fine
+        smooth, fine = self._field(z_mm, 11.0), self._field(z_mm + 97, 3.2)
         paving = np.exp(-((self._field(z_mm + 41, 2.3) / 0.22) ** 2))
+        texture = _Texture(lobes, smooth, 0.75 * smooth + 0.4 * fine, paving)
         for focus in near:
-            self._focus(focus, z_mm, lobes, ragged, paving, strength, target)
+            self._focus(focus, z_mm, texture, strength, target)
         if self.disease.diffuse > 0:
-            self._diffuse(lobes, coarse, strength, target)
+            self._diffuse(texture, strength, target)
         air = np.clip(lumen * 1.4, 0, 1)
         image += strength * (1 - air) * np.maximum(target + 18 * fine - image, 0)
         return np.asarray(strength > 0)
 
-    def _focus(  # noqa: PLR0913, PLR0917  the fields of one slice
-        self,
-        focus: Focus,
-        z_mm: float,
-        lobes: npt.NDArray[np.uint8],
-        ragged: Image,
-        paving: Image,
-        strength: Image,
-        target: Image,
-    ) -> None:
+    def _focus(self, focus: Focus, z_mm: float, texture: _Texture, strength: Image, target: Image) -> None:
         window = self._window(focus)
         g, (x, y, z) = self.grid, focus.middle
         across, deep = g.x[:, window[1]] - x, g.y[window[0]] - y
@@ -185,13 +178,13 @@ class Painter:
         far = ((c * across + s * deep) / focus.half[0]) ** 2 + ((c * deep - s * across) / focus.half[1]) ** 2
         far = np.sqrt(far + ((z_mm - z) / focus.half[2]) ** 2)
         solid = focus.kind == CONSOLIDATION
-        inside = 1 - far + (0.16 if solid else 0.24) * ragged[window]
-        share = np.clip(inside / (0.10 if solid else 0.32), 0, 1) * (lobes[window] == focus.lobe)
+        inside = 1 - far + (0.17 * texture.smooth[window] if solid else 0.24 * texture.ragged[window])
+        share = np.clip(inside / (0.18 if solid else 0.32), 0, 1) * (texture.lobes[window] == focus.lobe)
         hu = np.full(share.shape, focus.hu, np.float32)
         if focus.kind == PAVING:
-            hu += 150 * paving[window]
+            hu += 150 * texture.paving[window]
         if focus.kind == CORE:
-            hu += (0 - focus.hu) * 0.9 * np.clip((inside - 0.45 + 0.25 * paving[window]) / 0.2, 0, 1)
+            hu += (0 - focus.hu) * 0.9 * np.clip((inside - 0.45 + 0.25 * texture.paving[window]) / 0.2, 0, 1)
         if focus.kind == HALO:
             hu += 260 * np.clip(1 - np.abs(inside - 0.22) / 0.16, 0, 1) - 90
             share *= np.clip(1.15 - 0.75 * np.clip((inside - 0.35) / 0.2, 0, 1), 0, 1)
@@ -208,10 +201,10 @@ class Painter:
         ]
         return slice(*edges[0].tolist()), slice(*edges[1].tolist())
 
-    def _diffuse(self, lobes: npt.NDArray[np.uint8], coarse: Image, strength: Image, target: Image) -> None:
+    def _diffuse(self, texture: _Texture, strength: Image, target: Image) -> None:
         """The haze of a white lung: nearly everywhere, denser at the back."""
-        back = self.grid.y / self.thorax.b
-        share = np.clip(self.disease.diffuse * (1.1 + 0.5 * back) - 0.35 + 0.35 * coarse, 0, 1) * (lobes > 0)
-        hu = -620 + 330 * self.disease.diffuse + 230 * np.clip(back, -0.5, 1) + 80 * coarse
+        back, badness = self.grid.y / self.thorax.b, self.disease.diffuse
+        share = np.clip((badness * (1.3 + 0.5 * back) - 0.35 + 0.3 * texture.ragged) / 0.6, 0, 1) * (texture.lobes > 0)
+        hu = -640 + 300 * badness + 330 * np.clip(back, -0.4, 1) + 45 * texture.ragged + 90 * texture.paving
         target[...] = np.where(share > 0, np.maximum(target, hu), target)
         np.maximum(strength, share, out=strength)

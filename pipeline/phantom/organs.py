@@ -74,7 +74,7 @@ def descending_aorta(thorax: Thorax, u: float) -> Points:
 
 def _capsules(points: Points, radius: float) -> list[Points]:
     """A thick bent line as overlapping round shapes."""
-    steps = np.linspace(0, len(points) - 1, 9)
+    steps = np.linspace(0, len(points) - 1, 25)
     at = np.stack([np.interp(steps, np.arange(len(points)), points[:, k]) for k in (0, 1)], axis=1)
     return [ellipse(x, y, radius, radius) for x, y in at]
 

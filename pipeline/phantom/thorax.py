@@ -20,24 +20,24 @@ DEPTHS = np.array([-1.0, -0.8, -0.6, -0.4, -0.2, 0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1
 """Where the mediastinum's half widths are given, from the sternum (-1) to the back (1), in half depths of the cage."""
 LEVELS = np.array([0.0, 0.2, 0.35, 0.48, 0.58, 0.72, 0.86, 1.0])
 RIGHT_MM = np.array([
-    [20, 20, 24, 26, 24, 18, 12, 9, 13, 21, 26, 27],
-    [20, 20, 24, 26, 24, 18, 12, 9, 13, 21, 26, 27],
-    [13, 10, 18, 26, 28, 26, 15, 9, 13, 21, 26, 27],
-    [8, 3, 11, 24, 33, 36, 27, 10, 13, 21, 26, 27],
-    [7, 1, 9, 21, 27, 31, 25, 10, 13, 21, 26, 27],
-    [8, 2, 9, 20, 23, 19, 11, 8, 13, 21, 26, 27],
-    [17, 10, 12, 17, 19, 18, 15, 14, 17, 23, 28, 29],
-    [32, 28, 25, 24, 24, 24, 23, 22, 24, 27, 31, 32],
+    [10, 13, 20, 26, 24, 18, 12, 12, 19, 22, 31, 52],
+    [10, 13, 20, 26, 24, 18, 12, 12, 19, 22, 31, 52],
+    [8, 8, 16, 26, 28, 26, 15, 11, 18, 21, 30, 52],
+    [6, 3, 11, 24, 33, 36, 27, 12, 18, 21, 30, 52],
+    [5, 1, 9, 21, 27, 31, 25, 12, 18, 21, 30, 52],
+    [6, 2, 9, 20, 23, 19, 11, 10, 18, 21, 30, 52],
+    [14, 10, 12, 17, 19, 18, 15, 16, 21, 27, 40, 56],
+    [32, 28, 25, 24, 24, 24, 23, 24, 26, 29, 40, 50],
 ], float)  # fmt: skip
 LEFT_MM = np.array([
-    [26, 32, 38, 38, 31, 22, 12, 12, 15, 21, 26, 27],
-    [26, 32, 38, 38, 31, 22, 12, 12, 15, 21, 26, 27],
-    [18, 21, 31, 36, 34, 25, 14, 12, 15, 21, 26, 27],
-    [10, 5, 15, 26, 31, 33, 26, 13, 15, 21, 26, 27],
-    [8, 2, 10, 20, 25, 30, 26, 14, 15, 21, 26, 27],
-    [8, 2, 7, 15, 19, 20, 18, 13, 15, 21, 26, 27],
-    [17, 10, 12, 17, 20, 20, 17, 15, 18, 23, 28, 29],
-    [32, 28, 25, 24, 24, 24, 23, 22, 24, 27, 31, 32],
+    [12, 24, 36, 38, 31, 22, 12, 14, 20, 22, 31, 52],
+    [12, 24, 36, 38, 31, 22, 12, 14, 20, 22, 31, 52],
+    [10, 16, 30, 36, 34, 25, 14, 14, 19, 21, 30, 52],
+    [8, 5, 15, 26, 31, 33, 26, 15, 19, 21, 30, 52],
+    [6, 2, 10, 20, 25, 30, 26, 16, 19, 21, 30, 52],
+    [6, 2, 7, 15, 19, 20, 18, 15, 19, 21, 30, 52],
+    [14, 10, 12, 17, 20, 20, 17, 17, 22, 27, 40, 56],
+    [32, 28, 25, 24, 24, 24, 23, 24, 26, 29, 40, 50],
 ], float)  # fmt: skip
 
 
@@ -106,7 +106,9 @@ class Thorax:
         """The outside of ribs and muscles: thick beside the spine, at the pectorals and under the arms."""
         side, back = self.around(u)
         behind, before = np.clip(1.6 * back, 0, 1), np.clip(-1.6 * back, 0, 1)
-        thick = 10 + 4 * side**2 + 29 * np.exp(-((side / 0.5) ** 4)) * behind
+        thick = (
+            10 + 4 * side**2 + (16 + 12 * np.exp(-((side / 0.45) ** 4)) + 11 * np.exp(-(((side - 0.72) / 0.25) ** 2))) * behind
+        )
         thick = thick + along(u, (0.3, 0), (0.5, 8), (0.75, 13), (1.0, 18)) * np.exp(-(((side - 0.55) / 0.3) ** 2)) * before
         thick = thick + along(u, (0.25, 0), (0.55, 9), (0.8, 26), (1.0, 52)) * side**3
         return self.wall(u, thick * (1 + (self.muscle - 1) * (1 - behind)) + along(u, (0.7, 0), (1.0, 22)) * side)
@@ -115,9 +117,9 @@ class Thorax:
         """The body's outside: fat over the muscles, breasts, shoulders."""
         side, back = self.around(u)
         inner = self.muscle_wall(u)
-        fat = self.fat * (0.55 + 0.45 * side + 0.25 * (back < 0) * along(u, (0.0, 1), (0.3, 0)))
+        fat = self.fat * (0.55 + 0.45 * side + 0.25 * np.clip(-2 * back, 0, 1) * along(u, (0.0, 1), (0.3, 0)))
         chest = along(u, (0.12, 0), (0.32, 1), (0.5, 1), (0.7, 0)) * self.breast
-        fat = fat + chest * np.exp(-(((side - 0.55) / 0.28) ** 2)) * (back < 0)
+        fat = fat + chest * np.exp(-(((side - 0.55) / 0.28) ** 2)) * np.clip(-2 * back, 0, 1)
         fat = fat - 0.3 * self.fat * np.exp(-((side / 0.12) ** 2)) * (back > 0)
         out = inner - (0.0, self.half(u)[2])
         return np.asarray(inner + out * (np.maximum(fat, 3)[:, None] / np.linalg.norm(out, axis=1)[:, None]))
@@ -125,7 +127,7 @@ class Thorax:
     def spine(self, u: float) -> float:
         """The middle (y) of the vertebral body: the back of the lungs passes beside it."""
         _, b, y = self.half(u)
-        return y + b - 12 * self.scale
+        return y + b - 27 * self.scale
 
     def mediastinum(self, u: float) -> Points:
         """The closed line of what lies between the lungs, fat included; hila bulge into it."""
@@ -147,8 +149,8 @@ class Thorax:
         _, b, y = self.half(u)
         s, balls = self.scale * self.heart, []
         for x, back, at, half, a, d, turn in (
-            (18, -0.38, 0.30, 0.19, 50, 38, 0.45),
-            (42, -0.24, 0.28, 0.16, 38, 36, 0.7),
+            (18, -0.40, 0.30, 0.20, 52, 41, 0.45),
+            (43, -0.28, 0.28, 0.17, 41, 38, 0.7),
             (-16, -0.22, 0.36, 0.17, 32, 36, 0.1),
             (4, 0.12, 0.42, 0.09, 33, 21, 0.05),
         ):

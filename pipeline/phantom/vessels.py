@@ -12,12 +12,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.phantom.canvas import Grid, Image
+from pipeline.phantom.canvas import SHIFT, Grid, Image
 from pipeline.phantom.thorax import LEFT, RIGHT, Thorax
 
 MURRAY = 1 / 2.55
-LEAVES = 1000
-BLOOD, AIRWAY_WALL, LUMEN = 42.0, -40.0, -960.0
+LEAVES = 2200
+BLOOD, AIRWAY_WALL, LUMEN = 42.0, -150.0, -960.0
+Points3 = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
 Segments = npt.NDArray[np.float64]
 """[N, 8]: x, y, z of both ends, radius at both ends; mm."""
 
@@ -37,7 +39,7 @@ def grow_trees(seed: int, thorax: Thorax, spots: dict[int, npt.NDArray[np.float6
         draw = np.random.default_rng([seed, 1, 10 + side])
         for kind, root in enumerate(_roots(thorax, side)):
             leaves = places[draw.permutation(len(places))[:LEAVES]]
-            tree = _grow(leaves, root, draw, 7.0 * thorax.scale if kind == 0 else 6.4 * thorax.scale)
+            tree = _grow(leaves, root, draw, 5.4 * thorax.scale if kind == 0 else 5.0 * thorax.scale)
             blood.append(tree)
             if kind == 0:
                 airway.append(_beside(tree))
@@ -54,43 +56,46 @@ def _roots(thorax: Thorax, side: int) -> list[npt.NDArray[np.float64]]:
     return [artery, vein]
 
 
-def _grow(leaves: npt.NDArray[np.float64], root: npt.NDArray[np.float64], draw: np.random.Generator, thick: float) -> Segments:
+def _grow(leaves: Points3, root: Points3, draw: np.random.Generator, thick: float) -> Segments:
+    """Level by level: every territory sends two branches towards the middles of its halves."""
     total, rows = len(leaves), []
-    waiting = [(np.arange(total), root, thick, np.zeros(3))]
-    while waiting:
-        members, start, before, heading = waiting.pop()
-        if len(members) == 1:
-            rows.append((*start, *leaves[members[0]], before, 0.35))
-            continue
-        for part in _halves(leaves, members, draw.uniform(0.28, 0.5)):
-            radius = thick * (len(part) / total) ** MURRAY
-            middle = leaves[part].mean(axis=0)
-            reach = 0.42 if len(part) > 1 else 0.6
-            step = reach * (middle - start)
-            step += 0.3 * np.linalg.norm(step) * heading * (len(part) > 1)
-            end = start + step
-            rows.append((*start, *end, min(before, radius * 1.15), radius))
-            waiting.append((part, end, radius, step / max(1e-6, float(np.linalg.norm(step)))))
-    return np.array(rows)
+    first = np.array([0])  # leaves[first[k]:first[k + 1]] is territory k
+    start, heading, before = root[None], np.zeros((1, 3)), np.array([thick])
+    while len(first) < total:
+        leaves, first, parent = _halved(leaves, first, draw)
+        size = np.diff(np.append(first, total))
+        middle = np.add.reduceat(leaves, first) / size[:, None]
+        radius = np.minimum(thick * (size / total) ** MURRAY, before[parent])
+        reach = np.where(size > 1, draw.uniform(0.30, 0.45, len(size)), 0.85)
+        step = reach[:, None] * (middle - start[parent])
+        step += 0.35 * np.linalg.norm(step, axis=1)[:, None] * heading[parent] * (size > 1)[:, None]
+        end = start[parent] + step
+        moved = np.linalg.norm(step, axis=1)[:, None]
+        row = np.hstack([start[parent], end, before[parent][:, None], radius[:, None]])
+        rows.append(row[moved[:, 0] > 1e-6])
+        start, before, heading = end, radius, step / np.maximum(moved, 1e-6)
+    return np.concatenate(rows)
 
 
-def _halves(leaves: npt.NDArray[np.float64], members: npt.NDArray[np.int64], share: float) -> list[npt.NDArray[np.int64]]:
-    """The members on both sides of their middle, across their longest direction."""
-    points = leaves[members]
-    out = points - points.mean(axis=0)
-    axis = np.linalg.eigh(out.T @ out)[1][:, -1]
-    order = np.argsort(out @ axis, kind="stable")
-    half = max(1, round(len(members) * share))
-    return [members[order[:half]], members[order[half:]]]
+def _halved(leaves: Points3, first: Indices, draw: np.random.Generator) -> tuple[Points3, Indices, Indices]:
+    """(leaves in new order, first leaf of each territory, its parent): each split across its longest direction, unevenly."""
+    size = np.diff(np.append(first, len(leaves)))
+    owner = np.repeat(np.arange(len(first)), size)
+    out = leaves - (np.add.reduceat(leaves, first) / size[:, None])[owner]
+    spread = np.add.reduceat(out[:, :, None] * out[:, None, :], first)
+    axis = np.linalg.eigh(spread)[1][:, :, -1] * draw.choice([-1.0, 1.0], (len(first), 1))
+    order = np.lexsort(((out * axis[owner]).sum(axis=1), owner))
+    cut = np.clip(np.rint(size * draw.uniform(0.22, 0.5, len(size))), 1, np.maximum(size - 1, 1)).astype(int)
+    both = np.sort(np.concatenate([first, (first + cut)[size > 1]]))
+    return leaves[order], both, np.searchsorted(first, both, side="right") - 1
 
 
 def _beside(tree: Segments) -> Segments:
-    """The bronchi that run beside an artery's branches: lumen radii, as far as walls can matter."""
-    wide = tree[(tree[:, 7] > 0.62)].copy()
-    shift = 0.95 * (wide[:, 6:8] + 0.3)
-    for end, radius in ((slice(0, 3), shift[:, 0]), (slice(3, 6), shift[:, 1])):
-        wide[:, end] += radius[:, None] * np.array([0.25, 0.55, 0.6]) * 1.15
-    wide[:, 6:8] *= 0.78
+    """The bronchi that run beside an artery's branches: lumen radii, as far as they could be seen in white lung."""
+    wide = tree[tree[:, 7] > 0.64].copy()
+    for end, radius in ((slice(0, 3), wide[:, 6]), (slice(3, 6), wide[:, 7])):
+        wide[:, end] += (1.75 * radius + 0.3)[:, None] * np.array([0.3, 0.65, 0.7])
+    wide[:, 6:8] *= 0.72
     return wide
 
 
@@ -100,16 +105,14 @@ def _thin_first(segments: Segments) -> Segments:
 
 def paint_vessels(image: Image, grid: Grid, trees: Trees, z_mm: float, slab_mm: float) -> Image:
     """Draw what crosses the slab around z; returns the share (0..1) of bronchial lumen in every pixel."""
-    blood = _Tubes(grid)
-    blood.draw(trees.blood, z_mm, slab_mm, 0.0)
-    share = blood.share()
-    image += share * (BLOOD - image)
-    walls = _Tubes(grid)
-    walls.draw(trees.airway, z_mm, slab_mm, 0.9)
-    lumen = _Tubes(grid)
-    lumen.draw(trees.airway, z_mm, slab_mm, 0.0)
-    air, wall = lumen.share(), walls.share()
-    image += np.maximum(wall, 0) * 0.85 * np.maximum(AIRWAY_WALL - image, 0)
+    blood, walls, lumen = _Tubes(grid), _Tubes(grid), _Tubes(grid)
+    blood.draw(trees.blood, z_mm, slab_mm)
+    visible = trees.airway[trees.airway[:, 7] > 0.75]
+    walls.draw(visible, z_mm, slab_mm, wall=0.22)
+    lumen.draw(trees.airway, z_mm, slab_mm)
+    image += blood.share() * (BLOOD - image)
+    image += walls.share() * np.maximum(AIRWAY_WALL - image, 0)
+    air = lumen.share()
     image += air * np.minimum(LUMEN - image, 0)
     return air
 
@@ -119,40 +122,28 @@ class _Tubes:
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
-        self.fine = Grid(
-            2 * grid.matrix, grid.spacing_mm / 2, grid.left_mm - grid.spacing_mm / 4, grid.top_mm - grid.spacing_mm / 4
-        )
+        half = grid.spacing_mm / 2
+        self.fine = Grid(2 * grid.matrix, half, grid.left_mm - half / 2, grid.top_mm - half / 2)
         self.canvas = np.zeros((self.fine.matrix, self.fine.matrix), np.uint8)
 
-    def draw(self, segments: Segments, z_mm: float, slab_mm: float, wall_mm: float) -> None:
-        """Draw the segments that cross the slab; `wall_mm` widens them."""
-        if wall_mm > 0:
-            segments = segments[segments[:, 7] > 1.05]
-        reach = slab_mm / 2 + np.minimum(segments[:, 6] + wall_mm, 12) * 0.8
+    def draw(self, segments: Segments, z_mm: float, slab_mm: float, wall: float = 0.0) -> None:
+        """Draw the segments that cross the slab; `wall` widens them by that share of their radius."""
+        reach = slab_mm / 2 + 0.8 * segments[:, 6]
         low, high = np.minimum(segments[:, 2], segments[:, 5]), np.maximum(segments[:, 2], segments[:, 5])
-        for segment, half in zip(
-            segments[(low < z_mm + reach) & (high > z_mm - reach)],
-            reach[(low < z_mm + reach) & (high > z_mm - reach)],
-            strict=True,
-        ):
-            self._segment(segment, z_mm, half, slab_mm, wall_mm)
-
-    def _segment(self, segment: npt.NDArray[np.float64], z_mm: float, half: float, slab_mm: float, wall_mm: float) -> None:
-        start, end = segment[:3], segment[3:6]
-        rise = end[2] - start[2]
-        first, last = 0.0, 1.0
-        if abs(rise) > 1e-6:
-            first, last = sorted(((z_mm - half - start[2]) / rise, (z_mm + half - start[2]) / rise))
-            first, last = max(first, 0.0), min(last, 1.0)
-        if first >= last:
-            return
-        radius = segment[6] + (segment[7] - segment[6]) * (first + last) / 2 + wall_mm
-        seen = min(1.0, (abs(rise) * (last - first) + 2 * radius) / (slab_mm + 0.6))
+        crossing = (low < z_mm + reach) & (high > z_mm - reach)
+        segments, reach = segments[crossing], reach[crossing]
+        start, along = segments[:, :3], segments[:, 3:6] - segments[:, :3]
+        rise = np.where(np.abs(along[:, 2]) < 1e-6, 1e-6, along[:, 2])
+        at = np.sort(np.stack([(z_mm - reach - start[:, 2]) / rise, (z_mm + reach - start[:, 2]) / rise]), axis=0).clip(0, 1)
+        middle = at.mean(axis=0)
+        radius = (segments[:, 6] + (segments[:, 7] - segments[:, 6]) * middle) * (1 + wall) + 0.35 * (wall > 0)
+        seen = (np.abs(rise) * (at[1] - at[0]) + 2 * radius) / (slab_mm + 0.4)
         width = 2 * radius / self.fine.spacing_mm
-        pixels = max(1, round(width))
-        value = round(255 * min(1.0, seen * min(1.0, width / pixels)))
-        ends = self.fine.fixed(np.stack([start + first * (end - start), start + last * (end - start)])[:, :2])
-        cv2.line(self.canvas, ends[0].tolist(), ends[1].tolist(), value, pixels, cv2.LINE_AA, 4)
+        pixels = np.maximum(1, np.rint(width)).astype(int)
+        value = np.rint(255 * np.minimum(1, seen) * np.minimum(1, width / pixels) * np.clip(radius / 0.65, 0.3, 1)).astype(int)
+        ends = [self.fine.fixed((start + at[k][:, None] * along)[:, :2]).tolist() for k in (0, 1)]
+        for one, other, shade, thick in zip(*ends, value.tolist(), pixels.tolist(), strict=True):
+            cv2.line(self.canvas, one, other, shade, thick, cv2.LINE_AA, SHIFT)
 
     def share(self) -> Image:
         """Coverage 0..1 on the grid itself."""
