@@ -1,34 +1,42 @@
-"""A procedural chest: implicit shapes a slice, HU-calibrated, with lung and lesion truth.
+"""A procedural chest with its lung and lesion truth: patients that prove the machinery, and say nothing about accuracy.
 
 Anatomy, acquisition and disease draw from separate seed streams, so the same seed gives a healthy and a sick twin that differ
-in the lesions only, and no class can be told from the acquisition. Plain shapes: proof of machinery, not of realism.
+in the lesions only, and no class can be told from the acquisition.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-Label = Literal["covid", "bacterial", "healthy"]
-LABELS: tuple[Label, ...] = ("covid", "bacterial", "healthy")
-ANATOMY, ACQUISITION, DISEASE = 1, 2, 3
-AIR, LUNG, FAT, MUSCLE, BLOOD, BONE, LUMEN = -1000, -858, -102, 52, 42, 420, -960
+from pipeline.phantom.acquisition import Acquisition, Noise, blurred, draw_acquisition, paint_table
+from pipeline.phantom.bones import MUSCLE, paint_ribs, paint_spine, paint_sternum, paint_wall
+from pipeline.phantom.canvas import Grid, Image, Mask, Points, along, smooth_noise
+from pipeline.phantom.lesions import FLUID, Label, Painter, draw_disease
+from pipeline.phantom.organs import AIR, FAT, WALL, belly, great_vessels, paint_mediastinum, windpipe
+from pipeline.phantom.thorax import LEFT, RIGHT, STREAM, Thorax
+from pipeline.phantom.vessels import Trees, grow_trees, paint_vessels, spots_in
 
-Hu = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
+LABELS: tuple[Label, ...] = ("covid", "bacterial", "healthy")
+ABOVE_MM, BELOW_MM, WIDEST_STEP_MM, SHORTEST_MM = 20.0, 12.0, 9.7, 150.0
+COARSE = Grid.centred(100, 320.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Phantom:
-    """hu int16 [S, R, C] along +z, its truth masks, and how it was acquired."""
+    """hu int16 [S, R, C] along +z, its truth masks, and how it was acquired.
+
+    `lung` holds vessels, small bronchi and lesions; windpipe, main bronchi, hila and pleural fluid are outside it.
+    """
 
     hu: npt.NDArray[np.int16]
     lung: Mask
     lesion: Mask
+    effusion: Mask
     z_mm: npt.NDArray[np.floating[Any]]
     spacing_mm: tuple[float, float]
     vendor: int
@@ -36,117 +44,151 @@ class Phantom:
 
 
 def chest(seed: int, label: Label, *, matrix: int = 512, slices: int = 40, severity: float | None = None) -> Phantom:
-    """One synthetic patient; `severity` 0..1 scales the lesions (drawn from the seed where None)."""
-    acquisition = np.random.default_rng([seed, ACQUISITION])
-    fov_mm = acquisition.uniform(340, 420)
-    spacing = fov_mm / matrix
-    height_mm = float(np.random.default_rng([seed, ANATOMY, 0]).normal(238, 12))
-    extent_mm = min(height_mm + 30.0, 9.7 * (slices - 1))  # few slices: a shorter patient, not a wider spacing
-    height_mm = extent_mm - 30.0
-    z_mm = np.linspace(0.0, extent_mm, slices)
-    vendor, sharp, sigma = int(acquisition.integers(4)), bool(acquisition.integers(2)), acquisition.uniform(8, 25)
-    axis = (np.arange(matrix) + 0.5) * spacing - fov_mm / 2
-    body = _Body(seed, height_mm, axis)
-    foci = _foci(seed, label, severity, body)
-    hu, lung, lesion = [], [], []
-    for z in z_mm:
-        image, lungs = body.slice(float(z))
-        sick = _infected(image, lungs, float(z), foci, axis)
-        noise = acquisition.normal(0, sigma, image.shape).astype(np.float32)
-        hu.append(np.clip(np.rint(cv2.GaussianBlur(image, (3, 3), 0) + noise), -1024, 3071).astype(np.int16))
-        lung.append(lungs)
-        lesion.append(sick)
-    return Phantom(np.stack(hu), np.stack(lung), np.stack(lesion), z_mm, (spacing, spacing), vendor, sharp)
+    """One synthetic patient; `severity` 0..1 scales the disease (drawn from the seed where None)."""
+    height_mm, z_mm = _heights(seed, slices)
+    thorax, acquisition = Thorax(seed, height_mm), draw_acquisition(seed)
+    fov_mm = max(acquisition.fov_mm, 2 * thorax.a + 26)  # never through the lungs
+    grid = Grid.centred(matrix, fov_mm, *acquisition.shift_mm)
+    spots = _lung_spots(seed, thorax)
+    patient = _Patient(thorax, grid, grow_trees(seed, thorax, spots), acquisition)
+    painter = Painter(draw_disease(seed, label, severity, thorax, spots), thorax, grid)
+    noise = Noise(seed, acquisition, grid)
+    drawn = [_slice(patient, painter, noise, number, float(z)) for number, z in enumerate(z_mm)]
+    hu, lung, lesion, effusion = (np.stack(part) for part in zip(*drawn, strict=True))
+    return Phantom(hu, lung, lesion, effusion, z_mm, (grid.spacing_mm,) * 2, acquisition.vendor, acquisition.sharp)
 
 
-class _Body:
-    """The anatomy of one patient, drawn slice by slice."""
-
-    def __init__(self, seed: int, height_mm: float, axis: npt.NDArray[np.floating[Any]]) -> None:
-        draw = np.random.default_rng([seed, ANATOMY, 1])
-        self.height = height_mm
-        self.y, self.x = np.meshgrid(axis, axis, indexing="ij")
-        self.a = draw.normal(148, 6)
-        self.b = self.a * draw.normal(0.70, 0.03)
-        self.fat = draw.uniform(8, 20)
-        self.heart = draw.normal(46, 3)
-        self.vessels = draw.uniform([-1, -1, 0], [1, 1, 1], (120, 3))
-        self.radius = draw.uniform(1.2, 4.0, 120)
-
-    def slice(self, z: float) -> tuple[Hu, Mask]:
-        """(HU, lung truth) of the slice at height z above the lowest lung."""
-        up = z / self.height  # 0 at the bases, 1 at the apices
-        thorax = (np.abs(self.x) / self.a) ** 2.35 + (np.abs(self.y) / self.b) ** 2.35
-        image = np.where(thorax < 1, FAT, AIR).astype(np.float32)
-        wall = 1 - self.fat / self.b
-        image[thorax < wall] = MUSCLE
-        lungs = self._lungs(up)
-        self._bones(image, thorax, z, lungs)
-        image[lungs] = LUNG + 40 * (self.y[lungs] / self.b)  # gravity: denser at the back
-        self._vessels(image, lungs, up)
-        trachea = (self.x**2 + (self.y + 8) ** 2 < 81) & (up > 0.6)
-        image[trachea & ~lungs] = LUMEN
-        return image, lungs
-
-    def _lungs(self, up: float) -> Mask:
-        """Two ellipses that leave the mediastinum, narrow towards the apex and rise over the diaphragm."""
-        if not -0.02 <= up <= 1.0:
-            return np.zeros(self.x.shape, bool)
-        size = float(np.sqrt(max(0.0, 1 - max(0.0, (up - 0.45) / 0.56) ** 2.2))) * min(1.0, 0.45 + 1.6 * max(up, 0.0))
-        both = np.zeros(self.x.shape, bool)
-        for side in (-1, 1):
-            across, deep = 0.39 * self.a * size, 0.70 * self.b * size
-            x, y = self.x - side * 0.46 * self.a, self.y - 0.02 * self.b
-            both |= (x / max(across, 1.0)) ** 2 + (y / max(deep, 1.0)) ** 2 < 1
-        dome = ((self.x / (0.80 * self.a)) ** 2 + ((self.y + 0.25 * self.b) / (0.62 * self.b)) ** 2) < (0.30 - up) / 0.30
-        heart = ((self.x - 18) / self.heart) ** 2 + ((self.y + 28) / (0.8 * self.heart)) ** 2 < (1 - ((up - 0.35) / 0.25) ** 2)
-        return np.asarray(both & ~dome & ~heart)
-
-    def _bones(self, image: Hu, thorax: npt.NDArray[np.floating[Any]], z: float, lungs: Mask) -> None:
-        spine = (self.x / 20) ** 2 + ((self.y - 0.72 * self.b) / 17) ** 2 < 1
-        image[spine & ~lungs] = BONE / 2
-        angle = np.arctan2(self.y, np.abs(self.x))
-        rib = (np.abs(((z + 22 * angle) % 26) - 13) < 4) & (thorax > 0.66) & (thorax < 0.76)
-        image[rib & ~lungs] = BONE
-
-    def _vessels(self, image: Hu, lungs: Mask, up: float) -> None:
-        """Round cuts of vessels that run outwards from the hilum as z changes."""
-        spacing = self.x[0, 1] - self.x[0, 0]
-        canvas = np.zeros(image.shape, np.uint8)
-        for (u, v, w), radius in zip(self.vessels, self.radius, strict=True):
-            out = 0.25 + 0.6 * abs(up - w)
-            x, y = np.sign(u) * self.a * (0.30 + 0.5 * out * abs(u)), self.b * 0.75 * v * out
-            centre = (round((x - self.x[0, 0]) / spacing), round((y - self.y[0, 0]) / spacing))
-            cv2.circle(canvas, centre, max(1, round(radius * (1.2 - out) / spacing)), 1, -1)
-        image[(canvas > 0) & lungs] = BLOOD
+def _heights(seed: int, slices: int) -> tuple[float, npt.NDArray[np.float64]]:
+    """The lungs' height, and where the slices lie: few slices make a shorter patient, very few see a part of one."""
+    drawn = float(np.clip(np.random.default_rng([seed, STREAM, 0]).normal(238, 16), 195, 285))
+    margin = ABOVE_MM + BELOW_MM
+    height_mm = max(SHORTEST_MM, min(drawn, WIDEST_STEP_MM * (slices - 1) - margin))
+    extent_mm = min(height_mm + margin, WIDEST_STEP_MM * (slices - 1))
+    middle_mm = (height_mm + ABOVE_MM - BELOW_MM) / 2
+    return height_mm, np.linspace(middle_mm - extent_mm / 2, middle_mm + extent_mm / 2, slices)
 
 
-def _foci(seed: int, label: Label, severity: float | None, body: _Body) -> npt.NDArray[np.floating[Any]]:
-    """Lesions [n, 5]: x, y, z, radius (mm), HU."""
-    draw = np.random.default_rng([seed, DISEASE])
-    weight = float(draw.uniform(0.3, 1.0)) if severity is None else severity
-    if label == "healthy":
-        return np.zeros((0, 5))
-    n = round(4 + 14 * weight) if label == "covid" else 2
-    side = draw.choice([-1.0, 1.0], n) if label == "covid" else np.full(n, draw.choice([-1.0, 1.0]))
-    angle = draw.uniform(-0.4, 1.3, n)  # mostly posterior
-    out = draw.uniform(0.75, 1.0, n) if label == "covid" else draw.uniform(0.3, 0.8, n)
-    x = side * body.a * (0.46 + 0.36 * out * np.cos(angle))
-    y = 0.66 * body.b * out * np.sin(angle)
-    z = body.height * draw.uniform(0.15, 0.7, n)
-    radius = draw.uniform(6, 18, n) if label == "covid" else draw.uniform(18, 36, n) * (0.6 + 0.6 * weight)
-    density = draw.uniform(-640, -380, n) if label == "covid" else draw.normal(30, 10, n)
-    return np.stack([x, y, z, radius, density], axis=1)
+def _lung_spots(seed: int, thorax: Thorax) -> dict[int, npt.NDArray[np.float64]]:
+    z_mm = np.linspace(0.01, 0.99, 48) * thorax.height
+    diaphragm = thorax.diaphragm(COARSE)
+    coarse = np.stack([thorax.lungs(COARSE, float(z)) * (diaphragm < z) for z in z_mm])
+    return spots_in(coarse, COARSE, z_mm, np.random.default_rng([seed, STREAM, 1]))
 
 
-def _infected(image: Hu, lungs: Mask, z: float, foci: npt.NDArray[np.floating[Any]], axis: npt.NDArray[np.floating]) -> Mask:
-    """Raise the lung's density where a focus cuts this slice; vessels stay. Returns the lesion truth."""
-    lesion = np.zeros(image.shape, bool)
-    for x, y, at, radius, density in foci:
-        if abs(z - at) >= radius:
-            continue
-        near = (axis[None, :] - x) ** 2 + (axis[:, None] - y) ** 2 < radius**2 - (z - at) ** 2
-        spot = near & lungs
-        image[spot] = np.maximum(image[spot], density)
-        lesion |= spot
-    return lesion
+def _slice(
+    patient: _Patient, painter: Painter, noise: Noise, number: int, z_mm: float
+) -> tuple[npt.NDArray[np.int16], Mask, Mask, Mask]:
+    """(HU, lung, lesion, effusion) of one slice."""
+    image, sides, lumen = patient.slice(z_mm)
+    fluid = painter.fluid(sides, z_mm)
+    image[fluid] = FLUID
+    sides[fluid] = 0
+    lesion = painter.paint(image, patient.thorax.lobes(sides, patient.grid, z_mm), lumen, z_mm)
+    streaks = float(np.clip((patient.thorax.u(z_mm) - 0.86) / 0.12, 0, 1))
+    noisy = noise.add(image, number, streaks)
+    return np.clip(np.rint(noisy), -1024, 3071).astype(np.int16), sides > 0, lesion, fluid
+
+
+class _Patient:
+    """One healthy patient on one grid, drawn slice by slice."""
+
+    def __init__(self, thorax: Thorax, grid: Grid, trees: Trees, acquisition: Acquisition) -> None:
+        self.thorax, self.grid, self.trees, self.acquisition = thorax, grid, trees, acquisition
+        self.diaphragm = thorax.diaphragm(grid)
+        self.back = float(max(thorax.skin(u)[:, 1].max() for u in (0.0, 0.3, 0.6)))
+        self.pipes = [(_dense(line), radius) for line, radius in windpipe(thorax)]
+
+    def slice(self, z_mm: float) -> tuple[Image, npt.NDArray[np.uint8], Image]:
+        """(noiseless HU, lung truth by side, share of bronchial lumen) at height z."""
+        grid, thorax, u = self.grid, self.thorax, self.thorax.u(z_mm)
+        image = grid.blank(-1000)
+        paint_table(image, grid, self.acquisition, self.back)
+        paint_wall(image, grid, thorax, u)
+        image[(image == MUSCLE) & (self._grain(z_mm / 9, 16.0) > along(u, (0.4, 2.2), (0.7, 0.9)))] = FAT
+        paint_ribs(image, grid, thorax, z_mm)
+        paint_sternum(image, grid, thorax, u)
+        hollow, under = self._hollow(z_mm), self._under(z_mm)
+        cage = grid.region(thorax.cage(u)).astype(bool) & (u < 1.02)
+        image[cage] = MUSCLE - 10 if u > 0.95 else FAT
+        image[hollow > 0] = thorax.density
+        self._parenchyma(image, hollow > 0, z_mm)
+        if u < 1.05:
+            paint_mediastinum(image, grid, thorax, min(u, 1.0))
+        paint_spine(image, grid, thorax, z_mm)
+        lumen = paint_vessels(image, grid, self.trees, z_mm, self.acquisition.thickness_mm) * (hollow > 0)
+        self._belly(image, cage, hollow, under, u)
+        pipes = self._windpipe(image, z_mm)
+        sides = hollow * (under < 0.5)
+        sides[pipes > 0] = 0
+        return blurred(image, grid, self.acquisition), sides, lumen
+
+    def _hollow(self, z_mm: float) -> npt.NDArray[np.uint8]:
+        """Where the lungs would be without a diaphragm, the great vessels' dents taken away."""
+        hollow, u = self.thorax.lungs(self.grid, z_mm), self.thorax.u(z_mm)
+        for shape in great_vessels(self.thorax, u):
+            self.grid.fill(hollow, shape, 0)
+        return hollow
+
+    def _under(self, z_mm: float) -> Image:
+        """Share of each pixel that lies under the diaphragm, softened by the slice's thickness."""
+        share = (self.diaphragm - np.float32(z_mm)) / np.float32(max(self.acquisition.thickness_mm, 1.0)) + 0.5
+        return np.asarray(np.clip(share, 0, 1), np.float32)
+
+    def _grain(self, layer: float, cell_mm: float) -> Image:
+        """Smooth noise of unit spread, between two of the patient's layers."""
+        layers, low = self.thorax.tissue, int(np.floor(layer))
+        mixed = layers[low % len(layers)] * (low + 1 - layer) + layers[(low + 1) % len(layers)] * (layer - low)
+        return smooth_noise(mixed, self.grid, cell_mm)
+
+    def _parenchyma(self, image: Image, where: Mask, z_mm: float) -> None:
+        """Gravity, the grain of what is too small to see, fissures."""
+        grid, thorax, u = self.grid, self.thorax, self.thorax.u(z_mm)
+        density = thorax.density + thorax.gravity * (grid.y / thorax.b) + 9 * self._grain(z_mm / 4, 4.0)
+        minor = np.exp(-(((thorax.horizontal(grid.x, grid.y) - u) * thorax.height / 2.2) ** 2)) * (grid.x < 0)
+        density = density + 55 * minor * (grid.y < thorax.oblique(RIGHT, u, grid.x))
+        lines = np.zeros(image.shape, np.uint8)
+        x = np.linspace(0.08, 0.98, 40) * thorax.a
+        for side in (RIGHT, LEFT):
+            across = x * (side * 2 - 3)
+            grid.line(lines, np.stack([across, thorax.oblique(side, u, across)], axis=1), 0.7, 1)
+        density = density + 130 * lines
+        image[where] = density[where]
+
+    def _belly(self, image: Image, cage: Mask, hollow: npt.NDArray[np.uint8], under: Image, u: float) -> None:
+        if u > 0.45:
+            return
+        inside = (hollow > 0) | (cage & (self.grid.y < self.thorax.spine(u) - 22) & (u < 0.12))
+        content = belly(self.grid, self.thorax, u)
+        share = np.where(inside, under, 0)
+        image += share * (content - image)
+
+    def _windpipe(self, image: Image, z_mm: float) -> npt.NDArray[np.uint8]:
+        """Paint trachea and main bronchi with their walls; returns where they are."""
+        sections: list[tuple[Points, float]] = []
+        for line, radius in self.pipes:
+            for extra in (1.5, 0.0):
+                left = (radius + extra) ** 2 - (line[:, 2] - z_mm) ** 2
+                sections += [(point, np.sqrt(r)) for point, r in zip(line[left > 0], left[left > 0], strict=True) if extra]
+        walls = np.zeros(image.shape, np.uint8)
+        for point, radius in sections:
+            _ball(walls, self.grid, point, radius)
+        lumen = np.zeros(image.shape, np.uint8)
+        for line, radius in self.pipes:
+            left = radius**2 - (line[:, 2] - z_mm) ** 2
+            for point, r in zip(line[left > 0], left[left > 0], strict=True):
+                _ball(lumen, self.grid, point, float(np.sqrt(r)))
+        image[walls > 0] = WALL
+        image[lumen > 0] = AIR
+        return walls
+
+
+def _ball(mask: npt.NDArray[np.uint8], grid: Grid, point: Points, radius_mm: float) -> None:
+    centre = grid.fixed(point[None, :2])[0]
+    cv2.circle(mask, centre.tolist(), round(radius_mm / grid.spacing_mm * 16), 1, -1, cv2.LINE_8, 4)
+
+
+def _dense(line: Points) -> Points:
+    """A line [N, 3] sampled about every millimetre."""
+    length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(line, axis=0), axis=1))])
+    at = np.linspace(0, length[-1], int(length[-1]) + 2)
+    return np.stack([np.interp(at, length, line[:, k]) for k in range(3)], axis=1)
