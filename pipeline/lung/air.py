@@ -15,10 +15,11 @@ from pipeline.lung.shapes import Bits, disk, filled, largest, widened
 WORK_MM = 2.0
 AIR_HU = -400
 SOFT_HU = -300
-LEAST_MM2 = 120.0
+LEAST_MM2 = 60.0
 LUMEN_LEAST_MM2 = 24.0
 ENCLOSED = 0.75
 """Share of soft tissue round a dark region that makes it a lumen, not a bulla."""
+GAS_SHARE, GAS_MM2 = 0.15, 1000.0
 FOLLOWED = 0.45
 REGROW = 4
 HAZE_HU = -140
@@ -47,7 +48,11 @@ def lung_air(hu: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64]) -> Bits:
     usual = _usual_hu(hu, air)
     lumen_hu = min(-900.0, (usual - 1000.0) / 2)
     free = [mask & ~_lumens(image, mask, lumen_hu) for image, mask in zip(hu, air, strict=True)]
-    lungs = _follow([_regions(cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))) for mask in free], z_mm)
+    regions = [_regions(cv2.morphologyEx(mask, cv2.MORPH_OPEN, disk(1))) for mask in free]
+    fullest = int(np.argmax([np.count_nonzero(mask) for mask in regions]))
+    for place in range(fullest):
+        regions[place] = _without_gas(regions[place], hu[place], lumen_hu)
+    lungs = _follow(regions, fullest, z_mm)
     return np.stack([_softened(_regrown(*each), image) for image, *each in zip(hu, lungs, free, strict=True)])
 
 
@@ -111,9 +116,16 @@ def _regions(mask: Bits) -> Bits:
     return np.asarray(numbers[labels])
 
 
-def _follow(candidates: list[Bits], z_mm: npt.NDArray[np.float64]) -> Bits:
-    """From the fullest slice outwards, keep the regions that mostly lie under the (widened) lung of the slice before."""
-    start = int(np.argmax([np.count_nonzero(mask) for mask in candidates]))
+def _without_gas(regions: Bits, hu: Hu, lumen_hu: float) -> Bits:
+    """Numbered `regions` of a basal slice less the small ones with dark spots: gas among stool is no pure lumen."""
+    area = np.bincount(regions.ravel(), minlength=256)
+    dark = np.bincount(regions[hu < lumen_hu], minlength=256)
+    gas = (dark > GAS_SHARE * area) & (area * WORK_MM**2 < GAS_MM2)
+    return np.where(gas[regions], 0, regions).astype(np.uint8)
+
+
+def _follow(candidates: list[Bits], start: int, z_mm: npt.NDArray[np.float64]) -> Bits:
+    """From slice `start` outwards, keep the regions that mostly lie under the (widened) lung of the slice before."""
     lungs = np.stack([mask > 0 for mask in candidates]).astype(np.uint8)
     for step in (1, -1):
         before, at = lungs[start], float(z_mm[start])

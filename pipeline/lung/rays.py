@@ -72,6 +72,20 @@ def arched(reach: Line, hull: Line) -> Line:
     return np.concatenate([_arc(*half) for half in zip(np.split(reach, 2), np.split(touching, 2), strict=True)])
 
 
+def around(chosen: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.bool_]:
+    """The rays within `width` of a chosen one."""
+    return np.asarray(
+        np.convolve(np.concatenate([chosen[-width:], chosen, chosen[:width]]), np.ones(2 * width + 1), "valid") > 0
+    )
+
+
+def flanked(met: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The rays that are met, or lie on the same side of the body between two that are and are near."""
+    halves = np.pad(np.stack(np.split(met, 2)).astype(np.uint8), ((0, 0), (ARC_GAP, ARC_GAP)))
+    bridged = cv2.morphologyEx(halves, cv2.MORPH_CLOSE, np.ones((1, ARC_GAP), np.uint8))
+    return np.asarray(bridged[:, ARC_GAP:-ARC_GAP].ravel() > 0)
+
+
 def _arc(reach: Line, touching: npt.NDArray[np.bool_]) -> Line:
     known, at = np.flatnonzero(touching), np.arange(len(reach))
     if len(known) < 2:

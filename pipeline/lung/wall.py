@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.lung.air import WORK_MM
-from pipeline.lung.rays import Line, Rays, arched
+from pipeline.lung.rays import RAYS, Line, Rays, arched, around, flanked
 from pipeline.lung.shapes import Bits, closed, disk, filled
 from pipeline.lung.sides import sides
 
@@ -16,6 +16,7 @@ INNER_MM = 6.0
 ALONG_MM = 80.0
 SLACK_MM = 2.0
 RIB_SLACK_MM = 12.0
+DENT_MM, DENT_RAYS = 3.0, RAYS * 12 // 360
 MIDLINE_MM = 18.0
 SMALL_MM2 = 80.0
 RAGGED = 0.62
@@ -69,10 +70,11 @@ def _pockets(lung: Bits, hu: Hu, body: Bits, wall: Line, rays: Rays) -> Bits:
     free = ((star == 0) & (hu < 200) & (cv2.erode(body, disk(4)) > 0) & (x > MIDLINE_MM / WORK_MM)).astype(np.uint8)
     hull = closed(star, CHORD_MM / WORK_MM)
     chord = hull & free
+    hulled = rays.reach(hull & (x > 1))
     ribs, met = rays.ribs(hu, star)
-    slack = np.where(met, np.float32(RIB_SLACK_MM / WORK_MM), np.float32(SLACK_MM / WORK_MM))
-    wall = np.maximum(wall + slack, arched(reach, rays.reach(hull & (x > 1))))
-    wall = np.where(ribs > 0, np.minimum(ribs, wall), wall - slack)
+    slack = np.where(met & around(hulled > reach + DENT_MM / WORK_MM, DENT_RAYS), RIB_SLACK_MM, SLACK_MM) / WORK_MM
+    wall = np.maximum(wall + slack, arched(reach, hulled))
+    wall = np.where(ribs > 0, np.minimum(ribs, wall), wall - slack) * flanked(reach > 0)
     cage = rays.within(wall) & free
     pockets = chord | cv2.morphologyEx(cage, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     return np.asarray(pockets & ~rays.within(rays.reach(pockets) - np.float32(DEPTH_MM / WORK_MM)), np.uint8)
