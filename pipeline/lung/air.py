@@ -19,6 +19,7 @@ LEAST_MM2 = 60.0
 LUMEN_LEAST_MM2 = 24.0
 ENCLOSED = 0.75
 """Share of soft tissue round a dark region that makes it a lumen, not a bulla."""
+GAS_HU = -975
 GAS_SHARE, GAS_MM2 = 0.15, 1000.0
 FOLLOWED = 0.45
 REGROW = 4
@@ -75,9 +76,9 @@ def _softened(lung: Bits, hu: Hu) -> Bits:
 
 
 def _usual_hu(hu: Hu, air: Bits) -> float:
-    """What lung measures in this study: the median of the fullest slice's air."""
+    """What lung measures in this study: the median of the fullest slice's air, pure gas aside."""
     fullest = int(np.argmax(air.sum(axis=(1, 2))))
-    values = hu[fullest][air[fullest] > 0]
+    values = hu[fullest][(air[fullest] > 0) & (hu[fullest] > GAS_HU)]
     return float(np.median(values)) if len(values) else -850.0
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.lung.air import WORK_MM
+from pipeline.lung.consolidation import consolidated
 from pipeline.lung.rays import RAYS, Line, Rays, arched, around, flanked
 from pipeline.lung.shapes import Bits, closed, disk, filled
 from pipeline.lung.sides import sides
@@ -18,7 +19,7 @@ SLACK_MM = 2.0
 RIB_SLACK_MM = 12.0
 DENT_MM, DENT_RAYS = 3.0, RAYS * 12 // 360
 MIDLINE_MM = 18.0
-SMALL_MM2 = 80.0
+SMALL_MM2, HOLE_MM2 = 80.0, 200.0
 RAGGED = 0.62
 DEPTH_MM = 30.0
 BELOW_MM = 32.0
@@ -36,10 +37,28 @@ def closed_lungs(air: Bits, hu: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64])
     lungs = np.zeros_like(air)
     for i, image in enumerate(hu):
         below = lungs[min(max(i - 1, 0), int(np.searchsorted(z_mm, z_mm[i] - BELOW_MM))) : i].max(axis=0, initial=0)
-        for half, wall in zip(halves[i], walls, strict=True):
-            if half.any():
-                lungs[i] |= _whole(half, image, bodies[i], below, wall[i], rays)
+        free = _free(image, bodies[i], rays.middle)
+        pair = [_whole(half, image, free, below, wall[i], rays) for half, wall in zip(halves[i], walls, strict=True)]
+        lungs[i] = _with_consolidation(pair, image, free, rays)
     return lungs
+
+
+def _free(hu: Hu, body: Bits, middle: int) -> Bits:
+    """Where lung may be beyond its air: inside the body, not bone, not close to the midline."""
+    x = np.abs(np.arange(hu.shape[1]) - middle + 0.5)
+    return np.asarray((hu < 200) & (cv2.erode(body, disk(4)) > 0) & (x > MIDLINE_MM / WORK_MM), np.uint8)
+
+
+def _with_consolidation(pair: list[Bits], hu: Hu, free: Bits, rays: Rays) -> Bits:
+    """Both lungs, each with what is consolidated; the larger first, as the other's mirror."""
+    first, second = (0, 1) if pair[0].sum() >= pair[1].sum() else (1, 0)
+    for side, other in ((first, second), (second, first)):
+        here = free & (np.arange(hu.shape[1]) < rays.middle if side == 0 else np.arange(hu.shape[1]) >= rays.middle)
+        more = consolidated(pair[side], pair[other], hu, here, rays)
+        if more.any():
+            whole = cv2.morphologyEx(pair[side] | more, cv2.MORPH_CLOSE, disk(3))
+            pair[side] = filled(whole).astype(np.uint8)
+    return np.asarray(pair[0] | pair[1])
 
 
 def _wall_reach(reach: Line, z_mm: npt.NDArray[np.float64]) -> Line:
@@ -53,21 +72,23 @@ def _wall_reach(reach: Line, z_mm: npt.NDArray[np.float64]) -> Line:
     return wall
 
 
-def _whole(side: Bits, hu: Hu, body: Bits, below: Bits, wall: Line, rays: Rays) -> Bits:
+def _whole(side: Bits, hu: Hu, free: Bits, below: Bits, wall: Line, rays: Rays) -> Bits:
     """One lung of one slice: its vessels, its holes, and what a pleural lesion took from its outline."""
+    if not side.any():
+        return side
     inner = closed(side, INNER_MM / WORK_MM)
-    lung = inner | _lesions(_pockets(inner, hu, body, wall, rays), hu, below, ragged=0)
+    lung = inner | _lesions(_pockets(inner, hu, free, wall, rays), hu, below, small_mm2=SMALL_MM2, ragged=0)
     lung = cv2.morphologyEx(lung, cv2.MORPH_CLOSE, disk(2))
-    lung |= _lesions(filled(lung).astype(np.uint8) & ~lung, hu, below, ragged=RAGGED)
+    lung |= _lesions(filled(lung).astype(np.uint8) & ~lung, hu, below, small_mm2=HOLE_MM2, ragged=RAGGED)
     return np.asarray(cv2.morphologyEx(lung, cv2.MORPH_OPEN, disk(1)) | side, np.uint8)
 
 
-def _pockets(lung: Bits, hu: Hu, body: Bits, wall: Line, rays: Rays) -> Bits:
+def _pockets(lung: Bits, hu: Hu, free: Bits, wall: Line, rays: Rays) -> Bits:
     """Soft tissue between the lung and its chest wall."""
     reach = rays.reach(lung)
     star = rays.within(reach)
     x = np.abs(np.arange(hu.shape[1]) - rays.middle + 0.5)
-    free = ((star == 0) & (hu < 200) & (cv2.erode(body, disk(4)) > 0) & (x > MIDLINE_MM / WORK_MM)).astype(np.uint8)
+    free = free & (1 - star)
     hull = closed(star, CHORD_MM / WORK_MM)
     chord = hull & free
     hulled = rays.reach(hull & (x > 1))
@@ -80,7 +101,7 @@ def _pockets(lung: Bits, hu: Hu, body: Bits, wall: Line, rays: Rays) -> Bits:
     return np.asarray(pockets & ~rays.within(rays.reach(pockets) - np.float32(DEPTH_MM / WORK_MM)), np.uint8)
 
 
-def _lesions(pockets: Bits, hu: Hu, below: Bits, *, ragged: float) -> Bits:
+def _lesions(pockets: Bits, hu: Hu, below: Bits, *, small_mm2: float, ragged: float) -> Bits:
     """Those regions of soft tissue that are lesion or vessel and not diaphragm.
 
     They are small, airy, have lung below, or fill less than `ragged` of their box (the dome of a diaphragm is round).
@@ -91,6 +112,6 @@ def _lesions(pockets: Bits, hu: Hu, below: Bits, *, ragged: float) -> Bits:
     airy = np.bincount(labels[hu < AIRY_HU], minlength=n) > AIRY * area
     fat = np.bincount(labels[(hu > FAT_HU[0]) & (hu < FAT_HU[1])], minlength=n) > 0.5 * area
     loose = area < ragged * stats[:, cv2.CC_STAT_WIDTH] * stats[:, cv2.CC_STAT_HEIGHT]
-    keep = ((supported | airy | loose) & ~fat) | (area * WORK_MM**2 < SMALL_MM2)
+    keep = ((supported | airy | loose) & ~fat) | (area * WORK_MM**2 < small_mm2)
     keep[0] = False
     return np.asarray(keep.astype(np.uint8)[labels])
