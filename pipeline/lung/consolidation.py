@@ -15,8 +15,8 @@ from pipeline.lung.shapes import Bits, disk
 
 BRONCHUS_HU, BRONCHI = -200, 0.012
 HAZE_HU, HAZE = -140, 0.25
-GAS_HU, GAS = -900, 0.4
-EDGE_PX, BORDER_PX, DEPTH_PX = 2, 5, 28
+GAS_HU, GAS, GAS_LEAST = -900, 0.4, 0.06
+EDGE_PX, BORDER_PX, DEPTH_PX, BETWEEN_PX = 2, 5, 28, 4
 SICK_HU = -520
 DEFICIT = 0.8
 LEAST_PX = 75
@@ -28,7 +28,8 @@ def consolidated(lung: Bits, other: Bits, hu: Hu, free: Bits, rays: Rays) -> Bit
     """What belongs to `lung` of one side [r, c], given the `other` side's and the pixels that are `free` to join."""
     reach = rays.reach(lung)
     star = rays.within(reach)
-    ribs, _ = rays.ribs(hu, star)
+    ribs, met = rays.ribs(hu, star)
+    ribs = np.where(met, ribs, np.minimum(ribs, reach + np.float32(BETWEEN_PX)))
     beyond = rays.within(ribs * (reach > 0)) & (1 - star)
     beyond &= 1 - rays.within(ribs - np.float32(DEPTH_PX))
     if lung.sum() < DEFICIT * other.sum():
@@ -43,7 +44,9 @@ def consolidated(lung: Bits, other: Bits, hu: Hu, free: Bits, rays: Rays) -> Bit
 
     airy, gas = share(hu < BRONCHUS_HU), share(hu < GAS_HU)
     keep = (
-        ((airy > BRONCHI) & (gas < GAS * airy)) | (share(hu < HAZE_HU) > HAZE) | (bordering_hu(labels, n, lung, hu) > SICK_HU)
+        ((airy > BRONCHI) & (gas < np.maximum(GAS * airy, GAS_LEAST)))
+        | (share(hu < HAZE_HU) > HAZE)
+        | (bordering_hu(labels, n, lung, hu) > SICK_HU)
     )
     keep &= stats[:, cv2.CC_STAT_AREA] >= LEAST_PX
     keep[0] = False

@@ -21,8 +21,10 @@ DENT_MM, DENT_RAYS = 3.0, RAYS * 12 // 360
 MIDLINE_MM = 18.0
 SMALL_MM2, HOLE_MM2 = 80.0, 200.0
 RAGGED = 0.62
+CENTRAL_MM = 30.0
 DEPTH_MM = 30.0
 BELOW_MM = 32.0
+RING_PX, RING = 5, 0.6
 SUPPORTED = 0.4
 AIRY_HU, AIRY = -150, 0.4
 FAT_HU = (-130, -30)
@@ -36,9 +38,10 @@ def closed_lungs(air: Bits, hu: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64])
     walls = [_wall_reach(np.stack([rays.reach(half[side]) for half in halves]), z_mm) for side in (0, 1)]
     lungs = np.zeros_like(air)
     for i, image in enumerate(hu):
-        below = lungs[min(max(i - 1, 0), int(np.searchsorted(z_mm, z_mm[i] - BELOW_MM))) : i].max(axis=0, initial=0)
+        first = min(max(i - 1, 0), int(np.searchsorted(z_mm, z_mm[i] - BELOW_MM)))
+        below, deep = lungs[first:i].max(axis=0, initial=0), lungs[first] if i else np.zeros_like(lungs[0])
         free = _free(image, bodies[i], rays.middle)
-        pair = [_whole(half, image, free, below, wall[i], rays) for half, wall in zip(halves[i], walls, strict=True)]
+        pair = [_whole(half, image, free, (below, deep), wall[i], rays) for half, wall in zip(halves[i], walls, strict=True)]
         lungs[i] = _with_consolidation(pair, image, free, rays)
     return lungs
 
@@ -54,10 +57,13 @@ def _with_consolidation(pair: list[Bits], hu: Hu, free: Bits, rays: Rays) -> Bit
     first, second = (0, 1) if pair[0].sum() >= pair[1].sum() else (1, 0)
     for side, other in ((first, second), (second, first)):
         here = free & (np.arange(hu.shape[1]) < rays.middle if side == 0 else np.arange(hu.shape[1]) >= rays.middle)
-        more = consolidated(pair[side], pair[other], hu, here, rays)
-        if more.any():
+        for _ in range(2):  # what lies behind a consolidation found by the mirror borders on it
+            more = consolidated(pair[side], pair[other], hu, here, rays)
+            if not more.any():
+                break
+            holes = filled(pair[side]) & (pair[side] == 0)
             whole = cv2.morphologyEx(pair[side] | more, cv2.MORPH_CLOSE, disk(3))
-            pair[side] = filled(whole).astype(np.uint8)
+            pair[side] = (filled(whole) & ~holes).astype(np.uint8)
     return np.asarray(pair[0] | pair[1])
 
 
@@ -72,15 +78,28 @@ def _wall_reach(reach: Line, z_mm: npt.NDArray[np.float64]) -> Line:
     return wall
 
 
-def _whole(side: Bits, hu: Hu, free: Bits, below: Bits, wall: Line, rays: Rays) -> Bits:
+def _whole(side: Bits, hu: Hu, free: Bits, lower: tuple[Bits, Bits], wall: Line, rays: Rays) -> Bits:
     """One lung of one slice: its vessels, its holes, and what a pleural lesion took from its outline."""
     if not side.any():
         return side
     inner = closed(side, INNER_MM / WORK_MM)
-    lung = inner | _lesions(_pockets(inner, hu, free, wall, rays), hu, below, small_mm2=SMALL_MM2, ragged=0)
+    below, deep = lower
+    backed = below | rays.within(np.where(rays.reach(inner) > CENTRAL_MM / WORK_MM, np.float32(np.inf), 0))
+    lung = inner | _lesions(_pockets(inner, hu, free, wall, rays), hu, backed, small_mm2=SMALL_MM2, ragged=0)
     lung = cv2.morphologyEx(lung, cv2.MORPH_CLOSE, disk(2))
-    lung |= _lesions(filled(lung).astype(np.uint8) & ~lung, hu, below, small_mm2=HOLE_MM2, ragged=RAGGED)
+    lung |= _lesions(filled(lung).astype(np.uint8) & ~lung, hu, below | _ringed(lung, deep), small_mm2=HOLE_MM2, ragged=RAGGED)
     return np.asarray(cv2.morphologyEx(lung, cv2.MORPH_OPEN, disk(1)) | side, np.uint8)
+
+
+def _ringed(lung: Bits, deep: Bits) -> Bits:
+    """The holes of `lung` round which there is still lung BELOW_MM deeper: a diaphragm's dome has widened by then."""
+    n, labels = cv2.connectedComponents(filled(lung).astype(np.uint8) & (1 - lung), connectivity=4)
+    if n < 2 or n > 255:
+        return np.zeros_like(lung)
+    ring = cv2.dilate(labels.astype(np.uint8), disk(RING_PX)) * (labels == 0)
+    held = np.bincount(ring[deep > 0], minlength=n) > RING * np.bincount(ring.ravel(), minlength=n)
+    held[0] = False
+    return np.asarray(held.astype(np.uint8)[labels])
 
 
 def _pockets(lung: Bits, hu: Hu, free: Bits, wall: Line, rays: Rays) -> Bits:
