@@ -68,9 +68,7 @@ def masks(n, matrix):
             mine = [row for row in found if row["label"] == label]
             total, held = (sum(row[name] for row in mine) for name in ("lesion", "held"))
             typical = np.median([row["held"] / row["lesion"] for row in mine if row["lesion"]] or [np.nan])
-            print(
-                f"  {label}: {held / max(total, 1):.1%} of all lesion voxels on accepted slices kept, median phantom {typical:.1%}"
-            )
+            print(f"  {label}: {held / max(total, 1):.1%} of the lesion voxels kept, in the median phantom {typical:.1%}")
         whole = [accepted for row in found for accepted in row["whole"]]
         print(f"  slices with >= 40 % of the largest lung accepted: {np.mean(whole):.1%} of {len(whole)}")
         print(f"  slices with < 10 % accepted: {sum(accepted for row in found for accepted in row['scant'])}")

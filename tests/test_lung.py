@@ -43,14 +43,15 @@ def healthy():
 @pytest.fixture(scope="module")
 def series(real_data):
     """The three real series: name -> (hu, z_mm, spacing_mm)."""
-    from pipeline.archive import Decoder, build_studies, list_folder, read_volume, scan_file
+    from pipeline.archive import Decoder, build_study, list_folder, read_volume, scan_file
     from pipeline.config import Config
 
     root, read = real_data / "covid-ct-md", {}
     with Decoder() as decoder:
         for name in ("P001", "cap001", "normal001"):
-            records = [scan_file(root, file) for file in list_folder(root, name)[1]]
-            chosen = build_studies(records, Config().series, b"k" * 32)[0][0].candidates[0]
+            records = [record for file in list_folder(root, name)[1] for record in scan_file(root, file).records]
+            (uid,) = {header.study_uid for record in records for header in record.headers}
+            chosen = build_study(uid, records, Config().series, b"k" * 32).candidates[0]
             volume = read_volume(root, chosen, range(len(chosen.slices)), decoder)
             read[name] = volume.hu, volume.z_mm, volume.spacing_mm
     return read
