@@ -16,10 +16,10 @@ from pipeline.lung.shapes import Bits, disk
 BRONCHUS_HU, BRONCHI = -200, 0.012
 HAZE_HU, HAZE = -140, 0.25
 GAS_HU, GAS, GAS_LEAST = -900, 0.4, 0.06
-EDGE_PX, BORDER_PX, DEPTH_PX, BETWEEN_PX = 2, 5, 28, 4
+EDGE_PX, BORDER_PX, DEPTH_PX, BETWEEN_PX = 2, 5, 28, 5
 SICK_HU = -520
 DEFICIT = 0.8
-LEAST_PX = 75
+LEAST_PX = 16
 
 Hu = npt.NDArray[np.int16]
 
@@ -35,7 +35,7 @@ def consolidated(lung: Bits, other: Bits, hu: Hu, free: Bits, rays: Rays) -> Bit
     if lung.sum() < DEFICIT * other.sum():
         beyond |= mirrored(other, rays.middle)
     between = beyond & free & (1 - cv2.dilate(lung, disk(1)))
-    between = cv2.morphologyEx(between, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    between = cv2.morphologyEx(between, cv2.MORPH_OPEN, disk(1))
     n, labels, stats, _ = cv2.connectedComponentsWithStats(between, connectivity=4)
     core = cv2.erode(between, disk(EDGE_PX)) > 0
 
