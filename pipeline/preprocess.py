@@ -1,7 +1,7 @@
 """A decoded study -> the slices that a network sees: choose, keep, window, crop, fill, resize.
 
-The fill (paper, step 2) covers the blank around the lung with translated and rotated copies of the slice's own lung, so that
-the contour says nothing. It is seeded by series and slice, never by rank.
+The fill (`fill.py`) is seeded by series and slice, never by rank. The outermost RIM_MM of the lung, where the blur of the chest
+wall would draw the contour again, is filled over too; `PreparedStudy.lung` is what is shown of the original.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.config import Config, FillConfig, SliceConfig, WindowConfig
+from pipeline.config import Config, SliceConfig, WindowConfig
 from pipeline.errors import Reason, StudyError
+from pipeline.fill import fill
 from pipeline.records import Box, Event, PreparedStudy, Volume
 
 Grey = npt.NDArray[np.uint8]
@@ -23,8 +24,9 @@ MIN_LUNG_MM2 = 7000.0
 """The fullest slice of a chest shows more lung than this (8,000 to 60,000 mm2); heads and abdomens show less."""
 MIN_LUNG_SLICES = 3
 LOWEST_SHARE = 0.10
-TRUNCATED_SHARE = 0.5
-MAX_COPIES = 60
+TRUNCATED_SHARE = 0.3
+"""A series whose first or last slice shows more than this share of its largest lung ends inside the lung."""
+RIM_MM = 2.0
 
 
 def choose_slices(z_mm: Sequence[float], config: SliceConfig) -> list[int]:
@@ -45,20 +47,20 @@ def kept_slices(area_mm2: npt.NDArray[np.float64], config: SliceConfig) -> list[
 
 def prepare(volume: Volume, masks: Mask, seed: int, config: Config) -> PreparedStudy:
     """The kept slices as a network sees them; `masks` [S, R, C]. Raises StudyError NO_LUNG_FOUND."""
-    pixel_mm2 = volume.spacing_mm[0] * volume.spacing_mm[1]
-    area_mm2 = masks.sum(axis=(1, 2)) * pixel_mm2
+    area_mm2 = masks.sum(axis=(1, 2)) * (volume.spacing_mm[0] * volume.spacing_mm[1])
     kept = kept_slices(area_mm2, config.slices)
-    cut_off = max(area_mm2[0], area_mm2[-1]) > TRUNCATED_SHARE * area_mm2.max()
     grey = to_grey(volume.hu[kept], config.window)
     crops = [_crop(masks[row], config.lung.margin_px) for row in kept]
     pictures, lungs, zooms = [], [], []
     for picture, row, (top, left, bottom, right) in zip(grey, kept, crops, strict=True):
         lung = masks[row, top:bottom, left:right]
+        shown = lung if config.fill.kind == "black" else without_rim(lung, volume.spacing_mm[0])
         generator = np.random.default_rng([seed, config.fill.run_seed, int(volume.slice_index[row])])
-        filled = fill(picture[top:bottom, left:right], lung, config.fill, generator)
+        filled = fill(picture[top:bottom, left:right], shown, config.fill, generator)
         pictures.append(_resized(filled, config.window.image_px))
         zooms.append(_resized(filled, config.window.zoom_px))
-        lungs.append(_resized(lung.astype(np.uint8) * 255, config.window.image_px) > 127)
+        lungs.append(_resized(shown.astype(np.uint8) * 255, config.window.image_px) > 127)
+    cut_off = [Event("study", "lung", Reason.LUNG_TRUNCATED)] if truncated(volume, area_mm2) else []
     return PreparedStudy(
         images=np.stack(pictures),
         zoom=np.stack(zooms),
@@ -68,8 +70,17 @@ def prepare(volume: Volume, masks: Mask, seed: int, config: Config) -> PreparedS
         crops=tuple(Box(*map(float, crop)) for crop in crops),
         lung_area_mm2=area_mm2[kept].astype(np.float64),
         original_affine=volume.original_affine,
-        events=(*volume.events, *([Event("study", "lung", Reason.LUNG_TRUNCATED)] if cut_off else [])),
+        events=(*volume.events, *cut_off),
     )
+
+
+def truncated(volume: Volume, area_mm2: npt.NDArray[np.float64]) -> bool:
+    """Whether the series ends inside the lung; slices chosen far from its ends cannot tell."""
+    last = max(volume.n_series, int(volume.slice_index[-1]) + 1) - 1
+    limit = TRUNCATED_SHARE * area_mm2.max()
+    low = volume.slice_index[0] <= last / 10 and area_mm2[0] > limit
+    high = volume.slice_index[-1] >= last - last / 10 and area_mm2[-1] > limit
+    return bool(low or high)
 
 
 def to_grey(hu: npt.NDArray[np.int16], config: WindowConfig) -> Grey:
@@ -83,50 +94,11 @@ def to_grey(hu: npt.NDArray[np.int16], config: WindowConfig) -> Grey:
     return np.asarray(table[hu.astype(np.int32) + 1024])
 
 
-def fill(picture: Grey, lung: Mask, config: FillConfig, generator: np.random.Generator) -> Grey:
-    """`picture` [R, C] inside `lung`; outside, copies of its lung until nothing is blank (or black)."""
-    canvas = np.where(lung, picture, 0).astype(np.uint8)
-    if config.kind == "black" or not lung.any():
-        return canvas
-    covered = lung.copy()
-    source, inside = canvas.copy(), lung.astype(np.uint8)
-    n_least = config.copies
-    for number in range(max(n_least, MAX_COPIES)):
-        if number >= n_least and covered.all():
-            break
-        placement = _placement(covered, lung, config, generator)
-        copy, shape = (_warped(layer, placement) for layer in (source, inside))
-        new = (shape > 0) & ~covered
-        canvas[new] = copy[new]
-        covered |= new
-    return _patched(canvas, covered)
-
-
-def _placement(covered: Mask, lung: Mask, config: FillConfig, generator: np.random.Generator) -> npt.NDArray[np.float64]:
-    """A random rotation, and a translation that brings a random lung pixel onto a random blank one."""
-    turn = generator.uniform(-config.max_rotation_deg, config.max_rotation_deg) if config.kind == "warped" else 0.0
-    blank = np.flatnonzero(~covered.ravel())
-    target = blank if len(blank) else np.arange(covered.size)
-    from_place = int(generator.choice(np.flatnonzero(lung.ravel())))
-    to_y, to_x = divmod(int(generator.choice(target)), covered.shape[1])
-    from_y, from_x = divmod(from_place, covered.shape[1])
-    matrix = cv2.getRotationMatrix2D((float(from_x), float(from_y)), turn, 1.0)
-    matrix[:, 2] += (to_x - from_x, to_y - from_y)
-    return np.asarray(matrix)
-
-
-def _warped(layer: Grey, matrix: npt.NDArray[np.float64]) -> Grey:
-    return np.asarray(cv2.warpAffine(layer, matrix, layer.shape[::-1], flags=cv2.INTER_NEAREST), np.uint8)
-
-
-def _patched(canvas: Grey, covered: Mask) -> Grey:
-    """The last blank specks take the nearest covered pixel's grey."""
-    if covered.all():
-        return canvas
-    _, nearest = cv2.distanceTransformWithLabels((~covered).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    values = np.zeros(int(nearest.max()) + 1, np.uint8)
-    values[nearest[covered]] = canvas[covered]
-    return np.where(covered, canvas, values[nearest]).astype(np.uint8)
+def without_rim(lung: Mask, pixel_mm: float) -> Mask:
+    """`lung` less its outermost RIM_MM, as it is shown."""
+    width = round(RIM_MM / pixel_mm)
+    core = cv2.erode(lung.astype(np.uint8), np.ones((2 * width + 1, 2 * width + 1), np.uint8)) > 0
+    return np.asarray(core if core.any() else lung)
 
 
 def _crop(lung: Mask, margin: int) -> tuple[int, int, int, int]:

@@ -10,7 +10,7 @@ import pipeline
 ROWS = {
     0: ["records", "errors"],
     1: ["config", "pseudonym"],
-    2: ["lung", "model", "store", "ranks", "phantom", "progress"],
+    2: ["fill", "lung", "model", "store", "ranks", "phantom", "progress"],
     3: ["archive", "manifest", "deal", "preprocess", "infer", "aggregate", "gather", "tables", "launch", "catalogue"],
     4: ["contactsheet", "indexing", "source", "status"],
     5: ["study", "resume"],

@@ -5,6 +5,7 @@ import pydicom
 import pytest
 
 from pipeline import open_run
+from pipeline.contactsheet import COLUMNS, GAP, TILE
 from pipeline.manifest import read_manifest
 
 pytestmark = pytest.mark.real_data
@@ -52,5 +53,5 @@ def test_the_wanted_positions_divide_the_series_equally(screened):
 def test_every_study_has_a_labelled_picture(screened):
     for study in _studies(screened):
         picture = cv2.imread(str(screened / "images" / f"{study.study_key}.png"))
-        assert picture.shape[1] == 5 * 256
+        assert picture.shape[1] == COLUMNS * (TILE + GAP)
         assert picture.std() > 20

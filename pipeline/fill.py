@@ -1,0 +1,126 @@
+"""The blank around the lung covered with translated and rotated copies of it, so that its contour says nothing (paper, step 2).
+
+The paper's ten copies are placed where most is blank, then copies of what is covered by then until nothing is. Copies have
+ragged edges, so that none draws the contour a second time, and where they meet the lung they take on its brightness and
+go over into its mirror image. Lung is never covered. Everything random comes from the generator that is passed in.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.config import FillConfig
+
+COARSE = 8
+"""Blank, depth and brightness are looked at on every eighth row and column."""
+MOST_COPIES = 60
+RAGGED = 0.4
+"""Share of a coarse step by which the edge of a copy wanders."""
+SEAM, SHARE = 6.0, 0.95
+"""Pixels over which a copy goes over into the lung, and the mirror's share in the first."""
+MEETING = 5
+"""Coarse steps over which a copy's brightness goes over into the lung's."""
+USUAL_SPREAD, MOST_SHIFT = 20.0, 30.0
+
+Grey = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+Plane = npt.NDArray[np.float32]
+
+
+def fill(picture: Grey, lung: Mask, config: FillConfig, generator: np.random.Generator) -> Grey:
+    """`picture` [R, C] inside `lung`; outside, copies of its lung until nothing is blank (or black)."""
+    inside = lung.astype(np.uint8)
+    original = np.asarray(picture * inside, np.uint8)
+    if config.kind == "black" or not lung.any():
+        return original
+    canvas = _copied(np.maximum(original, inside), inside, config, generator)
+    return np.where(lung, picture, _sewn(_met(canvas, inside), inside)).astype(np.uint8)
+
+
+def _copied(canvas: Grey, lung: Grey, config: FillConfig, generator: np.random.Generator) -> Grey:
+    """`canvas` [R, C], in which 0 is blank, covered by copies of its lung, then of itself."""
+    turn_deg = config.max_rotation_deg if config.kind == "warped" else 0.0
+    source, anchors = canvas * _ragged(lung, generator), _deep(lung[::COARSE, ::COARSE])
+    for number in range(MOST_COPIES):
+        blank = (canvas[::COARSE, ::COARSE] == 0).astype(np.uint8)
+        if number >= config.copies:
+            if not blank.any():
+                break
+            source, anchors = canvas.copy(), _deep(1 - blank)
+        place = _placement(_deep(blank) if blank.any() else anchors, anchors, turn_deg, generator)
+        copy = cv2.warpAffine(source, place, canvas.shape[::-1], flags=cv2.INTER_NEAREST)
+        cv2.copyTo(copy, cv2.compare(canvas, 0, cv2.CMP_EQ), canvas)
+    return _patched(canvas)
+
+
+def _ragged(lung: Grey, generator: np.random.Generator) -> Grey:
+    """The lung cut back by a different length at each place of its edge; whole where that would leave nothing."""
+    coarse = cv2.blur(
+        cv2.resize(lung.astype(np.float32), None, fx=1 / COARSE, fy=1 / COARSE, interpolation=cv2.INTER_AREA), (3, 3)
+    )
+    coarse -= generator.uniform(0, RAGGED, coarse.shape).astype(np.float32)
+    ragged = lung & (cv2.resize(coarse, lung.shape[::-1], interpolation=cv2.INTER_LINEAR) > 0.5)
+    return np.asarray(ragged if ragged.any() else lung, np.uint8)
+
+
+def _deep(coarse: Grey) -> npt.NDArray[np.intp]:
+    """(row, column) of the places far from the edge of a coarse mask, in pixels, [n, 2]."""
+    if not coarse.any():
+        return np.zeros((1, 2), np.intp)
+    depth = cv2.distanceTransform(cv2.copyMakeBorder(coarse, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0), cv2.DIST_L2, 3)
+    return np.argwhere(depth[1:-1, 1:-1] >= 0.6 * depth.max()) * COARSE
+
+
+def _placement(
+    targets: npt.NDArray[np.intp], anchors: npt.NDArray[np.intp], turn_deg: float, generator: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """A random turn, and the shift that brings one of `anchors` onto one of `targets`."""
+    from_y, from_x = anchors[generator.integers(len(anchors))].tolist()
+    to_y, to_x = targets[generator.integers(len(targets))].tolist()
+    matrix = cv2.getRotationMatrix2D((float(from_x), float(from_y)), generator.uniform(-turn_deg, turn_deg), 1.0)
+    matrix[:, 2] += (to_x - from_x, to_y - from_y)
+    return np.asarray(matrix)
+
+
+def _patched(canvas: Grey) -> Grey:
+    """The last blank specks take the nearest covered pixel's grey."""
+    blank = cv2.compare(canvas, 0, cv2.CMP_EQ)
+    while blank.any():
+        cv2.copyTo(cv2.dilate(canvas, np.ones((3, 3), np.uint8)), blank, canvas)
+        blank = cv2.compare(canvas, 0, cv2.CMP_EQ)
+    return canvas
+
+
+def _sewn(canvas: Grey, lung: Grey) -> Grey:
+    """`canvas` whose copies go over into the lung's mirror image at its edge, so that neither grey nor noise leaps there."""
+    away = cv2.blur(cv2.distanceTransform(1 - lung, cv2.DIST_L2, 5), (5, 5))
+    away = cv2.copyMakeBorder(away, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    y, x = np.nonzero(cv2.compare(away[1:-1, 1:-1], SEAM, cv2.CMP_LE) & (1 - lung))
+    out, down, right = away[y + 1, x + 1], away[y + 2, x + 1] - away[y, x + 1], away[y + 1, x + 2] - away[y + 1, x]
+    back = np.maximum(2 * out - 1, 1) / np.maximum(np.hypot(down, right), 1e-3)
+    mirror_y, mirror_x = (y - back * down).astype(np.float32)[None], (x - back * right).astype(np.float32)[None]
+    mirror = cv2.remap(canvas, mirror_x, mirror_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
+    share = SHARE * (1 - np.maximum(out - 1, 0) / SEAM) * cv2.remap(lung, mirror_x, mirror_y, cv2.INTER_NEAREST)[0]
+    usual = np.float32(np.median(canvas[::COARSE, ::COARSE]))
+    mixed = share * (mirror - usual) + np.sqrt(1 - share**2) * (canvas[y, x] - usual)
+    sewn: Grey = canvas.copy()
+    sewn[y, x] = np.clip(np.rint(mixed + usual), 0, 255).astype(np.uint8)
+    return sewn
+
+
+def _met(canvas: Grey, lung: Grey) -> Grey:
+    """`canvas` whose copies near the lung are as bright as the lung there is."""
+    usual = float(np.median(canvas[::COARSE, ::COARSE])) + USUAL_SPREAD
+    calm = np.minimum(canvas, np.uint8(min(usual, 255)))  # vessels and lesions have no say in the brightness
+    size = (canvas.shape[1] // COARSE + 1, canvas.shape[0] // COARSE + 1)
+    grey, weight = (cv2.resize(plane.astype(np.float32), size, interpolation=cv2.INTER_AREA) for plane in (calm * lung, lung))
+    whole = cv2.resize(calm.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    wide = (2 * MEETING + 1, 2 * MEETING + 1)
+    near = cv2.blur(weight, wide)
+    inner = cv2.blur(grey, wide) / np.maximum(near, 1e-3)
+    outer = cv2.blur(whole - grey, wide) / np.maximum(1 - near, 1e-3)
+    shift = np.clip(inner - outer, -MOST_SHIFT, MOST_SHIFT) * np.minimum(2 * near, 1)
+    shifted = canvas + cv2.resize(shift, canvas.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return np.asarray(np.clip(np.rint(shifted), 0, 255), np.uint8)

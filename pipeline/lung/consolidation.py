@@ -1,0 +1,69 @@
+"""Consolidated lung that no air outlines: soft tissue inside the ribs, or where the other lung lies in the mirror.
+
+Liver, heart and stomach are soft tissue there too. Consolidation shows itself by what air is left in it (bronchi that stay
+open, or a haze that no solid organ has) or by the dense lung it borders; any other region is left alone.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.lung.rays import Rays
+from pipeline.lung.shapes import Bits, disk
+
+BRONCHUS_HU, BRONCHI = -200, 0.012
+HAZE_HU, HAZE = -140, 0.25
+GAS_HU, GAS, GAS_LEAST = -900, 0.4, 0.06
+EDGE_PX, BORDER_PX, DEPTH_PX, BETWEEN_PX = 2, 5, 28, 5
+SICK_HU = -520
+DEFICIT = 0.8
+LEAST_PX = 16
+
+Hu = npt.NDArray[np.int16]
+
+
+def consolidated(lung: Bits, other: Bits, hu: Hu, free: Bits, rays: Rays) -> Bits:
+    """What belongs to `lung` of one side [r, c], given the `other` side's and the pixels that are `free` to join."""
+    reach = rays.reach(lung)
+    star = rays.within(reach)
+    ribs, met = rays.ribs(hu, star)
+    ribs = np.where(met, ribs, np.minimum(ribs, reach + np.float32(BETWEEN_PX)))
+    beyond = rays.within(ribs * (reach > 0)) & (1 - star)
+    beyond &= 1 - rays.within(ribs - np.float32(DEPTH_PX))
+    if lung.sum() < DEFICIT * other.sum():
+        beyond |= mirrored(other, rays.middle)
+    between = beyond & free & (1 - cv2.dilate(lung, disk(1)))
+    between = cv2.morphologyEx(between, cv2.MORPH_OPEN, disk(1))
+    n, labels, stats, _ = cv2.connectedComponentsWithStats(between, connectivity=4)
+    core = cv2.erode(between, disk(EDGE_PX)) > 0
+
+    def share(chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+        return np.bincount(labels[core & chosen], minlength=n) / np.maximum(np.bincount(labels[core], minlength=n), 1)
+
+    airy, gas = share(hu < BRONCHUS_HU), share(hu < GAS_HU)
+    keep = (
+        ((airy > BRONCHI) & (gas < np.maximum(GAS * airy, GAS_LEAST)))
+        | (share(hu < HAZE_HU) > HAZE)
+        | (bordering_hu(labels, n, lung, hu) > SICK_HU)
+    )
+    keep &= stats[:, cv2.CC_STAT_AREA] >= LEAST_PX
+    keep[0] = False
+    return np.asarray(keep.astype(np.uint8)[labels])
+
+
+def bordering_hu(labels: npt.NDArray[np.int32], n: int, lung: Bits, hu: Hu) -> npt.NDArray[np.float64]:
+    """Mean of the lung next to each of `n` labelled regions, its blurred edge aside: dense where disease goes on."""
+    near, edge = (cv2.dilate(labels.astype(np.uint8), disk(radius)) for radius in (BORDER_PX, EDGE_PX))
+    border = near * ((edge == 0) & (cv2.erode(lung, disk(1)) > 0) & (labels < 256))
+    count = np.bincount(border.ravel(), minlength=max(n, 256))[:n]
+    total = np.bincount(border.ravel(), hu.ravel().astype(np.float64), minlength=max(n, 256))[:n]
+    return np.where(count > 0, total / np.maximum(count, 1), -1000.0)
+
+
+def mirrored(mask: Bits, middle: int) -> Bits:
+    """`mask` [r, c] reflected in column `middle`."""
+    columns = 2 * middle - 1 - np.arange(mask.shape[1])
+    inside = (columns >= 0) & (columns < mask.shape[1])
+    return np.asarray(mask[:, np.clip(columns, 0, mask.shape[1] - 1)] * inside, np.uint8)

@@ -1,0 +1,117 @@
+"""A slice seen along rays from the middle of the body: what is outermost, and where the ribs stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.lung.air import WORK_MM
+from pipeline.lung.shapes import Bits
+
+RAYS = 256
+BONE_HU = 130
+CENTRAL_MM = 22.0
+"""Bone this near the midline is spine or sternum."""
+RIB_GAP = RAYS * 40 // 360
+ARC_GAP = RAYS * 75 // 360
+SPIKE = RAYS * 30 // 360
+PLEURA_MM = 3.0
+
+Hu = npt.NDArray[np.int16]
+Line = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Rays:
+    """Ray number and radius of each pixel; rays run from posterior over the patient's right, anterior and left."""
+
+    middle: int
+    angle: npt.NDArray[np.intp]
+    radius: npt.NDArray[np.float32]
+    outwards: npt.NDArray[np.intp]
+
+    @classmethod
+    def round_middle(cls, bodies: Bits) -> Rays:
+        """Rays from the middle of the bodies' boxes; one centre for the stack."""
+        row, middle = (_centre(bodies, axis) for axis in (2, 1))
+        y, x = np.indices(bodies.shape[1:], np.float32)
+        y, x = y - row, x - middle + 0.5
+        angle = ((np.arctan2(x, -y) / (2 * np.pi) + 0.5) * RAYS).astype(np.intp) % RAYS
+        radius = np.hypot(y, x).astype(np.float32)
+        return cls(middle, angle, radius, np.argsort(radius, axis=None, kind="stable"))
+
+    def within(self, reach: Line) -> Bits:
+        """The pixels not farther out than `reach` on their ray."""
+        return np.asarray(self.radius <= reach[self.angle], np.uint8)
+
+    def reach(self, mask: Bits) -> Line:
+        """Radius of the outermost pixel of `mask` on each ray; 0 where there is none."""
+        inside = self.outwards[mask.ravel()[self.outwards] > 0]
+        reach = np.zeros(RAYS, np.float32)
+        reach[self.angle.ravel()[inside]] = self.radius.ravel()[inside]
+        return reach
+
+    def ribs(self, hu: Hu, star: Bits) -> tuple[Line, npt.NDArray[np.bool_]]:
+        """Radius of the pleura inside the ribs on each ray (bridged between ribs, 0 far from any); and whether it meets one."""
+        x = np.abs(np.arange(hu.shape[1]) - self.middle + 0.5)
+        bone = (hu > BONE_HU) & (star == 0) & (x > CENTRAL_MM / WORK_MM)
+        inwards = self.outwards[::-1]
+        inside = inwards[bone.ravel()[inwards]]
+        first = np.zeros(RAYS, np.float32)
+        first[self.angle.ravel()[inside]] = self.radius.ravel()[inside]
+        line = np.concatenate([_bridged(half) for half in np.split(first, 2)])
+        return line, (first > 0) & (line > first - 2 * PLEURA_MM / WORK_MM)
+
+
+def arched(reach: Line, hull: Line) -> Line:
+    """Radius of a rounded wall: `reach` where it touches its `hull`, bridged between such rays on each side of the body."""
+    touching = (reach > 0) & (reach >= hull - 1)
+    return np.concatenate([_arc(*half) for half in zip(np.split(reach, 2), np.split(touching, 2), strict=True)])
+
+
+def around(chosen: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.bool_]:
+    """The rays within `width` of a chosen one."""
+    return np.asarray(
+        np.convolve(np.concatenate([chosen[-width:], chosen, chosen[:width]]), np.ones(2 * width + 1), "valid") > 0
+    )
+
+
+def flanked(met: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The rays that are met, or lie on the same side of the body between two that are and are near."""
+    halves = np.pad(np.stack(np.split(met, 2)).astype(np.uint8), ((0, 0), (ARC_GAP, ARC_GAP)))
+    bridged = cv2.morphologyEx(halves, cv2.MORPH_CLOSE, np.ones((1, ARC_GAP), np.uint8))
+    return np.asarray(bridged[:, ARC_GAP:-ARC_GAP].ravel() > 0)
+
+
+def _arc(reach: Line, touching: npt.NDArray[np.bool_]) -> Line:
+    known, at = np.flatnonzero(touching), np.arange(len(reach))
+    if len(known) < 2:
+        return reach
+    place = np.clip(np.searchsorted(known, at), 1, len(known) - 1)
+    near = (known[place] - known[place - 1] <= ARC_GAP) & (at >= known[0]) & (at <= known[-1])
+    return np.where(near, np.interp(at, known, reach[known]), reach).astype(np.float32)
+
+
+def _bridged(first: Line) -> Line:
+    """Straight lines between neighbouring ribs; spikes to the scapula between two ribs cut off."""
+    known = np.flatnonzero(first)
+    if len(known) < 2:
+        return np.zeros_like(first)
+    at = np.arange(len(first))
+    place = np.clip(np.searchsorted(known, at), 1, len(known) - 1)
+    before, after = known[place - 1], known[place]
+    turn = 2 * np.pi / RAYS
+    gap = np.sin((after - before) * turn)
+    chord = gap / (np.sin((after - at) * turn) / first[before] + np.sin((at - before) * turn) / first[after])
+    near = (after - before <= RIB_GAP) & (at >= known[0]) & (at <= known[-1])
+    line = np.where(near, chord, 0).astype(np.float32)
+    opened = cv2.morphologyEx(line.reshape(-1, 1), cv2.MORPH_OPEN, np.ones((SPIKE, 1), np.uint8)).ravel()
+    return np.asarray(np.maximum(opened - np.float32(PLEURA_MM / WORK_MM), 0), np.float32)
+
+
+def _centre(bodies: Bits, axis: int) -> int:
+    lines = [np.flatnonzero(mask.any(axis=axis - 1)) for mask in bodies if mask.any()]
+    return int(np.median([(line[0] + line[-1]) / 2 for line in lines])) if lines else bodies.shape[3 - axis] // 2

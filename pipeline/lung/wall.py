@@ -1,0 +1,136 @@
+"""Air -> lung: each side closed towards the chest wall, never across the mediastinum."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.lung.air import WORK_MM
+from pipeline.lung.consolidation import consolidated
+from pipeline.lung.rays import RAYS, Line, Rays, arched, around, flanked
+from pipeline.lung.shapes import Bits, closed, disk, filled
+from pipeline.lung.sides import sides
+
+CHORD_MM = 45.0
+INNER_MM = 6.0
+ALONG_MM = 80.0
+SLACK_MM = 2.0
+RIB_SLACK_MM = 12.0
+DENT_MM, DENT_RAYS = 3.0, RAYS * 12 // 360
+MIDLINE_MM = 18.0
+SMALL_MM2, HOLE_MM2 = 80.0, 200.0
+RAGGED = 0.62
+CENTRAL_MM = 30.0
+DEPTH_MM = 30.0
+BELOW_MM = 32.0
+RING_PX, RING = 5, 0.6
+SUPPORTED = 0.4
+AIRY_HU, AIRY = -150, 0.4
+FAT_HU = (-130, -30)
+Hu = npt.NDArray[np.int16]
+
+
+def closed_lungs(air: Bits, hu: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64]) -> Bits:
+    """Lung air [S, r, c] -> lungs [S, r, c], from the lowest slice up, so that each knows the lung below."""
+    rays = Rays.round_middle(bodies)
+    halves = [sides(mask, image, rays.middle) for mask, image in zip(air, hu, strict=True)]
+    walls = [_wall_reach(np.stack([rays.reach(half[side]) for half in halves]), z_mm) for side in (0, 1)]
+    lungs = np.zeros_like(air)
+    for i, image in enumerate(hu):
+        first = min(max(i - 1, 0), int(np.searchsorted(z_mm, z_mm[i] - BELOW_MM)))
+        below, deep = lungs[first:i].max(axis=0, initial=0), lungs[first] if i else np.zeros_like(lungs[0])
+        free = _free(image, bodies[i], rays.middle)
+        pair = [_whole(half, image, free, (below, deep), wall[i], rays) for half, wall in zip(halves[i], walls, strict=True)]
+        lungs[i] = _with_consolidation(pair, image, free, rays)
+    return lungs
+
+
+def _free(hu: Hu, body: Bits, middle: int) -> Bits:
+    """Where lung may be beyond its air: inside the body, not bone, not close to the midline."""
+    x = np.abs(np.arange(hu.shape[1]) - middle + 0.5)
+    return np.asarray((hu < 200) & (cv2.erode(body, disk(4)) > 0) & (x > MIDLINE_MM / WORK_MM), np.uint8)
+
+
+def _with_consolidation(pair: list[Bits], hu: Hu, free: Bits, rays: Rays) -> Bits:
+    """Both lungs, each with what is consolidated; the larger first, as the other's mirror."""
+    first, second = (0, 1) if pair[0].sum() >= pair[1].sum() else (1, 0)
+    for side, other in ((first, second), (second, first)):
+        here = free & (np.arange(hu.shape[1]) < rays.middle if side == 0 else np.arange(hu.shape[1]) >= rays.middle)
+        for _ in range(2):  # what lies behind a consolidation found by the mirror borders on it
+            more = consolidated(pair[side], pair[other], hu, here, rays)
+            if not more.any():
+                break
+            holes = filled(pair[side]) & (pair[side] == 0)
+            whole = cv2.morphologyEx(pair[side] | more, cv2.MORPH_CLOSE, disk(3))
+            pair[side] = (filled(whole) & ~holes).astype(np.uint8)
+    return np.asarray(pair[0] | pair[1])
+
+
+def _wall_reach(reach: Line, z_mm: npt.NDArray[np.float64]) -> Line:
+    """How far the chest wall is: what slices above and below both reach, a closing of the air's reach [S, rays] along z."""
+    wall = reach.copy()
+    for i in range(1, len(reach) - 1):
+        low, high = np.searchsorted(z_mm, (z_mm[i] - ALONG_MM, z_mm[i] + ALONG_MM))
+        below = reach[min(int(low), i - 1) : i].max(axis=0)
+        above = reach[i + 1 : max(int(high), i + 2)].max(axis=0)
+        wall[i] = np.maximum(reach[i], np.minimum(below, above))
+    return wall
+
+
+def _whole(side: Bits, hu: Hu, free: Bits, lower: tuple[Bits, Bits], wall: Line, rays: Rays) -> Bits:
+    """One lung of one slice: its vessels, its holes, and what a pleural lesion took from its outline."""
+    if not side.any():
+        return side
+    inner = closed(side, INNER_MM / WORK_MM)
+    below, deep = lower
+    backed = below | rays.within(np.where(rays.reach(inner) > CENTRAL_MM / WORK_MM, np.float32(np.inf), 0))
+    lung = inner | _lesions(_pockets(inner, hu, free, wall, rays), hu, backed, small_mm2=SMALL_MM2, ragged=0)
+    lung = cv2.morphologyEx(lung, cv2.MORPH_CLOSE, disk(2))
+    lung |= _lesions(filled(lung).astype(np.uint8) & ~lung, hu, below | _ringed(lung, deep), small_mm2=HOLE_MM2, ragged=RAGGED)
+    return np.asarray(cv2.morphologyEx(lung, cv2.MORPH_OPEN, disk(1)) | side, np.uint8)
+
+
+def _ringed(lung: Bits, deep: Bits) -> Bits:
+    """The holes of `lung` round which there is still lung BELOW_MM deeper: a diaphragm's dome has widened by then."""
+    n, labels = cv2.connectedComponents(filled(lung).astype(np.uint8) & (1 - lung), connectivity=4)
+    if n < 2 or n > 255:
+        return np.zeros_like(lung)
+    ring = cv2.dilate(labels.astype(np.uint8), disk(RING_PX)) * (labels == 0)
+    held = np.bincount(ring[deep > 0], minlength=n) > RING * np.bincount(ring.ravel(), minlength=n)
+    held[0] = False
+    return np.asarray(held.astype(np.uint8)[labels])
+
+
+def _pockets(lung: Bits, hu: Hu, free: Bits, wall: Line, rays: Rays) -> Bits:
+    """Soft tissue between the lung and its chest wall."""
+    reach = rays.reach(lung)
+    star = rays.within(reach)
+    x = np.abs(np.arange(hu.shape[1]) - rays.middle + 0.5)
+    free = free & (1 - star)
+    hull = closed(star, CHORD_MM / WORK_MM)
+    chord = hull & free
+    hulled = rays.reach(hull & (x > 1))
+    ribs, met = rays.ribs(hu, star)
+    slack = np.where(met & around(hulled > reach + DENT_MM / WORK_MM, DENT_RAYS), RIB_SLACK_MM, SLACK_MM) / WORK_MM
+    wall = np.maximum(wall + slack, arched(reach, hulled))
+    wall = np.where(ribs > 0, np.minimum(ribs, wall), wall - slack) * flanked(reach > 0)
+    cage = rays.within(wall) & free
+    pockets = chord | cv2.morphologyEx(cage, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    return np.asarray(pockets & ~rays.within(rays.reach(pockets) - np.float32(DEPTH_MM / WORK_MM)), np.uint8)
+
+
+def _lesions(pockets: Bits, hu: Hu, below: Bits, *, small_mm2: float, ragged: float) -> Bits:
+    """Those regions of soft tissue that are lesion or vessel and not diaphragm.
+
+    They are small, airy, have lung below, or fill less than `ragged` of their box (the dome of a diaphragm is round).
+    """
+    n, labels, stats, _ = cv2.connectedComponentsWithStats(pockets, connectivity=4)
+    area = stats[:, cv2.CC_STAT_AREA]
+    supported = np.bincount(labels[below > 0], minlength=n) > SUPPORTED * area
+    airy = np.bincount(labels[hu < AIRY_HU], minlength=n) > AIRY * area
+    fat = np.bincount(labels[(hu > FAT_HU[0]) & (hu < FAT_HU[1])], minlength=n) > 0.5 * area
+    loose = area < ragged * stats[:, cv2.CC_STAT_WIDTH] * stats[:, cv2.CC_STAT_HEIGHT]
+    keep = ((supported | airy | loose) & ~fat) | (area * WORK_MM**2 < small_mm2)
+    keep[0] = False
+    return np.asarray(keep.astype(np.uint8)[labels])

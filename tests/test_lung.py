@@ -1,0 +1,188 @@
+"""The lung mask: it keeps the disease, leaves the rest of the chest out, and does so whatever the scan is like."""
+
+import csv
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.lung import lung_masks
+from pipeline.lung.published import published_mask
+from pipeline.lung.sides import sides
+from pipeline.phantom import chest
+
+
+def dice(mask, truth):
+    return 2 * (mask & truth).sum() / max(mask.sum() + truth.sum(), 1)
+
+
+def masked(phantom, **changed):
+    given = {"hu": phantom.hu, "z_mm": phantom.z_mm, "spacing_mm": phantom.spacing_mm} | changed
+    return lung_masks(given["hu"], given["z_mm"], given["spacing_mm"])
+
+
+def scikit_recipe(image):
+    """The published recipe, written with scikit-image and scipy."""
+    from scipy import ndimage
+    from skimage import filters, measure, morphology, segmentation
+
+    labels = measure.label(segmentation.clear_border(image < -600))
+    regions = sorted(measure.regionprops(labels), key=lambda region: -region.area)[:2]
+    kept = [region.label for region in regions if region.area >= 3000 * image.size / 512**2]
+    mask = ndimage.binary_erosion(np.isin(labels, kept), morphology.disk(2))
+    mask = np.pad(mask, 20)
+    mask = ndimage.binary_erosion(ndimage.binary_dilation(mask, morphology.disk(10)), morphology.disk(10))[20:-20, 20:-20]
+    return ndimage.binary_fill_holes(filters.roberts(mask.astype(float)) > 0)
+
+
+@pytest.fixture(scope="module")
+def healthy():
+    return chest(3, "healthy", matrix=256, slices=15)
+
+
+@pytest.fixture(scope="module")
+def series(real_data):
+    """The three real series: name -> (hu, z_mm, spacing_mm)."""
+    from pipeline.archive import Decoder, build_study, list_folder, read_volume, scan_file
+    from pipeline.config import Config
+
+    root, read = real_data / "covid-ct-md", {}
+    with Decoder() as decoder:
+        for name in ("P001", "cap001", "normal001"):
+            records = [record for file in list_folder(root, name)[1] for record in scan_file(root, file).records]
+            (uid,) = {header.study_uid for record in records for header in record.headers}
+            chosen = build_study(uid, records, Config().series, b"k" * 32).candidates[0]
+            volume = read_volume(root, chosen, range(len(chosen.slices)), decoder)
+            read[name] = volume.hu, volume.z_mm, volume.spacing_mm
+    return read
+
+
+def wrong_points(folder, series, masks_of):
+    wrong = []
+    for row in csv.DictReader((folder / "points.csv").read_text(encoding="utf-8").splitlines()):
+        hu, z_mm, spacing_mm = series[row["series"]]
+        place = int(np.argmin(np.abs(z_mm - float(row["z_mm"]))))
+        inside = masks_of(row["series"], hu, z_mm, spacing_mm, place)[int(row["y_px"]), int(row["x_px"])]
+        if inside != (row["expected"] == "inside"):
+            wrong.append((row["series"], row["z_mm"], row["what"]))
+    return wrong
+
+
+@pytest.mark.real_data
+def test_all_points_of_the_real_series_pass_when_every_slice_is_given(real_data, series):
+    masks = {name: lung_masks(*given) for name, given in series.items()}
+    assert wrong_points(real_data, series, lambda name, _hu, _z, _mm, place: masks[name][place]) == []
+
+
+@pytest.mark.real_data
+def test_all_points_pass_when_only_fifteen_slices_are_given(real_data, series):
+    def sparse(_, hu, z_mm, spacing_mm, place):
+        step = round(len(z_mm) / 15)
+        chosen = np.arange(place % step, len(z_mm), step)
+        return lung_masks(hu[chosen], z_mm[chosen], spacing_mm)[place // step]
+
+    assert wrong_points(real_data, series, sparse) == []
+
+
+@pytest.mark.real_data
+def test_the_published_recipe_in_opencv_is_pixel_identical_to_scikit_image_on_real_slices(series):
+    for hu, _, _ in series.values():
+        for image in hu[::20]:
+            np.testing.assert_array_equal(published_mask(image), scikit_recipe(image))
+
+
+def test_the_published_recipe_in_opencv_is_pixel_identical_to_scikit_image(healthy):
+    for image in healthy.hu[2:12:3]:
+        np.testing.assert_array_equal(published_mask(image), scikit_recipe(image))
+    assert published_mask(healthy.hu[7]).any()
+
+
+def with_hu(phantom, change):
+    """The phantom's HU after `change(hu, y, x)`; y and x run over millimetres from the middle."""
+    hu = phantom.hu.copy()
+    axis = (np.arange(hu.shape[1]) - hu.shape[1] / 2) * phantom.spacing_mm[0]
+    change(hu, *np.meshgrid(axis, axis, indexing="ij"))
+    return hu
+
+
+def table(hu, y, x):
+    hu[:, (y > 118) & (y < 122) & (abs(x) < 190)] = 200
+
+
+def blanket(hu, y, x):
+    fold = (abs(y + 112 - 0.002 * x**2 + 4 * np.sin(x / 9)) < 2) & (abs(x) < 150)
+    hu[:, fold] = np.maximum(hu[:, fold], -250)
+
+
+def arms(hu, y, x):
+    for side in (-1, 1):
+        hu[:, (x - 172 * side) ** 2 + (y - 20) ** 2 < 20**2] = 50
+
+
+def emphysema(hu, _y, _x):
+    lung = (hu < -700) & (hu > -980)
+    hu[lung] -= 90
+
+
+@pytest.mark.parametrize("change", [table, blanket, arms, emphysema])
+def test_what_lies_about_the_chest_or_thins_the_lung_changes_no_outline(healthy, change):
+    assert dice(masked(healthy, hu=with_hu(healthy, change)), healthy.lung) > 0.95
+
+
+def test_a_prone_patient_has_the_same_lungs(healthy):
+    assert dice(masked(healthy, hu=np.ascontiguousarray(healthy.hu[:, ::-1]))[:, ::-1], healthy.lung) > 0.95
+
+
+@pytest.mark.parametrize("matrix", [128, 512])
+def test_other_matrices_give_the_same_lungs(healthy, matrix):
+    spacing = healthy.spacing_mm[0] * 256 / matrix
+    hu = np.stack([cv2.resize(image, (matrix, matrix), interpolation=cv2.INTER_AREA) for image in healthy.hu])
+    mask = masked(healthy, hu=hu, spacing_mm=(spacing, spacing))
+    truth = np.stack([cv2.resize(lung.astype(np.uint8), (matrix, matrix)) > 0 for lung in healthy.lung])
+    assert dice(mask, truth) > 0.94
+
+
+@pytest.mark.parametrize("sigma_hu", [40, 90])
+def test_a_sharp_noisy_kernel_gives_the_same_lungs(healthy, sigma_hu):
+    noise = np.random.default_rng(0).normal(0, sigma_hu, healthy.hu.shape)
+    assert dice(masked(healthy, hu=np.clip(healthy.hu + noise, -1024, 3071).astype(np.int16)), healthy.lung) > 0.95
+
+
+def test_one_lung_missing_leaves_the_other_as_it_was(healthy):
+    columns = np.arange(256) < 128
+    gone = healthy.lung & columns
+    hu = np.where(gone, 30, healthy.hu).astype(np.int16)
+    assert dice(masked(healthy, hu=hu), healthy.lung & ~columns) > 0.95
+
+
+def test_bowel_gas_below_the_lung_is_no_lung(healthy):
+    y, x = np.ogrid[:256, :256]
+    gas = (y - 110) ** 2 + (x - 150) ** 2 < 20**2
+    hu = healthy.hu.copy()
+    hu[:2, gas] = -1000
+    assert not masked(healthy, hu=hu)[:2, gas].any()
+
+
+def test_the_lungs_are_told_apart_where_they_touch():
+    image = np.full((60, 100), -850, np.int16)
+    image[:, 47:50] = -500  # the junction line, thinner than it is dense
+    right, left = sides(np.ones((60, 100), np.uint8), image, 52)
+    assert not right[:, 50:].any()
+    assert not left[:, :47].any()
+    assert (right | left).sum() == 60 * 99
+
+
+def test_an_empty_stack_and_a_stack_without_air_have_no_lung():
+    assert lung_masks(np.zeros((0, 64, 64), np.int16), np.zeros(0), (1.0, 1.0)).shape == (0, 64, 64)
+    assert not lung_masks(np.full((3, 64, 64), 40, np.int16), np.arange(3.0), (1.0, 1.0)).any()
+
+
+def test_threads_change_no_pixel(healthy):
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(1)
+        one = masked(healthy)
+        cv2.setNumThreads(4)
+        np.testing.assert_array_equal(one, masked(healthy))
+    finally:
+        cv2.setNumThreads(before)
