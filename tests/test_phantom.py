@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.lung import published_mask
+from pipeline.lung.published import published_mask
 from pipeline.phantom import chest
 from pipeline.phantom.acquisition import draw_acquisition
 from pipeline.phantom.chest import LABELS

@@ -23,9 +23,10 @@ from pydicom import dcmwrite
 from pydicom.dataset import FileDataset
 
 from pipeline.errors import ConfigurationError
-from pipeline.phantom.chest import LABELS, Label, Phantom, chest
+from pipeline.phantom.chest import LABELS, Phantom, chest
 from pipeline.phantom.clutter import DUPLICATES, extra_series
 from pipeline.phantom.images import compress, series, to_bytes
+from pipeline.phantom.lesions import Label
 from pipeline.phantom.odd import ODD
 
 SYNTAXES = {
