@@ -65,6 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("run", type=Path)
     status.set_defaults(command=_status)
 
+    submit = commands.add_parser("submit", help="submit a screening to the cluster's queue, as the [cluster] section says")
+    _add_archive(submit)
+    submit.add_argument("--weights", type=Path, action="append", required=True, help="checkpoint; may repeat")
+    submit.add_argument("--dry-run", action="store_true", help="print the script, submit nothing")
+    submit.add_argument("--local", action="store_true", help="start it on this machine, in the background")
+    submit.set_defaults(command=_submit)
+
     phantom = commands.add_parser("phantom", help="write a synthetic archive")
     phantom.add_argument("folder", type=Path)
     for name, default in (("studies", 12), ("matrix", 512), ("slices", 40), ("seed", 0)):
@@ -143,6 +150,32 @@ def _status(options: argparse.Namespace) -> int:
         print(f"{status.rate_per_s:.2f} studies/s lately, {status.n_open / status.rate_per_s:,.0f} s left at that rate")
     print(f"attempt {status.attempt}; {f'held by {status.holder}' if status.holder else 'nobody is working on it'}")
     return 0
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from pipeline.config import read_config
+    from pipeline.submission import job_script, submit, submit_script
+
+    cluster = read_config(options.config).cluster
+    if options.dry_run:
+        print(job_script(cluster), end="")
+        return 0
+    if options.local:
+        files = {"config": options.config, "key_file": options.key_file}
+        job = submit(options.archive, options.weights, options.out, local=True, **files)
+        print(f"process {job.job_id} works on {options.out}; its words: {job.paths.stderr}")
+        return 0
+    jobs = submit_script(cluster, _screen_arguments(options), options.out)
+    print(f"submitted as {', '.join(jobs)}; output in {options.out}/submitted, progress: drenet status {options.out}")
+    return 0
+
+
+def _screen_arguments(options: argparse.Namespace) -> list[str]:
+    """What `drenet screen` is to be told, with paths that hold on any node."""
+    named = [("--weights", path) for path in options.weights]
+    named += [("--out", options.out), ("--config", options.config), ("--key-file", options.key_file)]
+    pairs = [(name, str(path.absolute())) for name, path in named if path is not None]
+    return [str(options.archive.absolute()), *(part for pair in pairs for part in pair)]
 
 
 def _phantom(options: argparse.Namespace) -> int:

@@ -13,6 +13,9 @@ import msgspec
 
 from pipeline.errors import ConfigurationError
 
+HOW_NOT_WHAT = frozenset({"run", "cluster"})
+"""Sections that say how a run is carried out: no result depends on them."""
+
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Base of all sections: frozen, and strict about unknown keys."""
@@ -83,6 +86,34 @@ class RunConfig(Section, frozen=True):
     progress_every_s: float = 30.0
 
 
+class ClusterConfig(Section, frozen=True):
+    """What to ask of Slurm, and how ranks are started there; none of it changes a result. Empty or 0: not asked for."""
+
+    flavour: Literal["slurm", "tianhe"] = "slurm"  # tianhe: yhbatch, yhrun, yhcontrol
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    nodes: int = 1
+    ranks_per_node: int = 1  # with GPUs one a GPU is right
+    cpus_per_rank: int = 1
+    gpus_per_node: int = 0
+    memory_gb_per_node: int = 0
+    walltime_min: int = 60
+    drain_s: int = 120  # the job is told to stop so long before its end; at least the longest study
+    launcher: Literal["srun", "mpiexec", "mpirun"] = "srun"
+    pmi: str = "pmi2"  # for srun: pmi2 (MPICH), pmix (Open MPI)
+    launcher_options: tuple[str, ...] = ()  # more options for the launcher
+    modules: tuple[str, ...] = ()  # of the site: its MPI is the right one for several nodes
+    setup: tuple[str, ...] = ()  # shell lines before the ranks start, such as activating a virtual environment
+    command: tuple[str, ...] = ("drenet",)  # or: apptainer exec --nv drenet.sif drenet
+    options: tuple[str, ...] = ()  # more options for sbatch, such as --exclusive
+    scratch: str = ""  # node-local folder for temporary files
+    relaunches: int = 3  # times that ranks are started again within one allocation
+    requeues: int = 100  # times that a job stopped before its end is queued again; 0: never
+    parts: int = 1  # more than one: a job array, each task with a fixed part of the studies
+    legs: int = 1  # more than one: so many jobs, each after the one before, instead of requeueing
+
+
 class Config(Section, frozen=True):
     """The whole configuration of a run."""
 
@@ -93,6 +124,7 @@ class Config(Section, frozen=True):
     window: WindowConfig = WindowConfig()
     engine: EngineConfig = EngineConfig()
     run: RunConfig = RunConfig()
+    cluster: ClusterConfig = ClusterConfig()
 
 
 def read_config(path: Path | None) -> Config:
@@ -115,15 +147,15 @@ def to_toml(config: Config) -> str:
 
 
 def results_digest(config: Config) -> str:
-    """SHA-256 of everything that can change a result: all sections but [run]."""
-    relevant = {name: value for name, value in msgspec.to_builtins(config).items() if name != "run"}
+    """SHA-256 of everything that can change a result: all sections but [run] and [cluster]."""
+    relevant = {name: value for name, value in msgspec.to_builtins(config).items() if name not in HOW_NOT_WHAT}
     return hashlib.sha256(msgspec.json.encode(relevant, order="deterministic")).hexdigest()
 
 
 def differing_fields(old: Config, new: Config) -> list[str]:
     """Names ("fill.copies") of the results-relevant fields in which two configurations differ."""
     before, after = _flat(old), _flat(new)
-    return [name for name in after if before[name] != after[name] and not name.startswith("run.")]
+    return [name for name in after if before[name] != after[name] and name.partition(".")[0] not in HOW_NOT_WHAT]
 
 
 def _flat(config: Config) -> dict[str, Any]:

@@ -15,7 +15,8 @@ ROWS = {
     4: ["contactsheet", "indexing", "source", "status"],
     5: ["study", "resume"],
     6: ["run"],
-    7: ["cli", "__main__"],
+    7: ["submission"],
+    9: ["cli", "__main__"],
 }
 SIDEWAYS = {("catalogue", "archive"), ("__main__", "cli"), ("errors", "records"), ("pseudonym", "config"), ("model", "store")}
 

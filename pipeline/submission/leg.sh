@@ -1,0 +1,50 @@
+set -u
+export OPENBLAS_NUM_THREADS=$OMP_NUM_THREADS MKL_NUM_THREADS=$OMP_NUM_THREADS
+job=${SLURM_JOB_ID:-0}
+
+# When this allocation ends: no study is begun that cannot end before it.
+if [ -z "${SLURM_JOB_END_TIME:-}" ] && ends=$("$queue" -h -j "$job" -o %e 2>/dev/null); then
+    SLURM_JOB_END_TIME=$(date -d "$ends" +%s 2>/dev/null) && export SLURM_JOB_END_TIME
+fi
+
+if [ -n "$scratch" ]; then
+    export TMPDIR="$scratch/drenet-$job"
+    nodes=(srun --ntasks-per-node=1 --mpi=none)
+    command -v yhrun >/dev/null && nodes[0]=yhrun
+    "${nodes[@]}" mkdir -p "$TMPDIR"
+    trap '"${nodes[@]}" rm -rf "$TMPDIR"' EXIT
+fi
+
+# Slurm tells this shell alone (--signal=B:); the launcher passes it on, and the ranks finish their study and stop with 75.
+child='' caught=no stopping=no
+trap 'caught=yes stopping=yes; [ -z "$child" ] || kill -USR1 "$child" 2>/dev/null' USR1 TERM
+
+run_once() {
+    "${launch[@]}" "${drenet[@]}" screen "$@" &
+    child=$!
+    # A caught signal ends `wait` too, while the ranks are still at work.
+    while wait "$child"; code=$?; [ "$caught" = yes ] && [ "$code" -gt 128 ]; do caught=no; done
+    child=''
+}
+
+# 0 complete, 1 stopped by itself, 2 wrong request, 74 storage, 75 stopped in time; anything else: a rank or the launcher died.
+tries=0
+while :; do
+    run_once "$@" "${part[@]}"
+    case $code in 0 | 1 | 2 | 74 | 75) break ;; esac
+    if [ "$stopping" = yes ]; then
+        code=75
+        break
+    fi
+    tries=$((tries + 1))
+    [ "$tries" -gt "$relaunches" ] && break
+    echo "drenet: the ranks ended with code $code: started again within job $job, try $tries of $relaunches" >&2
+done
+
+if [ -n "${DRENET_CHAIN:-}" ]; then
+    # One job of a chain: the next one goes on. Whatever else than 75 ends this one ends the chain.
+    [ "$code" -ne 75 ] && "$cancel" --state=PENDING --name="$DRENET_CHAIN"
+elif [ "$code" -eq 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt "$requeues" ]; then
+    "$control" requeue "$job"
+fi
+exit "$code"

@@ -1,0 +1,83 @@
+"""What a job asks the scheduler for, and how its ranks are started: the [cluster] section in the scheduler's words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.config import ClusterConfig
+from pipeline.errors import ConfigurationError
+
+JOB_NAME = "drenet"
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A scheduler's names for what we ask of it."""
+
+    submit: str
+    run: str
+    control: str
+    cancel: str
+    queue: str
+
+
+WORDS = {
+    "slurm": Words("sbatch", "srun", "scontrol", "scancel", "squeue"),
+    "tianhe": Words("yhbatch", "yhrun", "yhcontrol", "yhcancel", "yhqueue"),
+}
+
+
+def check(cluster: ClusterConfig) -> None:
+    """Raises ConfigurationError where the section contradicts itself."""
+    if cluster.parts > 1 and cluster.legs > 1:
+        raise ConfigurationError(
+            "[cluster] parts and legs exclude each other: a part that is not finished is requeued by itself"
+        )
+    if cluster.gpus_per_node and cluster.ranks_per_node != cluster.gpus_per_node:
+        raise ConfigurationError(
+            f"[cluster] ranks_per_node = {cluster.ranks_per_node} but gpus_per_node = {cluster.gpus_per_node}: make them equal"
+        )
+    if cluster.drain_s >= 60 * cluster.walltime_min:
+        raise ConfigurationError("[cluster] drain_s leaves nothing of walltime_min: shorten the one or lengthen the other")
+    if cluster.flavour == "tianhe" and not cluster.partition:
+        raise ConfigurationError("[cluster] partition is mandatory on Tianhe: yhinfo lists yours")
+
+
+def options(cluster: ClusterConfig) -> list[str]:
+    """Options of sbatch, one a line of the script: what is asked for, then how the job is to be treated."""
+    asked = [
+        ("partition", cluster.partition),
+        ("account", cluster.account),
+        ("qos", cluster.qos),
+        ("nodes", cluster.nodes),
+        ("ntasks-per-node", cluster.ranks_per_node),
+        ("cpus-per-task", cluster.cpus_per_rank),
+        ("gpus-per-node", cluster.gpus_per_node),
+        ("mem", f"{cluster.memory_gb_per_node}G" if cluster.memory_gb_per_node else ""),
+        ("time", cluster.walltime_min),
+    ]
+    many = [("array", f"1-{cluster.parts}")] if cluster.parts > 1 else []
+    named = [f"--{name}={value}" for name, value in asked + many if value]
+    log_name = "%x-%A-%a.log" if cluster.parts > 1 else "%x-%j.log"
+    treated = [f"--signal=B:USR1@{cluster.drain_s}", "--requeue", "--open-mode=append", f"--output={log_name}"]
+    return [f"--job-name={JOB_NAME}", *named, *cluster.options, *treated]
+
+
+def launch(cluster: ClusterConfig) -> list[str]:
+    """The command that starts one rank a task."""
+    if cluster.launcher != "srun":
+        return [cluster.launcher, "-n", str(cluster.nodes * cluster.ranks_per_node), *cluster.launcher_options]
+    return [WORDS[cluster.flavour].run, *step_options(cluster)]
+
+
+def step_options(cluster: ClusterConfig) -> list[str]:
+    """Options of srun: PMI, the end of all with one, and binding."""
+    binding = ["--gpus-per-task=1", "--gpu-bind=closest"] if cluster.gpus_per_node else []
+    return [
+        f"--mpi={cluster.pmi}",
+        "--kill-on-bad-exit=1",
+        f"--cpus-per-task={cluster.cpus_per_rank}",
+        "--cpu-bind=cores",
+        *binding,
+        *cluster.launcher_options,
+    ]
