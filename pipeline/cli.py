@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("--local", action="store_true", help="start it on this machine, in the background")
     submit.set_defaults(command=_submit)
 
+    report = commands.add_parser("report", help="the run as a page: RUN/report/index.html")
+    report.add_argument("run", type=Path)
+    report.add_argument("--box-from", type=float, default=0.8, help="detail score above which a box is drawn (default 0.8)")
+    report.set_defaults(command=_report)
+
     phantom = commands.add_parser("phantom", help="write a synthetic archive")
     phantom.add_argument("folder", type=Path)
     for name, default in (("studies", 12), ("matrix", 512), ("slices", 40), ("seed", 0)):
@@ -114,7 +119,9 @@ def _screen(options: argparse.Namespace) -> int:
     summary = run(connect(root_computes_up_to=config.run.root_computes_up_to), request, begun=_log_to_file)
     if summary is not None:
         print(_table(summary.by_status, summary.by_reason))
-        print(f"{summary.n_studies} studies of {summary.n_files} files; tables in {options.out}. {NOTICE}")
+        print(
+            f"{summary.n_studies} studies of {summary.n_files} files; tables in {options.out}, to be seen in report/. {NOTICE}"
+        )
         if summary.by_reason:
             print("What each reason means, and its cure: docs/reasons.md")
     return 0
@@ -178,6 +185,13 @@ def _screen_arguments(options: argparse.Namespace) -> list[str]:
     return [str(options.archive.absolute()), *(part for pair in pairs for part in pair)]
 
 
+def _report(options: argparse.Namespace) -> int:
+    from pipeline.report import Options, write_report
+
+    print(f"{write_report(options.run, Options(box_from=options.box_from))}. {NOTICE}")
+    return 0
+
+
 def _phantom(options: argparse.Namespace) -> int:
     from pipeline.phantom import write_archive
 
@@ -209,7 +223,8 @@ def _demo(options: argparse.Namespace) -> int:
     arguments = ["screen", str(folder / "archive"), "--weights", str(weights), "--out", str(folder / "run")]
     code = start_ranks(2, [*arguments, "--key-file", str(folder / "demo.key"), "--contact-sheet"])
     if code == 0:
-        print(f"\ntables:   {folder}/run/studies.csv, patients.csv, exclusions.csv, slices.parquet, results.h5")
+        print(f"\nreport:   {folder}/run/report/index.html")
+        print(f"tables:   {folder}/run/studies.csv, patients.csv, exclusions.csv, slices.parquet, results.h5")
         print(f"pictures: {folder}/run/images/\ntruth:    {folder}/archive-truth/truth.csv")
     return code
 

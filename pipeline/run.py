@@ -6,6 +6,7 @@ record; a run killed at any moment goes on from its journals.
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,8 @@ from pipeline.resume import Plan, Request, check_archive, describe, hold, plan, 
 from pipeline.source import Report, StudySource, journal_findings
 from pipeline.store import Journal, Line, compact
 from pipeline.study import Screener
+
+log = logging.getLogger(__name__)
 
 
 def screen(  # noqa: PLR0913  what a run can be asked, all with defaults
@@ -162,7 +165,19 @@ def _finish(source: StudySource | None, out: Path) -> Summary:
         raise PipelineError("stopped: too many studies ended in INTERNAL_ERROR; see logs/, then start the same command again")
     if not source.finished:
         raise Drained("stopped early as asked; start the same command again to go on")
-    return gather_run(out)
+    summary = gather_run(out)
+    _show(out)
+    return summary
+
+
+def _show(out: Path) -> None:
+    """Make the report. It is derived and can be made again: whatever goes wrong with it, the run is complete."""
+    from pipeline.report import write_report
+
+    try:
+        write_report(out)
+    except Exception as error:  # noqa: BLE001  see above
+        log.warning("the report could not be made (%s): `drenet report %s` says why", type(error).__name__, out.name)
 
 
 @contextmanager

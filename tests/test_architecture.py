@@ -12,7 +12,7 @@ ROWS = {
     1: ["config", "pseudonym"],
     2: ["fill", "lung", "model", "store", "ranks", "phantom", "progress"],
     3: ["archive", "manifest", "deal", "preprocess", "infer", "aggregate", "gather", "tables", "launch", "catalogue"],
-    4: ["contactsheet", "indexing", "source", "status"],
+    4: ["contactsheet", "indexing", "source", "status", "report"],
     5: ["study", "resume"],
     6: ["run"],
     7: ["submission"],

@@ -1,0 +1,150 @@
+"""The page: everything of a run that is read once, on one HTML file, with its data files beside it.
+
+The folder is made under another name and put in place whole, so that a reader never meets half a report.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import msgspec
+from markupsafe import Markup
+
+from pipeline.errors import ConfigurationError
+from pipeline.gather import payload_digest
+from pipeline.report.data import write_slices, write_studies
+from pipeline.report.evaluation import read_evaluation
+from pipeline.report.figures import charts
+from pipeline.report.flow import Flow, read_flow
+from pipeline.report.timing import read_timing, slowest_stages
+from pipeline.store import storage_error
+from pipeline.tables import Run, open_run
+
+PARTS = {
+    "overview": "Overview",
+    "studies": "Studies",
+    "flow": "Flow",
+    "charts": "Scores and speed",
+    "evaluation": "Evaluation",
+    "provenance": "Provenance",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What may be asked of a report."""
+
+    box_from: float = 0.8
+    """Normalised detail score above which a detail is drawn as a box (the paper's figure 4)."""
+
+
+def write_report(folder: Path, options: Options = Options()) -> Path:
+    """Make `report/` of the run at `folder`; the page's path. Raises ConfigurationError where nothing was gathered."""
+    run = open_run(folder)
+    part = folder / ".report.part"
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        _write(run, part, options)
+        return _put_in_place(part, folder / "report") / "index.html"
+    except OSError as error:
+        raise storage_error(error, folder) from error
+
+
+def _write(run: Run, part: Path, options: Options) -> None:
+    described = _described(run.folder)
+    networks = [network["column"] for network in described["networks"]]
+    timing, flow = read_timing(run.folder), read_flow(run)
+    write_studies(part / "data", run.studies, networks, set(), timing)
+    write_slices(part / "data", run.studies, run.slices, networks)
+    evaluation = read_evaluation(run.folder)
+    page = _template().render(
+        run=described,
+        parts=[(name, title) for name, title in PARTS.items() if name != "evaluation" or evaluation],
+        tiles=_tiles(run, flow, networks),
+        flow=flow,
+        charts=charts(run.studies, networks, timing),
+        stages=slowest_stages(timing).to_dict("records"),
+        evaluation=evaluation,
+        provenance=_provenance(described, run.folder),
+        configuration=msgspec.toml.encode(described["config"]).decode(),
+        box_from=options.box_from,
+    )
+    (part / "index.html").write_text(page, encoding="utf-8")
+
+
+def _template() -> jinja2.Template:
+    assets = files("pipeline.report") / "assets"
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    template = environment.from_string((assets / "page.html.j2").read_text(encoding="utf-8"))
+    template.globals.update(
+        number=_number,
+        css=Markup((assets / "page.css").read_text(encoding="utf-8")),  # noqa: S704  our own files
+        js=Markup((assets / "page.js").read_text(encoding="utf-8")),  # noqa: S704
+    )
+    return template
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"{folder} is no run's folder: run.toml is missing or damaged") from error
+
+
+def _tiles(run: Run, flow: Flow, networks: list[str]) -> list[tuple[str, str, str]]:
+    """(name, value, note) of the numbers on top."""
+    studies = run.studies
+    by_status = studies["status"].value_counts()
+    tiles = [
+        ("files found", _number(flow.files[0].count), ""),
+        ("studies", _number(len(studies)), f"of {_number(len(run.patients))} patients"),
+        ("scored", _number(flow.studies[-1].count), f"{_number(by_status.get('OK_WITH_WARNINGS', 0))} with warnings"),
+        ("excluded", _number(by_status.get("EXCLUDED", 0)), "sound, nothing to screen"),
+        ("failed", _number(by_status.get("FAILED", 0)), "broken"),
+    ]
+    high = [(f"{name} at least 0.5", _number(int((studies[name] >= 0.5).sum())), "studies") for name in networks]
+    return tiles + high
+
+
+def _provenance(described: dict[str, Any], folder: Path) -> list[tuple[str, str]]:
+    networks = [
+        (
+            f"network of {network['column']}",
+            f"weights sha256 {network['sha256']}, positive class “{network['positive']}” of {', '.join(network['classes'])}"
+            + "".join(f"; {network[name]}" for name in ("task", "meaning") if network.get(name)),
+        )
+        for network in described["networks"]
+    ]
+    libraries = ", ".join(f"{name} {version}" for name, version in described["libraries"].items())
+    engine = described["config"]["engine"]
+    return [
+        ("drenet-pipeline", described["code_version"]),
+        *networks,
+        ("engine", f"{engine['name']}, {engine['precision']}, {engine['threads']} threads a rank"),
+        ("results, sha256", payload_digest(folder)),
+        ("configuration, sha256", described["configuration_sha256"]),
+        ("manifest, sha256", described["manifest_sha256"]),
+        ("pseudonym key, fingerprint", described["key_fingerprint"]),
+        ("libraries", libraries),
+    ]
+
+
+def _number(value: int) -> str:
+    return f"{value:,}"
+
+
+def _put_in_place(part: Path, final: Path) -> Path:
+    old = final.with_name(".report.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    part.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+    return final

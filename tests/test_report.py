@@ -1,0 +1,142 @@
+"""The report: every study and file is in its flow, its data files hold the tables, and it asks nothing of the network."""
+
+import json
+import math
+import re
+from itertools import pairwise
+
+import pytest
+
+from pipeline import open_run
+from pipeline.errors import ConfigurationError
+from pipeline.report import Options, write_report
+from pipeline.report.flow import read_flow
+from pipeline.report.timing import MERGED, PAUSE_S, read_timing, slowest_stages
+from pipeline.store import Line, compact, encode
+from tests.fabricate_run import fabricated_run, key_of, lost
+
+N_STUDIES = 60
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    fabricated_run(folder, N_STUDIES, labels=("covid", "healthy"))
+    (folder / "evaluation").mkdir()
+    (folder / "evaluation" / "roc_curve.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    (folder / "evaluation" / "metrics.csv").write_text("metric,value\nAUC,<0.5>\n")
+    write_report(folder)
+    return folder
+
+
+def data(run, name):
+    """The value that a data file puts."""
+    said = (run / "report" / "data" / f"{name}.js").read_text()
+    return json.loads(re.fullmatch(rf'drenet\.put\("{name}",(.*)\);\n', said)[1])
+
+
+def page(run):
+    return (run / "report" / "index.html").read_text()
+
+
+def test_the_flow_accounts_for_every_study_and_file(run):
+    flow = read_flow(open_run(run))
+    for steps in (flow.studies, flow.files):
+        for before, after in pairwise(steps):
+            assert before.count - before.lost == after.count
+    assert [step.count for step in flow.studies] == [60, 58, 54]
+    assert [(loss.reason, loss.count) for loss in flow.studies[1].losses] == [("NO_LUNG_FOUND", 2), ("DECODE_ERROR", 2)]
+    assert [(loss.reason, loss.count) for loss in flow.files[0].losses] == [("NOT_DICOM", 7), ("ARCHIVE_CORRUPT", 2)]
+    assert flow.files[1].count == 54 * 214 + 6 * 3
+
+
+def test_the_data_files_hold_every_study_and_every_scored_slice(run):
+    tables, studies = open_run(run), data(run, "studies")
+    columns = {column["name"]: column["values"] for column in studies["columns"]}
+    assert columns["study_key"] == tables.studies["study_key"].tolist()
+    assert columns["probability"] == [None if math.isnan(p) else round(p, 4) for p in tables.studies["probability"]]
+    assert columns["n_slices_scored"] == tables.studies["n_slices_scored"].tolist()
+    slices = data(run, "slices-0")
+    assert {key: len(rows) for key, rows in slices.items()} == tables.slices["study_key"].value_counts().to_dict()
+
+
+def test_the_page_asks_nothing_of_any_network(run):
+    text = page(run)
+    for source in re.findall(r"""(?:src|href)=["']([^"']*)""", text):
+        assert source.startswith(("data:", "data/", "#")), source
+    assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", text)
+    assert not re.findall(r"\bfetch\(|XMLHttpRequest|@import|url\(", text)
+
+
+def test_every_picture_has_its_alternative_text_and_every_field_its_label(run):
+    text = page(run)
+    assert len(re.findall(r"<img ", text)) == len(re.findall(r'<img [^>]*alt="[^"]{20,}"', text)) == 4
+    for field in re.findall(r"<(?:input|select)[^>]*>", text):
+        assert re.search(rf"<label>[^<]*{re.escape(field)}", text), field
+    assert 'lang="en"' in text
+
+
+def test_the_banner_says_research_only_and_what_the_weights_mean(run):
+    assert "Research use only. Not a medical device." in page(run)
+    assert "none: invented numbers" in page(run)
+
+
+def test_the_evaluation_is_shown_as_it_stands_and_harmless(run):
+    text = page(run)
+    assert "roc curve" in text
+    assert "<td>AUC</td><td>&lt;0.5&gt;</td>" in text
+
+
+def test_without_an_evaluation_the_page_has_no_such_part(tmp_path):
+    fabricated_run(tmp_path, 20)
+    assert "Evaluation" not in write_report(tmp_path).read_text()
+
+
+def test_a_study_without_any_scored_one_still_makes_a_page(tmp_path):
+    fabricated_run(tmp_path, 20)
+    for path in (tmp_path / "journal").rglob("*.jsonl"):
+        path.write_bytes(encode(Line(result=lost(9))))
+    from pipeline.gather import gather
+
+    gather(tmp_path, ["probability"])
+    assert "NO_CT" in write_report(tmp_path).read_text()
+
+
+def test_a_report_made_again_replaces_the_first_whole(run):
+    (run / "report" / "stale.txt").write_text("old")
+    before = page(run)
+    write_report(run, Options(box_from=0.8))
+    assert page(run) == before
+    assert {path.name for path in (run / "report").iterdir()} == {"index.html", "data"}
+    assert not list(run.glob(".report*"))
+
+
+def test_the_threshold_of_the_boxes_reaches_the_page(run):
+    assert 'data-box-from="0.8"' in page(run)
+    write_report(run, Options(box_from=0.65))
+    assert 'data-box-from="0.65"' in page(run)
+
+
+def test_a_folder_without_tables_is_refused_with_the_cure(tmp_path):
+    with pytest.raises(ConfigurationError, match="drenet gather"):
+        write_report(tmp_path)
+
+
+def test_working_time_leaves_out_the_pauses_between_attempts(tmp_path):
+    fabricated_run(tmp_path, 20)
+    late = encode(Line(result=lost(99), seconds={"read": 2.0}, ended=1e9 + 86_400))
+    (tmp_path / "journal" / "0002").mkdir()
+    (tmp_path / "journal" / "0002" / "rank-00000.jsonl").write_bytes(late)
+    timing = read_timing(tmp_path)
+    assert timing["study_key"].iloc[-1] == key_of(99)
+    assert timing["at_s"].iloc[-1] == 18 + PAUSE_S  # study 19 was lost before any stage
+    assert timing["rank"].iloc[-1] == "0002/rank-00000"
+    compact(tmp_path)
+    assert set(read_timing(tmp_path)["rank"]) == {MERGED}
+
+
+def test_stages_are_ranked_by_what_they_cost(run):
+    stages = slowest_stages(read_timing(run))
+    assert stages["stage"].tolist() == ["infer", "lung", "read", "prepare"]
+    assert stages["share"].sum() == pytest.approx(1)
+    assert stages["worst_s"].iloc[0] == 5.0 == 1.0 + 4
