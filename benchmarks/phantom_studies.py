@@ -17,6 +17,6 @@ def dealt_studies(archive: Path, *, studies: int, matrix: int, slices: int) -> l
     private = archive.with_name("private")
     private.mkdir()
     write_archive(archive, studies=studies, matrix=matrix, slices=slices)
-    index(Alone(), archive, private, Config().series, key=bytes(32))
+    index(Alone(), archive, private, Config(), key=bytes(32))
     manifest = read_manifest(private)
     return [DealtStudy(manifest.study(n), manifest.entries[n].digest) for n in range(studies)]

@@ -1,6 +1,6 @@
 """One full-width study, DICOM to score, on one core, by every CPU engine: the table of docs/performance.md.
 
-    python benchmarks/speed.py
+    python benchmarks/speed.py [ENGINE:PRECISION ...]
 
 The engines take turns, so that a busy moment of the machine falls on all of them; medians of REPEATS, in seconds on the clock
 and in seconds of the processor, which a neighbour's load moves less. The slices are taken from the middle of the lung, so that
@@ -10,6 +10,7 @@ all 15 are kept. Formula weights: the scores mean nothing, the work is that of a
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
@@ -17,6 +18,7 @@ from time import perf_counter, process_time
 from phantom_studies import dealt_studies
 
 from pipeline.config import Config, EngineConfig, SliceConfig
+from pipeline.errors import DeviceError
 from pipeline.model import formula_network
 from pipeline.model.checkpoint import checkpoint_bytes
 from pipeline.records import DealtStudy
@@ -37,12 +39,16 @@ def main() -> None:
         archive = Path(folder) / "archive"
         (study,) = dealt_studies(archive, studies=1, matrix=512, slices=40)
         screeners = {}
-        for name, precision in ENGINES:
+        for name, precision in [word.split(":") for word in sys.argv[1:]] or ENGINES:
             begun = perf_counter()
             config = Config(engine=EngineConfig(name=name, precision=precision), slices=slices)
-            screeners[name, precision] = Screener(archive, config, [weights])
-            print(f"{name} {precision}: ready in {perf_counter() - begun:.1f} s")
-        taken = {engine: [] for engine in ENGINES}
+            try:
+                screeners[name, precision] = Screener(archive, config, [weights])
+            except DeviceError as error:
+                print(f"{name} {precision}: not on this processor ({error})")
+                continue
+            print(f"{name} {precision}: ready in {perf_counter() - begun:.1f} s", flush=True)
+        taken = {engine: [] for engine in screeners}
         for _ in range(REPEATS):
             for engine, screener in screeners.items():
                 taken[engine].append(timed(screener, study))

@@ -28,7 +28,6 @@ class SeriesConfig(Section, frozen=True):
     min_extent_mm: float = 120.0
     max_spacing_mm: float = 10.0
     kernels: Literal["lung", "soft", "any"] = "lung"  # must match what the network was trained on
-    max_matrix: int = 4096
 
 
 class SliceConfig(Section, frozen=True):

@@ -28,7 +28,7 @@ def phantom(*, vendor=0, n_slices=N_SLICES, matrix=32, sharp=True):
     hu = (hu + np.random.default_rng(1).normal(0, 20, hu.shape)).clip(-1000, 3000)
     empty = np.zeros(hu.shape, bool)
     z_mm = np.arange(n_slices) * 8.0
-    return Phantom(np.rint(hu).astype(np.int16), empty, empty, z_mm, (10.0, 10.0), vendor, sharp)
+    return Phantom(np.rint(hu).astype(np.int16), empty, empty, empty, z_mm, (10.0, 10.0), vendor, sharp)
 
 
 def images(name="1", **options):
