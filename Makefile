@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-env clean
+.PHONY: demo test test-slow test-browser test-env clean
 
 demo: $(VENV)/demo-ready
 	$(VENV)/bin/drenet demo demo
@@ -13,6 +13,9 @@ test: test-env
 
 test-slow: test-env
 	$(VENV)/bin/python -m pytest -q -m slow
+
+test-browser: test-env  # needs chromium and chromium-driver
+	$(VENV)/bin/python -m pytest -q -m browser
 
 test-env: $(VENV)/test-ready
 

@@ -1,0 +1,31 @@
+"""A headless Chromium that may open files and nothing else; needs the system packages chromium and chromium-driver."""
+
+import os
+import shutil
+from contextlib import contextmanager
+
+import pytest
+
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
+NO_NETWORK = ("--host-resolver-rules=MAP * ~NOTFOUND", "--disable-background-networking", "--no-first-run")
+
+
+@contextmanager
+def chromium(width=1280, height=1000):
+    """A selenium driver; what the console said is in `driver.get_log("browser")`."""
+    binary, service = shutil.which("chromium"), shutil.which("chromedriver")
+    if not binary or not service:
+        pytest.fail("the browser tests need Chromium: apt-get install chromium chromium-driver")
+    from selenium import webdriver
+
+    os.environ |= {"SE_OFFLINE": "true", "SE_AVOID_STATS": "true"}
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for flag in (*FLAGS, *NO_NETWORK, f"--window-size={width},{height}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(service))
+    try:
+        yield driver
+    finally:
+        driver.quit()
