@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="the run as a page: RUN/report/index.html")
     report.add_argument("run", type=Path)
     report.add_argument("--box-from", type=float, default=0.8, help="detail score above which a box is drawn (default 0.8)")
+    report.add_argument("--pictured", type=int, default=100, help="most studies shown with pictures (default 100)")
     report.set_defaults(command=_report)
 
     phantom = commands.add_parser("phantom", help="write a synthetic archive")
@@ -188,7 +189,7 @@ def _screen_arguments(options: argparse.Namespace) -> list[str]:
 def _report(options: argparse.Namespace) -> int:
     from pipeline.report import Options, write_report
 
-    print(f"{write_report(options.run, Options(box_from=options.box_from))}. {NOTICE}")
+    print(f"{write_report(options.run, Options(box_from=options.box_from, pictured=options.pictured))}. {NOTICE}")
     return 0
 
 

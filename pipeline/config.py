@@ -83,6 +83,9 @@ class RunConfig(Section, frozen=True):
     root_computes_up_to: int = 32  # ranks; above that root only deals
     decode_cpu_s: float = 30.0  # CPU seconds a compressed frame may take
     progress_every_s: float = 30.0
+    images_top: int = 20  # studies whose pictures are kept, the highest scores of a rank; 0: none of any study
+    images_flag_at: float = 0.5  # from this score on a study's pictures are kept too,
+    images_mb: float = 64.0  # until a rank's pack has grown to this
 
 
 class ClusterConfig(Section, frozen=True):

@@ -85,6 +85,10 @@ class Plan(msgspec.Struct, frozen=True):
         """Where `rank` writes its records."""
         return Path(self.out) / "journal" / f"{self.attempt:04d}" / f"rank-{rank:05d}.jsonl"
 
+    def pack(self, rank: int) -> Path:
+        """Where `rank` keeps the pictures of a few studies."""
+        return Path(self.out) / "images" / f"{self.attempt:04d}-rank-{rank:05d}.pack"
+
     def log(self, rank: int) -> Path:
         """Where `rank` writes its log."""
         return Path(self.out) / "logs" / f"{self.attempt:04d}" / f"rank-{rank:05d}.log"

@@ -14,6 +14,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -135,7 +136,8 @@ def _screen_dealt(
 ) -> None:
     """Every rank takes studies until none is left; trouble on one rank is every rank's."""
     sheets = Path(made.out) / "images" if made.contact_sheet else None
-    made_screener = partial(Screener, Path(made.archive), made.config, networks, tick=world.tick, sheets=sheets)
+    outputs: Any = {"sheets": sheets, "pack": made.pack(world.rank)}
+    made_screener = partial(Screener, Path(made.archive), made.config, networks, tick=world.tick, **outputs)
     pause = stop if source is None else lambda: stop() or source.broken
     with ExitStack() as stack:
         with trouble_shared(world):

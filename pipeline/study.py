@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 
 from pipeline.aggregate import failed_result, study_result
+from pipeline.album import Album, study_pictures
 from pipeline.archive import Decoder, read_volume
 from pipeline.config import Config
 from pipeline.contactsheet import write_contact_sheet
@@ -22,8 +23,8 @@ from pipeline.errors import PipelineError, Reason, StudyError
 from pipeline.infer import Engine
 from pipeline.lung import lung_masks
 from pipeline.model import load_checkpoint_bytes
-from pipeline.preprocess import prepare
-from pipeline.records import DealtStudy, PreparedStudy, Series, Study, StudyResult
+from pipeline.preprocess import Mask, prepare
+from pipeline.records import DealtStudy, PreparedStudy, Series, Study, StudyResult, Volume
 from pipeline.store import Line
 
 log = logging.getLogger(__name__)
@@ -32,14 +33,16 @@ log = logging.getLogger(__name__)
 class Screener:
     """One rank's replica: the networks, the decoder, and how to take a study through them. A context manager."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  what a replica is made of, and where its pictures go
         self, archive: Path, config: Config, networks: Sequence[bytes], *, local_rank: int = 0,
-        tick: Callable[[], None] = lambda: None, sheets: Path | None = None,
+        tick: Callable[[], None] = lambda: None, sheets: Path | None = None, pack: Path | None = None,
     ) -> None:  # fmt: skip
         self._archive, self._config, self._tick, self._sheets = archive, config, tick, sheets
         cv2.setNumThreads(config.engine.threads)
         self._decoder = Decoder(config.run.decode_cpu_s)
         self._engine = Engine([load_checkpoint_bytes(data) for data in networks], config.engine, local_rank=local_rank)
+        self._album = Album(pack, config.run) if pack else None
+        self._seen: tuple[Volume, Mask, PreparedStudy] | None = None
         self._seconds: dict[str, float] = {}
 
     def __enter__(self) -> Screener:
@@ -51,12 +54,25 @@ class Screener:
     def line(self, dealt: DealtStudy) -> Line:
         """The journal line of one study, whatever becomes of it. Raises only where the run itself is in trouble."""
         begun = time.monotonic()
-        self._seconds = {}
+        self._seconds, self._seen = {}, None
         result, failed = self._result(dealt.study)
+        self._keep_pictures(result, dealt.input)
         said = result.reason or f"{result.probabilities[0]:.3f}"
         log.info("study %s: %s %s, %.2f s", result.study_key, result.status, said, time.monotonic() - begun)
         seconds = {stage: round(spent, 4) for stage, spent in self._seconds.items()}
         return Line(result=result, input=dealt.input, tries=dealt.tries + failed, seconds=seconds, ended=round(time.time(), 3))
+
+    def _keep_pictures(self, result: StudyResult, input_: str) -> None:
+        """Before the study is journalled, so that none is finished without them; a fault in drawing changes no result."""
+        if self._album is None or self._seen is None or not self._album.wants(result):
+            return
+        try:
+            pictures = study_pictures(result.study_key, input_, *self._seen, self._config.window)
+        except Exception as error:  # noqa: BLE001  see above
+            log.warning("study %s: no pictures: %s", result.study_key, _frames(error))
+            return
+        if pictures:
+            self._album.add(pictures)
 
     def _result(self, study: Study) -> tuple[StudyResult, bool]:
         """(the study's row, whether it failed)."""
@@ -96,6 +112,7 @@ class Screener:
             masks = lung_masks(volume.hu, volume.z_mm, volume.spacing_mm, config.lung.recipe)
         with self._timed("prepare"):
             prepared = prepare(volume, masks, series.seed, config)
+        self._seen = (volume, masks, prepared)
         if self._sheets:
             write_contact_sheet(self._sheets / f"{study.study_key}.png", volume, masks, prepared)
         return prepared

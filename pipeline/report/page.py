@@ -22,8 +22,9 @@ from pipeline.report.data import write_slices, write_studies
 from pipeline.report.evaluation import read_evaluation
 from pipeline.report.figures import charts
 from pipeline.report.flow import Flow, read_flow
+from pipeline.report.pictures import write_pictures
 from pipeline.report.timing import read_timing, slowest_stages
-from pipeline.store import storage_error
+from pipeline.store import last_places, storage_error
 from pipeline.tables import Run, open_run
 
 PARTS = {
@@ -42,6 +43,8 @@ class Options:
 
     box_from: float = 0.8
     """Normalised detail score above which a detail is drawn as a box (the paper's figure 4)."""
+    pictured: int = 100
+    """Most studies whose pictures the report takes from the packs, the highest scores first."""
 
 
 def write_report(folder: Path, options: Options = Options()) -> Path:
@@ -60,8 +63,10 @@ def write_report(folder: Path, options: Options = Options()) -> Path:
 def _write(run: Run, part: Path, options: Options) -> None:
     described = _described(run.folder)
     networks = [network["column"] for network in described["networks"]]
-    timing, flow = read_timing(run.folder), read_flow(run)
-    write_studies(part / "data", run.studies, networks, set(), timing)
+    places = last_places(run.folder)
+    timing, flow = read_timing(places), read_flow(run)
+    pictured = write_pictures(part / "data", run, networks, places, options.pictured)
+    write_studies(part / "data", run.studies, networks, pictured, timing)
     write_slices(part / "data", run.studies, run.slices, networks)
     evaluation = read_evaluation(run.folder)
     page = _template().render(

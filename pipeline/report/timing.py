@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 import numpy as np
 import pandas as pd
 
-from pipeline.store import last_places, raw
+from pipeline.store import Place, raw
 
 PAUSE_S = 600.0
 """Where no study ended for longer than this nobody was working."""
@@ -23,14 +21,14 @@ class _Spent(msgspec.Struct):
     ended: float = 0.0
 
 
-def read_timing(run: Path) -> pd.DataFrame:
+def read_timing(places: dict[str, Place]) -> pd.DataFrame:
     """One row a study that was taken through the stages: study_key, rank, at_s (working time since the start), seconds a stage.
 
-    Attempts that a resume has merged have lost their rank: it is `MERGED`.
+    `places` are those of the run's last records. Attempts that a resume has merged have lost their rank: it is `MERGED`.
     """
     decoder = msgspec.json.Decoder(_Spent)
     rows = []
-    for key, place in last_places(run).items():
+    for key, place in places.items():
         spent = decoder.decode(raw(place).rpartition(b"\t")[0]) if key else _Spent()
         if spent.seconds:
             rank = MERGED if "compacted" in place.path.name else f"{place.path.parent.name}/{place.path.stem}"

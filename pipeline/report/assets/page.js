@@ -196,7 +196,7 @@ function showScored(scores, pictures) {
     if (pictures) scroll.replaceChildren(...viewer(view, refresh));
   };
   at("panel-body").append(controls(view, refresh), chart, top, scroll);
-  if (!pictures) at("panel-body").append(make("p", {}, "No pictures of this study were kept: see images_top and images_flag_at."));
+  if (!pictures) at("panel-body").append(make("p", {}, "No pictures of this study were kept (settings images_top, images_flag_at and images_mb of [run])."));
   refresh();
 }
 
@@ -296,7 +296,8 @@ function picture(view, slice, said, source, width, height, outline, edges) {
   svg.append(draw("image", { href: `data:image/webp;base64,${source}`, width, height, preserveAspectRatio: "none" }));
   if (view.outline) for (const points of outline) svg.append(draw("polygon", { class: "outline", points }));
   for (const { detail, place } of drawn) svg.append(...boxOf(detail, place, edges(detail), width));
-  return make("figure", { class: "picture" }, svg, make("figcaption", {}, said));
+  const none = drawn.length ? "" : `; no detail above ${view.from}`;
+  return make("figure", { class: "picture" }, svg, make("figcaption", {}, said + none));
 }
 
 const details = (view, slice) => slice.details?.[view.network] ?? [];
