@@ -1,0 +1,126 @@
+"""Pictures of a few studies are kept at screening: the right ones, within bounds, and without a trace in the results."""
+
+import base64
+import re
+
+import numpy as np
+import pytest
+
+import pipeline
+from pipeline.album import MAX_BYTES, Album, find_pictures, outlines, read_pictures, study_pictures
+from pipeline.config import Config, RunConfig, WindowConfig
+from pipeline.preprocess import prepare
+from pipeline.records import StudyResult, Volume
+from pipeline.report import write_report
+from pipeline.store import last_places
+
+
+def _result(score, key="K"):
+    return StudyResult(key, "P", "OK", probabilities=(score,))
+
+
+def _study(n_slices=15, matrix=512):
+    """Noise with two square lungs: the hardest thing to compress."""
+    draw = np.random.default_rng(0)
+    hu = np.full((n_slices, matrix, matrix), 40, np.int16)
+    edge = matrix // 8
+    masks = np.zeros(hu.shape, bool)
+    masks[:, edge:-edge, edge : 3 * edge] = masks[:, edge:-edge, 5 * edge : 7 * edge] = True
+    hu[masks] = draw.integers(-1000, -400, int(masks.sum()))
+    index = np.arange(n_slices, dtype=np.int32)
+    volume = Volume(hu, np.arange(n_slices) * 20.0, index, (360 / matrix,) * 2, n_series=n_slices)
+    return volume, masks, prepare(volume, masks, 1, Config())
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """Four plain patients."""
+    from pipeline.phantom import write_archive
+
+    folder = tmp_path_factory.mktemp("plain") / "archive"
+    write_archive(folder, studies=4, matrix=128, slices=26)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def screened(archive, weights, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("album")
+    runs = {}
+    for name, top in (("with", 3), ("without", 0)):
+        config = Config(run=RunConfig(images_top=top, images_flag_at=2.0))
+        runs[name] = pipeline.screen(archive, weights, folder / name, config=config, key_file=folder / "key"), folder / name
+    return runs
+
+
+def test_the_highest_scores_of_the_whole_run_are_always_kept(tmp_path):
+    draw = np.random.default_rng(1)
+    for n_ranks in (1, 3, 7):
+        albums = [Album(tmp_path / "x.pack", RunConfig(images_top=20, images_flag_at=2.0)) for _ in range(n_ranks)]
+        scores = draw.random(2000)
+        kept = {score for n, score in enumerate(scores) if albums[n % n_ranks].wants(_result(score))}
+        assert set(np.sort(scores)[-20:]) <= kept
+        assert len(kept) < n_ranks * 20 * (2 + np.log(2000 / n_ranks / 20))
+
+
+def test_flagged_studies_are_kept_until_the_pack_is_full(tmp_path):
+    album = Album(tmp_path / "x.pack", RunConfig(images_top=1, images_flag_at=0.5, images_mb=0.5))
+    pictures = study_pictures("K", "input", *_study(), WindowConfig())
+    wanted = []
+    for score in (0.9, 0.6, 0.4, 0.7, 0.8, 0.95):
+        wanted.append(album.wants(_result(score)))
+        album.add(pictures)
+    assert wanted == [True, True, False, False, False, True]
+
+
+def test_the_pictures_of_a_study_are_bounded_whatever_it_shows():
+    pictures = study_pictures("K", "input", *_study(), WindowConfig())
+    assert 0 < sum(len(one.original) + len(one.seen or b"") for one in pictures.slices) <= MAX_BYTES
+    assert study_pictures("K", "input", *_study(400, 128), WindowConfig()) is None
+
+
+def test_torn_lines_and_pictures_of_another_input_are_passed_over(tmp_path):
+    album = Album(tmp_path / "images" / "0001-rank-00000.pack", RunConfig())
+    small = _study(5, 64 * 4)
+    for key, input_ in (("a", "1"), ("b", "1"), ("a", "2"), ("c", "1")):
+        album.add(study_pictures(key, input_, *small, WindowConfig()))
+    path = tmp_path / "images" / "0001-rank-00000.pack"
+    path.write_bytes(path.read_bytes()[:-9])
+    found = find_pictures(tmp_path, {"a": "1", "b": "2", "c": "1"})
+    assert list(found) == ["a"]
+    assert read_pictures(found["a"]).input == "1"
+
+
+def test_an_outline_goes_round_the_mask():
+    mask = np.zeros((40, 40), bool)
+    mask[10:21, 5:31] = True
+    assert sorted(outlines(mask)[0].split()) == ["30,10", "30,20", "5,10", "5,20"]
+
+
+def test_keeping_pictures_changes_no_result(screened):
+    (with_, folder), (without, bare) = screened["with"], screened["without"]
+    assert with_.digest == without.digest
+    assert list((folder / "images").glob("*.pack"))
+    assert not (bare / "images").exists()
+
+
+def test_the_report_shows_the_top_studies_with_their_details(screened):
+    run = pipeline.open_run(screened["with"][1])
+    write_report(run.folder)
+    top = run.studies.sort_values("probability", ascending=False)["study_key"].tolist()[:3]
+    inputs = {key: place.input for key, place in last_places(run.folder).items()}
+    assert set(top) <= set(find_pictures(run.folder, inputs))
+    for key in top:
+        said = (run.folder / "report" / "data" / f"images-{key}.js").read_text()
+        n_scored = int(run.studies.set_index("study_key").loc[key, "n_slices_scored"])
+        assert said.count('"attention"') == 6 * n_scored
+        assert said.count('"original":"') == 15
+
+
+def test_nothing_that_identifies_is_in_a_picture_or_on_the_page(screened, archive):
+    folder = screened["with"][1]
+    texts = [path.read_bytes() for place in ("report", "images") for path in (folder / place).rglob("*") if path.is_file()]
+    assert len(texts) > 5
+    held = [base64.b64decode(code) for text in texts for code in re.findall(rb"[A-Za-z0-9+/]{400,}={0,2}", text)]
+    assert len(held) > 100
+    for secret in (b"CANARY", b"19010203", str(archive).encode()):
+        assert not [1 for said in [*texts, *held] if secret in said]
