@@ -24,7 +24,7 @@ from pipeline.records import Box, PreparedStudy, StudyResult, Volume
 from pipeline.store import storage_error
 
 ORIGINAL_PX, SEEN_PX = 384, 320
-QUALITIES = (80, 60, 40, 20, 5)
+QUALITIES = (80, 60, 40, 15)
 MAX_BYTES = 400_000
 """Most that the pictures of one study may take; coarser ones are made where finer ones do not fit."""
 Grey = npt.NDArray[np.uint8]

@@ -7,9 +7,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from pipeline.config import Config, results_digest
+from pipeline import open_run
+from pipeline.album import Album, study_pictures
+from pipeline.config import Config, WindowConfig, results_digest
 from pipeline.gather import gather
-from pipeline.records import Box, Detail, Event, Facts, ScoredSlice, SlicePrediction, StudyResult
+from pipeline.preprocess import prepare
+from pipeline.records import Box, Detail, Event, Facts, ScoredSlice, SlicePrediction, StudyResult, Volume
 from pipeline.resume import Described, Network
 from pipeline.store import Found, Line, encode, write_whole
 
@@ -63,6 +66,21 @@ def lost(number):
     return StudyResult(
         key_of(number), key_of(number // 2, "P"), status, reason, n_files=3, events=(Event("study", stage, reason),)
     )
+
+
+def picture(run: Path, key, input_="0" * 16):
+    """Keep pictures of one scored study of a fabricated run: noise and two square lungs where its slices are."""
+    slices = open_run(run).slices
+    index = slices.loc[slices["study_key"] == key, "slice_index"].to_numpy(np.int32)
+    index = np.append(index, index[-1] + 14)  # one more was read and left out
+    draw = np.random.default_rng(0)
+    hu = draw.normal(40, 20, (len(index), 128, 128)).astype(np.int16)
+    masks = np.zeros(hu.shape, bool)
+    masks[:-1, 30:90, 20:55] = masks[:-1, 30:90, 70:105] = True
+    hu[masks] = draw.normal(-850, 60, int(masks.sum())).clip(-1024, 0)
+    volume = Volume(hu, index * 1.5, index, (2.8, 2.8), n_series=int(index[-1]) + 1)
+    pictures = study_pictures(key, input_, volume, masks, prepare(volume, masks, 1, Config()), WindowConfig())
+    Album(run / "images" / "0001-rank-00000.pack", Config().run).add(pictures)
 
 
 def fabricated_run(run: Path, n_studies=60, n_ranks=3, labels=("",)):

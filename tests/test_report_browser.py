@@ -1,19 +1,26 @@
 """The report in a real browser: a silent console, a table that sorts and filters, panels that open, by mouse or keyboard."""
 
+import re
+
 import pytest
 
 from pipeline import open_run
 from pipeline.report import write_report
 from tests.browser import chromium
-from tests.fabricate_run import fabricated_run
+from tests.fabricate_run import fabricated_run, picture
 
 pytestmark = pytest.mark.browser
+
+
+def top_study(run):
+    return open_run(run).studies.sort_values("probability", ascending=False, kind="stable")["study_key"].iloc[0]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     fabricated_run(folder, 90, labels=("covid", "healthy"))
+    picture(folder, top_study(folder))
     write_report(folder)
     return folder
 
@@ -137,6 +144,74 @@ def test_a_study_opens_by_keyboard_alone_and_focus_comes_back(page):
     press(page, Keys.ESCAPE)
     wait(page, "return !document.getElementById('panel').open")
     assert page.execute_script("return document.activeElement.className") == "key"
+
+
+@pytest.fixture
+def panel(page):
+    """The panel of the study that has pictures."""
+    click(page, "td button.key")
+    wait(page, "return document.querySelectorAll('#panel .picture').length >= 3")
+    return page
+
+
+def boxes(browser, figure=0):
+    """The boxes drawn in one figure of the panel: [(dashed, label), ...]."""
+    return browser.execute_script(
+        """const figure = document.querySelectorAll('#panel .picture')[arguments[0]];
+        const dashed = [...figure.querySelectorAll('.box-line')].map((box) => box.classList.contains('in-fill'));
+        return dashed.map((one, n) => [one, figure.querySelectorAll('.tag')[n].textContent]);""",
+        figure,
+    )
+
+
+def test_the_top_three_slices_show_exactly_the_details_above_the_threshold(panel, run):
+    results, key = open_run(run).results, top_study(run).encode()
+    row = results["studies/study_key"][:].tolist().index(key)
+    first, last = (
+        results["studies/first_slice"][row],
+        results["studies/first_slice"][row] + results["studies/n_slices_scored"][row],
+    )
+    best = sorted(range(first, last), key=lambda n: -results["slices/probability"][n, 0])[:3]
+    for threshold in (0.8, 0.3):
+        panel.execute_script(
+            "const from = document.getElementById('box-from'); from.value = arguments[0]; from.dispatchEvent(new Event('input'))",
+            threshold,
+        )
+        for figure, number in enumerate(best):
+            at = results["details/slice"][:] == number
+            numbers = zip(results["details/probability"][at], results["details/lung_fraction"][at], strict=True)
+            assert boxes(panel, figure) == [[lung < 0.5, str(n + 1)] for n, (p, lung) in enumerate(numbers) if p > threshold]
+
+
+def test_the_scroll_walks_through_every_slice_by_keyboard(panel, run):
+    from selenium.webdriver.common.keys import Keys
+
+    scroll = panel.find_element("id", "scroll")
+    n_slices = int(scroll.get_attribute("max")) + 1
+    scroll.send_keys(Keys.HOME)
+    said = [panel.find_element("id", "scroll").get_attribute("aria-valuetext")]
+    for _ in range(n_slices - 1):
+        press(panel, Keys.ARROW_RIGHT)
+        said.append(panel.find_element("id", "scroll").get_attribute("aria-valuetext"))
+    assert len(set(said)) == n_slices == (open_run(run).slices["study_key"] == top_study(run)).sum() + 1
+    assert "left out" in said[-1]
+    assert "No network saw it" in panel.find_element("id", "panel-body").text
+
+
+def test_every_picture_is_shown_and_told_in_words(panel):
+    figures = panel.execute_script(
+        """return Promise.all([...document.querySelectorAll('#panel .picture')].map(async (figure) => {
+        const picture = new Image(); picture.src = figure.querySelector('image').getAttribute('href'); await picture.decode();
+        return [picture.naturalWidth, figure.querySelector('svg').getAttribute('aria-label')]; }))"""
+    )
+    assert len(figures) == 5  # three on top, the original and what the network saw
+    assert all(width > 100 and re.search(r"slice \d+.*(no box|scored)", said) for width, said in figures)
+
+
+def test_the_outline_can_be_taken_away(panel):
+    assert panel.find_elements("css selector", "#panel polygon.outline")
+    click(panel, "#outline")
+    assert not panel.find_elements("css selector", "#panel polygon.outline")
 
 
 def test_a_study_that_was_not_scored_says_so(page):
