@@ -77,8 +77,8 @@ def test_the_pictures_of_a_study_are_bounded_whatever_it_shows():
     pictures = study_pictures("K", "input", *_study(), WindowConfig())
     assert 0 < sum(len(one.original) + len(one.seen or b"") for one in pictures.slices) <= MAX_BYTES
     volume, masks, prepared = _study(5, 256)
-    many = replace(volume, hu=np.tile(volume.hu, (20, 1, 1)), z_mm=np.arange(100.0), slice_index=np.arange(100, dtype=np.int32))
-    assert study_pictures("K", "input", many, np.tile(masks, (20, 1, 1)), prepared, WindowConfig()) is None
+    many = replace(volume, hu=np.tile(volume.hu, (50, 1, 1)), z_mm=np.arange(250.0), slice_index=np.arange(250, dtype=np.int32))
+    assert study_pictures("K", "input", many, np.tile(masks, (50, 1, 1)), prepared, WindowConfig()) is None
 
 
 def test_torn_lines_and_pictures_of_another_input_are_passed_over(tmp_path):

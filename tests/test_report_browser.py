@@ -173,10 +173,8 @@ def test_the_top_three_slices_show_exactly_the_details_above_the_threshold(panel
     )
     best = sorted(range(first, last), key=lambda n: -results["slices/probability"][n, 0])[:3]
     for threshold in (0.8, 0.3):
-        panel.execute_script(
-            "const from = document.getElementById('box-from'); from.value = arguments[0]; from.dispatchEvent(new Event('input'))",
-            threshold,
-        )
+        panel.execute_script("document.getElementById('box-from').value = arguments[0]", threshold)
+        panel.execute_script("document.getElementById('box-from').dispatchEvent(new Event('input'))")
         for figure, number in enumerate(best):
             at = results["details/slice"][:] == number
             numbers = zip(results["details/probability"][at], results["details/lung_fraction"][at], strict=True)
