@@ -14,7 +14,7 @@ test: test-env
 test-slow: test-env
 	$(VENV)/bin/python -m pytest -q -m slow
 
-test-browser: test-env  # needs chromium and chromium-driver
+test-browser: test-env  # needs chromium, chromium-driver and dicom3tools
 	$(VENV)/bin/python -m pytest -q -m browser
 
 test-env: $(VENV)/test-ready

@@ -76,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run", type=Path)
     report.add_argument("--box-from", type=float, default=0.8, help="detail score above which a box is drawn (default 0.8)")
     report.add_argument("--pictured", type=int, default=100, help="most studies shown with pictures (default 100)")
+    report.add_argument("--dicom", type=Path, metavar="DIR", help="DICOM SR, SEG and overlays, which carry patients' identity")
+    report.add_argument("--dicom-studies", type=int, default=10, help="of this many studies, the highest scores (default 10)")
     report.set_defaults(command=_report)
 
     phantom = commands.add_parser("phantom", help="write a synthetic archive")
@@ -190,6 +192,12 @@ def _report(options: argparse.Namespace) -> int:
     from pipeline.report import Options, write_report
 
     print(f"{write_report(options.run, Options(box_from=options.box_from, pictured=options.pictured))}. {NOTICE}")
+    if options.dicom:
+        from pipeline.report.dicom import write_dicom
+
+        done = write_dicom(options.run, options.dicom, studies=options.dicom_studies, box_from=options.box_from)
+        print(f"{done.n_objects} DICOM objects of {done.n_studies} studies in {options.dicom}; {done.n_left_out} left out")
+        print("They carry the patients' identity as the originals do: keep them where the archive is kept.")
     return 0
 
 

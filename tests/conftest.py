@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,29 @@ def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "slim.safetensors"
     save_checkpoint(formula_network(1 / 16), path)
     return path
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A screened archive, its run's folder, and the payload's digest."""
+
+    archive: Path
+    run: Path
+    digest: str
+
+
+@pytest.fixture(scope="session")
+def plain(weights, tmp_path_factory):
+    """Four plain patients, screened here with the pictures of the top three kept."""
+    import pipeline
+    from pipeline.config import Config, RunConfig
+    from pipeline.phantom import write_archive
+
+    folder = tmp_path_factory.mktemp("plain")
+    write_archive(folder / "archive", studies=4, matrix=128, slices=26)
+    config = Config(run=RunConfig(images_top=3, images_flag_at=2.0))
+    done = pipeline.screen(folder / "archive", weights, folder / "run", config=config, key_file=folder / "key")
+    return Plain(folder / "archive", folder / "run", done.digest)
 
 
 @pytest.fixture(scope="session")

@@ -34,23 +34,10 @@ def _study(n_slices=15, matrix=512):
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory):
-    """Four plain patients."""
-    from pipeline.phantom import write_archive
-
-    folder = tmp_path_factory.mktemp("plain") / "archive"
-    write_archive(folder, studies=4, matrix=128, slices=26)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def screened(archive, weights, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("album")
-    runs = {}
-    for name, top in (("with", 3), ("without", 0)):
-        config = Config(run=RunConfig(images_top=top, images_flag_at=2.0))
-        runs[name] = pipeline.screen(archive, weights, folder / name, config=config, key_file=folder / "key"), folder / name
-    return runs
+def without(plain, weights, tmp_path_factory):
+    """The same run that keeps no pictures."""
+    out, config = tmp_path_factory.mktemp("album") / "run", Config(run=RunConfig(images_top=0, images_flag_at=2.0))
+    return pipeline.screen(plain.archive, weights, out, config=config, key_file=plain.run.parent / "key"), out
 
 
 def test_the_highest_scores_of_the_whole_run_are_always_kept(tmp_path):
@@ -99,15 +86,14 @@ def test_an_outline_goes_round_the_mask():
     assert sorted(outlines(mask)[0].split()) == ["30,10", "30,20", "5,10", "5,20"]
 
 
-def test_keeping_pictures_changes_no_result(screened):
-    (with_, folder), (without, bare) = screened["with"], screened["without"]
-    assert with_.digest == without.digest
-    assert list((folder / "images").glob("*.pack"))
-    assert not (bare / "images").exists()
+def test_keeping_pictures_changes_no_result(plain, without):
+    assert without[0].digest == plain.digest
+    assert list((plain.run / "images").glob("*.pack"))
+    assert not (without[1] / "images").exists()
 
 
-def test_the_report_shows_the_top_studies_with_their_details(screened):
-    run = pipeline.open_run(screened["with"][1])
+def test_the_report_shows_the_top_studies_with_their_details(plain):
+    run = pipeline.open_run(plain.run)
     write_report(run.folder)
     top = run.studies.sort_values("probability", ascending=False)["study_key"].tolist()[:3]
     inputs = {key: place.input for key, place in last_places(run.folder).items()}
@@ -119,11 +105,11 @@ def test_the_report_shows_the_top_studies_with_their_details(screened):
         assert said.count('"original":"') == 15
 
 
-def test_nothing_that_identifies_is_in_a_picture_or_on_the_page(screened, archive):
-    folder = screened["with"][1]
+def test_nothing_that_identifies_is_in_a_picture_or_on_the_page(plain):
+    folder = plain.run
     texts = [path.read_bytes() for place in ("report", "images") for path in (folder / place).rglob("*") if path.is_file()]
     assert len(texts) > 5
     held = [base64.b64decode(code) for text in texts for code in re.findall(rb"[A-Za-z0-9+/]{400,}={0,2}", text)]
     assert len(held) > 100
-    for secret in (b"CANARY", b"19010203", str(archive).encode()):
+    for secret in (b"CANARY", b"19010203", str(plain.archive).encode()):
         assert not [1 for said in [*texts, *held] if secret in said]

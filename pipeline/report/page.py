@@ -6,7 +6,6 @@ The folder is made under another name and put in place whole, so that a reader n
 from __future__ import annotations
 
 import shutil
-import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,9 +15,9 @@ import jinja2
 import msgspec
 from markupsafe import Markup
 
-from pipeline.errors import ConfigurationError
 from pipeline.gather import payload_digest
 from pipeline.report.data import write_slices, write_studies
+from pipeline.report.described import read_description
 from pipeline.report.evaluation import read_evaluation
 from pipeline.report.figures import charts
 from pipeline.report.flow import Flow, read_flow
@@ -61,7 +60,7 @@ def write_report(folder: Path, options: Options = Options()) -> Path:
 
 
 def _write(run: Run, part: Path, options: Options) -> None:
-    described = _described(run.folder)
+    described = read_description(run.folder)
     networks = [network["column"] for network in described["networks"]]
     places = last_places(run.folder)
     timing, flow = read_timing(places), read_flow(run)
@@ -94,13 +93,6 @@ def _template() -> jinja2.Template:
         js=Markup((assets / "page.js").read_text(encoding="utf-8")),  # noqa: S704
     )
     return template
-
-
-def _described(folder: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads((folder / "run.toml").read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"{folder} is no run's folder: run.toml is missing or damaged") from error
 
 
 def _tiles(run: Run, flow: Flow, networks: list[str]) -> list[tuple[str, str, str]]:

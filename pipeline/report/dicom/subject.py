@@ -1,0 +1,92 @@
+"""What the DICOM outputs of one study are made from: its results, its original headers, its lungs in the stored matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pydicom
+
+from pipeline.archive import Decoder, read_volume
+from pipeline.archive.originals import read_originals
+from pipeline.config import WindowConfig
+from pipeline.errors import Reason, StudyError
+from pipeline.lung import lung_masks
+from pipeline.preprocess import to_grey
+from pipeline.records import Affine, Detail, ScoredSlice, Series, StudyResult, Volume
+
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+NOTICE = "Research use only. Not a medical device."
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What the objects say of the algorithm; `number` is its place among the run's networks."""
+
+    number: int
+    column: str
+    sha256: str
+    positive: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One scored study; `originals` are the headers of the slices read, `slices` of those scored by their place among them.
+
+    `grey` uint8 and `lungs` bool are [slice, row, column] of the stored images.
+    """
+
+    result: StudyResult
+    network: Network
+    originals: list[pydicom.Dataset]
+    slices: dict[int, ScoredSlice]
+    grey: npt.NDArray[np.uint8]
+    lungs: npt.NDArray[np.bool_]
+
+    def shown(self, place: int, from_: float) -> list[tuple[int, Detail]]:
+        """(number, detail) of the details of one slice that are findings: scored above `from_`, and not of the fill."""
+        details = self.slices[place].predictions[self.network.number].details
+        return [(n, one) for n, one in enumerate(details, 1) if one.probability > from_ and one.lung_fraction >= 0.5]
+
+    def top(self, count: int) -> list[int]:
+        """The places of the slices that score highest, the highest first."""
+        number = self.network.number
+        return sorted(self.slices, key=lambda place: -self.slices[place].predictions[number].probability)[:count]
+
+
+def read_subject(root: Path, result: StudyResult, series: Series, network: Network, recipe: str) -> Subject:
+    """What to make the objects of `result` from; StudyError where its slices are no single-frame CT images."""
+    if series.kind != "dicom":
+        raise StudyError(Reason.NOT_DICOM, "write")
+    originals = read_originals(root, series.slices)
+    if any(str(data.get("SOPClassUID")) != CT_IMAGE for data in originals):
+        raise StudyError(Reason.PIXEL_FORMAT, "write")
+    with Decoder() as decoder:
+        volume = read_volume(root, series, range(len(series.slices)), decoder)
+    masks = lung_masks(volume.hu, volume.z_mm, volume.spacing_mm, recipe)
+    place_of = {int(index): place for place, index in enumerate(volume.slice_index)}
+    return Subject(
+        result=result,
+        network=network,
+        originals=originals,
+        slices={place_of[one.slice_index]: one for one in result.slices},
+        grey=_stored(to_grey(volume.hu, WindowConfig()), volume, originals, cv2.INTER_LINEAR),
+        lungs=_stored(masks.astype(np.uint8), volume, originals, cv2.INTER_NEAREST) > 0,
+    )
+
+
+def _stored(pictures: npt.NDArray[np.uint8], volume: Volume, originals: list[pydicom.Dataset], how: int) -> Any:
+    shape = int(originals[0].Rows), int(originals[0].Columns)
+    return np.stack([to_stored(picture, volume.original_affine, shape, how) for picture in pictures])
+
+
+def to_stored(picture: npt.NDArray[np.uint8], affine: Affine, shape: tuple[int, int], how: int = cv2.INTER_NEAREST) -> Any:
+    """A picture of the volume in the stored image's matrix; `affine` maps pixel edges, warpAffine pixel centres."""
+    a, b, c, d, e, f = affine
+    moved = np.array([[e, d, (d + e - 1) / 2 + f], [b, a, (a + b - 1) / 2 + c]])
+    return cv2.warpAffine(picture, moved, (shape[1], shape[0]), flags=how, borderMode=cv2.BORDER_REPLICATE)
