@@ -63,7 +63,7 @@ def test_the_data_files_hold_every_study_and_every_scored_slice(run):
 def test_the_page_asks_nothing_of_any_network(run):
     text = page(run)
     for source in re.findall(r"""(?:src|href)=["']([^"']*)""", text):
-        assert source.startswith(("data:", "data/", "#")), source
+        assert source.startswith(("data:", "data/", "#", "card.md")), source
     assert not re.findall(r"https?://(?!www\.w3\.org/2000/svg)", text)
     assert not re.findall(r"\bfetch\(|XMLHttpRequest|@import|url\(", text)
 
@@ -107,7 +107,7 @@ def test_a_report_made_again_replaces_the_first_whole(run):
     before = page(run)
     write_report(run, Options(box_from=0.8))
     assert page(run) == before
-    assert {path.name for path in (run / "report").iterdir()} == {"index.html", "data"}
+    assert {path.name for path in (run / "report").iterdir()} == {"index.html", "card.md", "data"}
     assert not list(run.glob(".report*"))
 
 
@@ -115,6 +115,18 @@ def test_the_threshold_of_the_boxes_reaches_the_page(run):
     assert 'data-box-from="0.8"' in page(run)
     write_report(run, Options(box_from=0.65))
     assert 'data-box-from="0.65"' in page(run)
+
+
+def test_the_card_answers_what_a_program_can_and_leaves_the_rest_blank(run):
+    text = (run / "report" / "card.md").read_text()
+    assert "{" not in text
+    assert "60 discovered, 58 with a series to screen, 54 scored" in text
+    assert "MAKER A (27), MAKER B (27)" in text
+    rows = {tuple(line.split(" | ")[:1]): line for line in text.splitlines() if line.startswith("| ")}
+    assert text.count("to be filled in by a person") == page(run).count("to be filled in by a person") > 15
+    assert "to be filled in" in rows["| 17",]  # ethical approval
+    for name in ("TRIPOD+AI", "CLAIM"):
+        assert f"## {name}" in text
 
 
 def test_a_folder_without_tables_is_refused_with_the_cure(tmp_path):

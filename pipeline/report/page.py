@@ -16,6 +16,7 @@ import msgspec
 from markupsafe import Markup
 
 from pipeline.gather import payload_digest
+from pipeline.report.card import BLANK, card_text, fill_card
 from pipeline.report.data import write_slices, write_studies
 from pipeline.report.described import read_description
 from pipeline.report.evaluation import read_evaluation
@@ -33,6 +34,7 @@ PARTS = {
     "charts": "Scores and speed",
     "evaluation": "Evaluation",
     "provenance": "Provenance",
+    "card": "Model and run card",
 }
 
 
@@ -68,6 +70,7 @@ def _write(run: Run, part: Path, options: Options) -> None:
     write_studies(part / "data", run.studies, networks, pictured, timing)
     write_slices(part / "data", run.studies, run.slices, networks)
     evaluation = read_evaluation(run.folder)
+    card = fill_card(run, described, flow, options.box_from, evaluated=evaluation is not None)
     page = _template().render(
         run=described,
         parts=[(name, title) for name, title in PARTS.items() if name != "evaluation" or evaluation],
@@ -78,8 +81,11 @@ def _write(run: Run, part: Path, options: Options) -> None:
         evaluation=evaluation,
         provenance=_provenance(described, run.folder),
         configuration=msgspec.toml.encode(described["config"]).decode(),
+        card={name: [one for one in card if one.of == name] for name in dict.fromkeys(one.of for one in card)},
+        blank=BLANK,
         box_from=options.box_from,
     )
+    (part / "card.md").write_text(card_text(card), encoding="utf-8")
     (part / "index.html").write_text(page, encoding="utf-8")
 
 
