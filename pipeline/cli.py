@@ -250,6 +250,8 @@ def _log_to_terminal() -> None:
     handler.setLevel(logging.INFO if launched_rank() == 0 else logging.WARNING)
     handler.addFilter(lambda record: record.name != "pipeline.study" or record.levelno > logging.INFO)
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, handlers=[handler])
+    for library in ("highdicom", "matplotlib"):  # they tell UIDs and fonts
+        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 def _log_to_file(path: Path) -> None:

@@ -163,3 +163,11 @@ def test_the_validator_finds_no_error(objects):
         done = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True)
         errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith(("Error", "Abort"))]
         assert errors == [], path.name
+
+
+def test_the_command_says_what_it_wrote_and_logs_no_identifier(plain, drenet, tmp_path):
+    done = drenet("report", plain.run, "--dicom", tmp_path / "out", "--dicom-studies", "1")
+    assert done.returncode == 0, done.stdout
+    assert "5 DICOM objects of 1 studies" in done.stdout
+    assert "carry the patients' identity" in done.stdout
+    assert "1.2.826" not in done.stdout

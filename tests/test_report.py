@@ -121,7 +121,7 @@ def test_the_card_answers_what_a_program_can_and_leaves_the_rest_blank(run):
     text = (run / "report" / "card.md").read_text()
     assert "{" not in text
     assert "60 discovered, 58 with a series to screen, 54 scored" in text
-    assert "MAKER A (27), MAKER B (27)" in text
+    assert "MAKER A (30), MAKER B (24)" in text
     rows = {tuple(line.split(" | ")[:1]): line for line in text.splitlines() if line.startswith("| ")}
     assert text.count("to be filled in by a person") == page(run).count("to be filled in by a person") > 15
     assert "to be filled in" in rows["| 17",]  # ethical approval

@@ -75,12 +75,10 @@ def _numbers(run: Run, flow: Flow) -> dict[str, str]:
 def _settings(described: dict[str, Any]) -> dict[str, Any]:
     config, networks = described["config"], described["networks"]
     window, fill, lung = config["window"], config["fill"], config["lung"]
-    grey = (
-        f"window of {window['width_hu']:g} HU at {window['level_hu']:g} HU" if window["kind"] == "window" else "8-bit mapping"
-    )
+    grey = f"window {window['width_hu']:g} HU wide at {window['level_hu']:g}" if window["kind"] == "window" else "8-bit mapping"
     preparation = (
-        f"{config['slices']['count']} equally spaced slices, HU, {grey}, lung found by the {lung['recipe']} recipe, crop to the lung,"
-        f" the blank around it filled ({fill['kind']}, {fill['copies']} copies), resized to {window['image_px']} pixels."
+        f"{config['slices']['count']} equally spaced slices, HU, {grey}, lung found by the {lung['recipe']} recipe, crop to the"
+        f" lung, the blank around it filled ({fill['kind']}, {fill['copies']} copies), resized to {window['image_px']} pixels."
     )
     meanings = [f"{one['column']}: weights sha256 {one['sha256']}, {one.get('meaning') or 'trained'}" for one in networks]
     engine = config["engine"]
