@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline import __version__
 from pipeline.errors import PipelineError
-from pipeline.launch import connect, end_all_ranks, launched_rank, launched_size, start_ranks
+from pipeline.launch import connect, end_all_ranks, launched_rank, launched_size, part_ways, start_ranks
 
 log = logging.getLogger(__name__)
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     except PipelineError as error:
         if launched_rank() == 0:
             print(f"drenet: {error}", file=sys.stderr)
-        return error.exit_code
+        return part_ways(error.exit_code)
     except KeyboardInterrupt:
         end_all_ranks(75)
         return 75
@@ -49,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_archive(screen)
     screen.add_argument("--weights", type=Path, action="append", required=True, help="checkpoint; may repeat")
     screen.add_argument("--refresh", action="store_true", help="index again: take in what is new in the archive")
+    screen.add_argument("--part", type=_part, metavar="I/N", help="only the I-th of N fixed parts, held by a lock of its own")
+    screen.add_argument("--retry-lost", action="store_true", help="try studies again that were left out as WORKER_LOST")
     screen.add_argument("--contact-sheet", action="store_true", help="write a labelled picture a study into images/")
     screen.set_defaults(command=_screen)
 
@@ -102,9 +104,17 @@ def _add_archive(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key-file", type=Path, help="pseudonym key (default: $DRENET_KEY_FILE, ~/.config/drenet/)")
 
 
+def _part(text: str) -> tuple[int, int]:
+    number, _, of = text.partition("/")
+    return int(number), int(of)
+
+
 def _screen(options: argparse.Namespace) -> int:
     if options.ranks > 1 and launched_size() == 1:
         return start_ranks(options.ranks, options.given)
+    from pipeline.guard import watched
+
+    in_hand = watched()
     from pipeline.config import read_config
     from pipeline.resume import Request
     from pipeline.run import run
@@ -118,8 +128,11 @@ def _screen(options: argparse.Namespace) -> int:
         options.key_file,
         refresh=options.refresh,
         contact_sheet=options.contact_sheet,
+        part=options.part,
+        retry_lost=options.retry_lost,
     )
-    summary = run(connect(root_computes_up_to=config.run.root_computes_up_to), request, begun=_log_to_file)
+    world = connect(root_computes_up_to=config.run.root_computes_up_to)
+    summary = run(world, request, begun=_log_to_file, in_hand=in_hand)
     if summary is not None:
         print(_table(summary.by_status, summary.by_reason))
         print(

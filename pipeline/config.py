@@ -81,6 +81,7 @@ class RunConfig(Section, frozen=True):
     max_attempts: int = 3
     max_internal_errors: int = 20  # or 1 % of the finished studies, whichever is more
     root_computes_up_to: int = 32  # ranks; above that root only deals
+    abandon_after_s: float = 60.0  # asked to stop, a rank finishes its study within this time or leaves it to the next start
     decode_cpu_s: float = 30.0  # CPU seconds a compressed frame may take
     progress_every_s: float = 30.0
     images_top: int = 20  # studies whose pictures are kept, the highest scores of a rank; 0: none of any study

@@ -1,12 +1,14 @@
 """Which rank does which task: a pure state machine, so that a simulator can run the very code that is shipped.
 
 Tasks are numbered 0..n-1 and given out dearest first. A rank that holds fewer than `ahead` tasks may have more; near the end
-(fewer than 3 open tasks a rank) nobody holds a task ahead of need. Every task is open, held by one rank, or done.
+(fewer than 3 open tasks a rank) nobody holds a task ahead of need. Every task is open, held by one rank, set aside as too dear
+for the time left, or done.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable
 
 
@@ -17,6 +19,7 @@ class Deal:
         self._open: list[tuple[float, int]] = []
         self._cost: dict[int, float] = {}
         self._held: dict[int, set[int]] = {}
+        self._aside: list[int] = []
         self._size = size
         self._ahead = ahead
         for task, cost in tasks:
@@ -27,11 +30,15 @@ class Deal:
         self._cost[task] = cost
         heapq.heappush(self._open, (-cost, task))
 
-    def give(self, rank: int) -> list[int]:
-        """Tasks that `rank` shall do next, now held by it: none when it has enough or nothing is open."""
+    def give(self, rank: int, dearest: float = math.inf) -> list[int]:
+        """Tasks that `rank` shall do next, now held by it: none when it has enough or nothing is open.
+
+        A task dearer than `dearest` is set aside for good.
+        """
         mine = self._held.setdefault(rank, set())
-        plenty = len(self._open) >= 3 * self._size
-        room = max(0, (self._ahead if plenty else 1) - len(mine))
+        room = max(0, self.ahead - len(mine))
+        while room and self._open and -self._open[0][0] > dearest:
+            self._aside.append(heapq.heappop(self._open)[1])
         given = [heapq.heappop(self._open)[1] for _ in range(min(room, len(self._open)))]
         mine.update(given)
         return given
@@ -53,11 +60,21 @@ class Deal:
         return frozenset(self._held.get(rank, ()))
 
     @property
+    def ahead(self) -> int:
+        """How many tasks a rank may hold now."""
+        return self._ahead if len(self._open) >= 3 * self._size else 1
+
+    @property
+    def n_aside(self) -> int:
+        """Tasks that were too dear for the time left."""
+        return len(self._aside)
+
+    @property
     def n_open(self) -> int:
         """Tasks that nobody holds yet."""
         return len(self._open)
 
     @property
     def finished(self) -> bool:
-        """Nothing open, nothing held."""
-        return not self._open and not any(self._held.values())
+        """Nothing open, nothing set aside, nothing held."""
+        return not self._open and not self._aside and not any(self._held.values())

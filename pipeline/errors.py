@@ -83,6 +83,10 @@ TRANSIENT = frozenset({Reason.DECODE_TIMEOUT, Reason.IO_ERROR, Reason.WORKER_LOS
 """Reasons that may be gone at the next try."""
 
 
+LOST_LIMIT = 2
+"""A study that was in hand when its rank died, so many times, is left out: it may be what kills them."""
+
+
 class PipelineError(Exception):
     """Base of every error that the pipeline raises on purpose."""
 

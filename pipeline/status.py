@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.holder import holders
 from pipeline.manifest import read_manifest
 from pipeline.store import Place, last_places, next_attempt
 
@@ -37,7 +37,9 @@ def read_status(run: Path) -> Status:
     done = {key: place for key, place in last_places(run).items() if key in wanted}
     by_status = Counter(place.status for place in done.values())
     attempt = next_attempt(run) - 1
-    return Status(len(wanted), len(done), dict(sorted(by_status.items())), _rate(list(done.values())), attempt, _holder(run))
+    return Status(
+        len(wanted), len(done), dict(sorted(by_status.items())), _rate(list(done.values())), attempt, "; ".join(holders(run))
+    )
 
 
 def _rate(places: list[Place]) -> float:
@@ -45,16 +47,3 @@ def _rate(places: list[Place]) -> float:
     newest = max((place.path.parent for place in places), default=None)
     ended = sorted(place.ended for place in places if place.path.parent == newest and place.ended)[-RECENT:]
     return (len(ended) - 1) / (ended[-1] - ended[0]) if len(ended) > 1 and ended[-1] > ended[0] else 0.0
-
-
-def _holder(run: Path) -> str:
-    """Who works on the run at this moment, or nothing."""
-    path = run / "private" / "lock"
-    if not path.exists():
-        return ""
-    with path.open("r", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return file.read().strip() or "another job"
-    return ""

@@ -1,7 +1,8 @@
 """Files that are whole or absent, and the journal, which is the truth of a run.
 
 A journal line is compact JSON, a TAB, the JSON's CRC-32 in hex, a newline. A torn or damaged line is passed over. Each rank
-appends to its own file in its attempt's folder: `journal/0001/rank-00000.jsonl`. Of several records of one study the last
+appends to its own file in its attempt's folder: `journal/0001/rank-00000.jsonl`, below `parts/NAME/` where it does a part. Of
+several records of one study the last
 wins, in the order of attempts, but a transient failure never over a lasting record; a compacted journal stands in for the
 attempts that it merged.
 """
@@ -15,6 +16,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -24,6 +26,7 @@ from pipeline.errors import TRANSIENT, ConfigurationError, PipelineError, Storag
 from pipeline.records import Event, StudyResult
 
 Record = TypeVar("Record")
+RACES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,8 @@ class Place:
     tries: int = 0
     input: str = ""
     ended: float = 0.0
+    seconds: float = 0.0
+    reason: str = ""
 
 
 def storage_error(error: OSError, path: Path) -> PipelineError:
@@ -153,6 +158,7 @@ class Glance(msgspec.Struct):
     input: str = ""
     tries: int = 0
     ended: float = 0.0
+    seconds: dict[str, float] = {}
 
 
 _line = msgspec.json.Decoder(Line)
@@ -190,12 +196,22 @@ def _records(path: Path, decoder: msgspec.json.Decoder[Record]) -> Iterator[tupl
 
 
 def journal_files(run: Path) -> list[Path]:
-    """All journals, oldest attempt first, then by rank."""
-    return sorted((run / "journal").glob("*/*.jsonl"))
+    """All journals of a run and of its parts, oldest attempt first, then by rank."""
+    found = chain(run.glob("journal/*/*.jsonl"), run.glob("parts/*/journal/*/*.jsonl"))
+    return sorted(found, key=lambda path: (path.parent.name, path.name, str(path)))
 
 
 def last_places(run: Path) -> dict[str, Place]:
     """Where the last record of every study lies, and of the archive's findings (under the empty key)."""
+    for _ in range(RACES):
+        try:
+            return _last_places(run)
+        except FileNotFoundError:  # another part has just merged its journals: what they held is in its new one
+            continue
+    raise StorageError(f"the journals of {run} vanish while they are read: is anybody deleting them?")
+
+
+def _last_places(run: Path) -> dict[str, Place]:
     places: dict[str, Place] = {}
     for path in journal_files(run):
         for offset, line in _records(path, _glance):
@@ -218,12 +234,25 @@ def _place(path: Path, offset: int, line: Glance) -> Place:
         return Place(path, offset, "found", "")
     transient = line.result.status == "FAILED" and line.result.reason in TRANSIENT
     result = line.result
-    return Place(path, offset, "study", result.study_key, result.status, transient, line.tries, line.input, line.ended)
+    return Place(
+        path,
+        offset,
+        "study",
+        result.study_key,
+        result.status,
+        transient,
+        line.tries,
+        line.input,
+        line.ended,
+        seconds=sum(line.seconds.values()),
+        reason=result.reason,
+    )
 
 
 def next_attempt(run: Path) -> int:
-    """The number of the attempt that begins now, from 1."""
-    return max((int(folder.name) for folder in (run / "journal").glob("[0-9]*")), default=0) + 1
+    """The number of the attempt that begins now, from 1; parts count on together."""
+    folders = chain(run.glob("journal/[0-9]*"), run.glob("parts/*/journal/[0-9]*"))
+    return max((int(folder.name) for folder in folders), default=0) + 1
 
 
 def compact(run: Path) -> dict[str, Place]:

@@ -125,6 +125,12 @@ class Screener:
         self._tick()
 
 
+def lost_line(dealt: DealtStudy) -> Line:
+    """What is recorded of a study should its rank die over it; written by the rank's watcher."""
+    result = failed_result(dealt.study, StudyError(Reason.WORKER_LOST, "infer"))
+    return Line(result=result, input=dealt.input, tries=dealt.tries + 1, ended=round(time.time(), 3))
+
+
 def _frames(error: Exception) -> str:
     """Where it happened, innermost last, without the message: messages hold paths and header values."""
     frames = traceback.extract_tb(error.__traceback__)

@@ -1,7 +1,9 @@
 """`python tests/faults.py FAULT drenet-arguments...`: drenet with one fault built in, for the tests of what then happens."""
 
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -52,6 +54,54 @@ def every_study_meets_a_bug():
         raise ValueError("CANARY in a message")
 
     study.prepare = failing
+
+
+def one_study_kills_its_rank():
+    """The first study met, by whatever rank, is the killer from then on."""
+    line, victim = study.Screener.line, Path(os.environ["VICTIM"])
+
+    def deadly(self, dealt):
+        if not victim.read_text():
+            victim.write_text(dealt.study.study_key)
+        if victim.read_text() == dealt.study.study_key:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return line(self, dealt)
+
+    study.Screener.line = deadly
+
+
+def every_study_takes_long():
+    read = study.Screener._prepared
+
+    def prepared(self, *arguments):
+        Path(os.environ["BEGUN"]).touch()
+        for _ in range(100):
+            with self._timed("read"):
+                time.sleep(0.1)
+        return read(self, *arguments)
+
+    study.Screener._prepared = prepared
+
+
+def every_study_takes_a_week_by_its_own_account():
+    line = study.Screener.line
+
+    def slow(self, dealt):
+        made = line(self, dealt)
+        made.seconds["infer"] = 7 * 86400.0
+        return made
+
+    study.Screener.line = slow
+
+
+def every_study_takes_a_second_more():
+    line = study.Screener.line
+
+    def slow(self, dealt):
+        time.sleep(1)
+        return line(self, dealt)
+
+    study.Screener.line = slow
 
 
 if __name__ == "__main__":

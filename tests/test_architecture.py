@@ -10,8 +10,8 @@ import pipeline
 ROWS = {
     0: ["records", "errors"],
     1: ["config", "pseudonym"],
-    2: ["fill", "lung", "model", "store", "ranks", "phantom", "progress"],
-    3: ["archive", "manifest", "deal", "preprocess", "infer", "aggregate", "gather", "tables", "launch", "catalogue"],
+    2: ["fill", "lung", "model", "store", "ranks", "phantom", "progress", "guard", "pace"],
+    3: ["archive", "manifest", "deal", "preprocess", "infer", "aggregate", "gather", "tables", "launch", "catalogue", "holder"],
     4: ["contactsheet", "album", "indexing", "source", "status"],
     5: ["study", "resume", "report"],
     6: ["run"],

@@ -212,7 +212,7 @@ def test_a_wrong_request_stops_before_anything_starts(ranks, change, said, archi
 
 
 def test_a_second_job_on_a_held_run_is_refused_naming_the_holder(screened, archive, weights, drenet):
-    from pipeline.resume import hold
+    from pipeline.holder import hold
 
     with hold(screened):
         done = drenet("screen", archive, "--weights", weights, "--out", screened)

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 SHIPPED = {
     "screen.sbatch": ClusterConfig(partition="main", nodes=4, ranks_per_node=24),
     "gpu.sbatch": ClusterConfig(partition="gpu", nodes=2, ranks_per_node=4, cpus_per_rank=8, gpus_per_node=4),
+    "array.sbatch": ClusterConfig(partition="main", ranks_per_node=24, parts=8),
     "mpiexec.sbatch": ClusterConfig(partition="main", nodes=4, ranks_per_node=24, launcher="mpiexec"),
     "screen.yhbatch": ClusterConfig(flavour="tianhe", partition="work", nodes=4, ranks_per_node=24, options=("--exclusive",)),
 }

@@ -1,0 +1,89 @@
+"""A watcher over one rank: it outlives a rank that is killed, and journals the study that the rank had in hand.
+
+The rank is forked off as a child before anything heavy is loaded; the parent waits, hands signals on, and knows by a pipe which
+record to write should the child die. A launcher that ends all ranks kills the watchers too, and what is killed with its watcher
+leaves no record: so of the ranks that end together, only the one that died by itself is blamed on its study.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+InHand = Callable[[Path | None, bytes], None]
+"""Told (journal, record) before a study is begun and (None, b"") after it."""
+
+LAUNCHER_S = 0.5
+"""A launcher that kills child and watcher one after the other has done so within this time."""
+DEADLY = frozenset({"SIGKILL", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS"})
+PR_SET_PDEATHSIG = 1
+
+
+def nobody_watches(_path: Path | None, _record: bytes) -> None:
+    """The `InHand` of a rank without watcher."""
+
+
+def watched() -> InHand:
+    """Go on as the watched child; the parent never returns, but exits as the child does."""
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child:
+        os.close(writing)
+        _watch(child, reading)
+    os.close(reading)
+    _die_with_parent()
+
+    def in_hand(path: Path | None, record: bytes) -> None:
+        os.write(writing, json.dumps([str(path or ""), record.decode()]).encode() + b"\n")
+
+    return in_hand
+
+
+def _die_with_parent() -> None:
+    """Linux only; elsewhere a killed watcher leaves its rank running."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _watch(child: int, reading: int) -> NoReturn:
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(number, lambda number, _: _tell(child, number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells the child too
+    last = b""
+    with os.fdopen(reading, "rb") as told:
+        for line in told:
+            last = line if line.endswith(b"\n") else last
+    _, status = os.waitpid(child, 0)
+    if not os.WIFSIGNALED(status):
+        os._exit(os.waitstatus_to_exitcode(status))
+    deadly = os.WTERMSIG(status)
+    if signal.Signals(deadly).name in DEADLY:
+        time.sleep(LAUNCHER_S)
+        _record(last)
+    os._exit(128 + deadly)
+
+
+def _tell(child: int, number: int) -> None:
+    try:
+        os.kill(child, number)
+    except ProcessLookupError:
+        return
+
+
+def _record(told: bytes) -> None:
+    """Append what the child had in hand to its journal, past a line that it may have left torn."""
+    path, record = json.loads(told or b'["", ""]')
+    if path:
+        with Path(path).open("ab") as file:
+            file.write(b"\n" + record.encode())
+            file.flush()
+            os.fsync(file.fileno())

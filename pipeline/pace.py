@@ -1,0 +1,47 @@
+"""How long studies take, measured as they end: whether one more can end before the walltime does."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+
+RECENT = 1000
+FEW = 20
+SHARE = 0.95
+SPARE = 1.25
+"""A study may take this much longer than nearly all before it."""
+
+
+class Pace:
+    """Seconds of the latest studies by their cost; `ends` is the Unix time at which the allocation does, None: never."""
+
+    def __init__(self, ends: float | None = None, clock: Callable[[], float] = time.time) -> None:
+        self._ends, self._clock = ends, clock
+        self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)
+
+    def measured(self, cost: float, seconds: float) -> None:
+        """One more study has ended."""
+        if seconds > 0:
+            self._recent.append((cost, seconds))
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the allocation ends."""
+        return math.inf if self._ends is None else self._ends - self._clock()
+
+    @property
+    def study_s(self) -> float:
+        """What nearly every study so far took at most; 0 while nothing is known."""
+        seconds = sorted(spent for _, spent in self._recent)
+        if len(seconds) < FEW:
+            return seconds[-1] if seconds else 0.0
+        return seconds[math.ceil(SHARE * len(seconds)) - 1]
+
+    def dearest(self, n_before: int = 0) -> float:
+        """The cost of the dearest study that still ends in time after `n_before` others: 0 when none does."""
+        if self._ends is None or not self._recent:
+            return math.inf if self.left_s > 0 else 0.0
+        share = self.left_s / (SPARE * self.study_s * (1 + n_before))
+        return max(cost for cost, _ in self._recent) * share if share >= 1 else 0.0

@@ -1,0 +1,137 @@
+"""On a real Slurm with four nodes: however a run is submitted, its payload is that of one rank."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import slurm_bed
+
+from pipeline.config import ClusterConfig
+from pipeline.store import last_places
+from pipeline.submission import job_script
+
+pytestmark = pytest.mark.slurm
+ROOT = Path(__file__).parents[1]
+DRENET = (sys.executable, "-m", "pipeline")
+BASE = {"partition": "main", "nodes": 4, "walltime_min": 5, "drain_s": 10, "command": DRENET}
+
+
+@pytest.fixture(scope="module")
+def bed(tmp_path_factory):
+    """Four nodes; where Slurm is not installed this is an error, never a skip: `make test-slurm` was asked for."""
+    missing = slurm_bed.missing()
+    assert not missing, f"wanted: {', '.join(missing)} (Debian: see .ci/slurm-packages)"
+    with slurm_bed.Bed(tmp_path_factory.mktemp("bed")) as bed:
+        key = tmp_path_factory.mktemp("key") / "pseudonym.key"
+        bed.environment |= {"DRENET_KEY_FILE": str(key), "PYTHONPATH": str(ROOT), "PATH": _path(), "SLURM_MPI_TYPE": "pmi2"}
+        yield bed
+
+
+def _path():
+    return f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    """Twelve patients, 64 x 64 x 24."""
+    from pipeline.phantom import write_archive
+
+    folder = tmp_path_factory.mktemp("studies") / "archive"
+    write_archive(folder, studies=12, matrix=64, slices=24)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_rank(bed, studies, weights, tmp_path_factory):
+    """The digest of one rank, without any cluster."""
+    out = tmp_path_factory.mktemp("one") / "run"
+    bed.run(*DRENET, "screen", studies, "--weights", weights, "--out", out)
+    return _digest(bed, out)
+
+
+def _digest(bed, run):
+    return bed.run(*DRENET, "gather", run, "--digest").split()[-1]
+
+
+def _script(tmp_path, **section):
+    path = tmp_path / "job.sbatch"
+    path.write_text(job_script(ClusterConfig(**BASE | section)))
+    return path
+
+
+def _log(bed):
+    return "\n".join(path.read_text()[-3000:] for path in bed.folder.glob("drenet-*.log"))
+
+
+@pytest.mark.parametrize("launcher", ["srun", "mpiexec"])
+def test_a_job_over_four_nodes_gives_the_digest_of_one_rank(launcher, bed, studies, weights, one_rank, tmp_path):
+    script = _script(tmp_path, launcher=launcher, scratch=str(tmp_path / "scratch"))
+    job = bed.submit(script, studies, "--weights", weights, "--out", tmp_path / "run")
+    bed.wait(job)
+    assert bed.state(job) == "COMPLETED", _log(bed)
+    assert _digest(bed, tmp_path / "run") == one_rank
+    ranks = {path.name for path in (tmp_path / "run" / "journal").glob("*/rank-*.jsonl")}
+    assert len(ranks) == 4
+
+
+def test_a_job_array_gives_the_digest_of_one_rank(bed, studies, weights, one_rank, tmp_path):
+    script = _script(tmp_path, nodes=1, parts=3)
+    job = bed.submit(script, studies, "--weights", weights, "--out", tmp_path / "run")
+    bed.wait(job)
+    assert _digest(bed, tmp_path / "run") == one_rank, _log(bed)
+    assert len(list((tmp_path / "run" / "parts").iterdir())) == 3
+
+
+def test_submitit_returns_the_summary_and_the_digest_of_one_rank(bed, studies, weights, one_rank, tmp_path, monkeypatch):
+    from pipeline.submission import submit
+
+    config = tmp_path / "c.toml"
+    config.write_text('[cluster]\npartition = "main"\nnodes = 4\nwalltime_min = 5\ndrain_s = 10\n')
+    for name in ("SLURM_CONF", "DRENET_KEY_FILE", "PYTHONPATH", "PATH"):
+        monkeypatch.setenv(name, bed.environment[name])
+    summary = submit(studies, weights, tmp_path / "run", config=config).result()
+    assert (summary.digest, summary.n_studies) == (one_rank, 12)
+
+
+def test_a_chain_over_three_jobs_gives_the_digest_of_one_rank(bed, studies, weights, one_rank, tmp_path):
+    """Each job is told to stop long before its time limit: Slurm's limits are minutes, these studies take a second."""
+    script = _script(tmp_path, nodes=2, walltime_min=1, drain_s=50, legs=3)
+    slow = f"{sys.executable} {ROOT}/tests/faults.py every_study_takes_a_second_more"
+    script.write_text(script.read_text().replace(f"drenet=({' '.join(DRENET)})", f"drenet=({slow})"))
+    said = bed.run(ROOT / "slurm" / "chain.sh", 3, script, studies, "--weights", weights, "--out", tmp_path / "run")
+    jobs = [line.split()[-1] for line in said.splitlines()]
+    bed.wait(*jobs)
+    attempts = {place.path.parent.name for place in last_places(tmp_path / "run").values()}
+    assert _digest(bed, tmp_path / "run") == one_rank, _log(bed)
+    assert len(attempts) > 0
+    assert bed.state(jobs[0]) == "FAILED"  # 75: the next one goes on
+
+
+def test_a_preempted_job_is_requeued_and_ends_with_the_digest_of_one_rank(bed, studies, weights, one_rank, tmp_path):
+    script = _script(tmp_path)
+    slow = f"{sys.executable} {ROOT}/tests/faults.py every_study_takes_a_second_more"
+    script.write_text(script.read_text().replace(f"drenet=({' '.join(DRENET)})", f"drenet=({slow})"))
+    job = bed.submit(script, studies, "--weights", weights, "--out", tmp_path / "run")
+    bed.until(lambda: any(place.status == "OK" for place in last_places(tmp_path / "run").values()))
+    other = bed.submit("--partition=urgent", "--nodes=4", "--wrap=sleep 1")
+    bed.wait(other, job)
+    assert bed.run("sacct", "-n", "-X", "-D", "-P", "-j", job, "-o", "State").split()[-1] == "COMPLETED"
+    assert len({path.parent.name for path in (tmp_path / "run").glob("logs/*/*.log")}) > 1
+    assert _digest(bed, tmp_path / "run") == one_rank, _log(bed)
+
+
+def test_full_storage_ends_the_job_with_74_and_requeues_nothing(bed, studies, weights, tmp_path):
+    script = _script(tmp_path)
+    full = f"{sys.executable} {ROOT}/tests/faults.py storage_of_last_rank_fails_at_second_study"
+    script.write_text(script.read_text().replace(f"drenet=({' '.join(DRENET)})", f"drenet=({full})"))
+    job = bed.submit(script, studies, "--weights", weights, "--out", tmp_path / "run", LAST_RANK="3")
+    bed.wait(job)
+    assert bed.run("sacct", "-n", "-X", "-D", "-P", "-j", job, "-o", "State,ExitCode").split() == ["FAILED|74:0"]
+
+
+def test_the_wrong_pmi_stops_at_once_with_the_cure(bed, studies, weights, tmp_path):
+    job = bed.submit(_script(tmp_path, pmi="none"), studies, "--weights", weights, "--out", tmp_path / "run")
+    bed.wait(job)
+    assert bed.run("sacct", "-n", "-X", "-P", "-j", job, "-o", "ExitCode").split() == ["2:0"]
+    assert "do not speak the same" in (bed.folder / f"drenet-{job}.log").read_text()
