@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import ConfigurationError
-from pipeline.ranks import Alone, World
+from pipeline.ranks import Alone, World, leave_mpi
 
 SIZE = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_SIZE", "SLURM_STEP_NUM_TASKS")
 RANK = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
@@ -78,7 +78,7 @@ def part_ways(code: int) -> int:
     """
     if "mpi4py.MPI" not in sys.modules:
         return code
-    sys.modules["mpi4py.MPI"].Finalize()
+    leave_mpi(sys.modules["mpi4py.MPI"])
     if launched_rank():
         return 0
     time.sleep(0.5)

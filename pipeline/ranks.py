@@ -270,6 +270,15 @@ class Desk:
                 self.drain()
 
 
+def leave_mpi(mpi: Any) -> None:
+    """Finalise with all ranks; what a leaving rank said last and nobody needed to hear is taken in, or MPI would complain."""
+    while mpi.COMM_WORLD.Iprobe(source=mpi.ANY_SOURCE, tag=mpi.ANY_TAG):
+        status = mpi.Status()
+        mpi.COMM_WORLD.Probe(source=mpi.ANY_SOURCE, tag=mpi.ANY_TAG, status=status)
+        mpi.COMM_WORLD.Recv(bytearray(status.Get_count(mpi.BYTE)), source=status.Get_source(), tag=status.Get_tag())
+    mpi.Finalize()
+
+
 def agreed(world: Alone | World, on_root: Callable[[], bytes]) -> bytes:
     """What `on_root` returns, on every rank; a PipelineError of root's is raised on every rank."""
     if world.rank:
