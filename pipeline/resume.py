@@ -91,7 +91,8 @@ class Plan(msgspec.Struct, frozen=True):
 
     def pack(self, rank: int) -> Path:
         """Where `rank` keeps the pictures of a few studies."""
-        return Path(self.out) / "images" / f"{self.attempt:04d}-rank-{rank:05d}.pack"
+        part = f"-{Path(self.home).name}" if self.home != self.out else ""
+        return Path(self.out) / "images" / f"{self.attempt:04d}{part}-rank-{rank:05d}.pack"
 
     def log(self, rank: int) -> Path:
         """Where `rank` writes its log."""

@@ -1,7 +1,7 @@
 """A real Slurm with several nodes on one machine, for tests and the torture: munge, MariaDB, slurmdbd, slurmctld and slurmd.
 
-Every daemon is started here, as root, with files below one folder, and ended by its own process number; nothing of the machine's
-own Slurm is touched. `python tests/slurm_bed.py FOLDER COMMAND...` runs a command with a bed up.
+Every daemon is started here, as root, with files below one folder, and ended by its own process number; a Slurm of the
+machine itself is left alone. `python tests/slurm_bed.py FOLDER COMMAND...` runs a command with a bed up.
 """
 
 import contextlib
@@ -147,7 +147,7 @@ class Bed:
         self._run("slurmctld", "-i")
         for i in range(1, self.n_nodes + 1):
             self.start_node(i)
-        self._until(lambda: len(self._run("sinfo", "-h", "-N", "-p", "main", "-t", "idle", "-o", "%N").split()) == self.n_nodes)
+        self.until(lambda: len(self._run("sinfo", "-h", "-N", "-p", "main", "-t", "idle", "-o", "%N").split()) == self.n_nodes)
 
     def _start_accounting(self):
         f, sql = self.folder, self._place["sql_port"]
@@ -160,11 +160,11 @@ class Bed:
         with (f / "mariadb.log").open("ab") as log:
             self._mariadbd = subprocess.Popen(["mariadbd", "--no-defaults", *options], stdout=log, stderr=log)
         client = ("mariadb", "--no-defaults", "-S", f"{f}/sql.sock", "-u", "root", "-e")
-        self._until(lambda: subprocess.run([*client, "select 1"], capture_output=True).returncode == 0)
+        self.until(lambda: subprocess.run([*client, "select 1"], capture_output=True).returncode == 0)
         self._run(*client, GRANT)
         self._run("slurmdbd")
         ask = ["sacctmgr", "-n", "show", "cluster"]
-        self._until(lambda: subprocess.run(ask, env=self.environment, capture_output=True).returncode == 0)
+        self.until(lambda: subprocess.run(ask, env=self.environment, capture_output=True).returncode == 0)
         subprocess.run(["sacctmgr", "-i", "add", "cluster", "bed"], env=self.environment, capture_output=True)
 
     def start_node(self, i):
@@ -204,7 +204,7 @@ class Bed:
     def wait(self, *jobs, timeout_s=300):
         """Until none of the jobs is in the queue."""
         wanted = ",".join(jobs)
-        self._until(lambda: not self._run("squeue", "-h", "-j", wanted, check=False).strip(), timeout_s)
+        self.until(lambda: not self._run("squeue", "-h", "-j", wanted, check=False).strip(), timeout_s)
 
     def _run(self, *command, check=True, env=None):
         done = subprocess.run(command, env=env or self.environment, capture_output=True, text=True, cwd=self.folder)
@@ -212,7 +212,7 @@ class Bed:
             raise RuntimeError(f"{command[0]}: {done.stdout}{done.stderr}")
         return done.stdout
 
-    def _until(self, true, timeout_s=60.0):
+    def until(self, true, timeout_s=60.0):
         ends = time.monotonic() + timeout_s
         while not true():
             if time.monotonic() > ends:

@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import slurm_bed
 
 from pipeline.config import ClusterConfig
 from pipeline.store import last_places
 from pipeline.submission import job_script
+
+sys.path.insert(0, str(Path(__file__).parent))  # where the bed lies
+import slurm_bed
 
 pytestmark = pytest.mark.slurm
 ROOT = Path(__file__).parents[1]
