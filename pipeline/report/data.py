@@ -46,7 +46,9 @@ def write_studies(folder: Path, studies: pd.DataFrame, networks: list[str], pict
     columns: list[dict[str, Any]] = [_column(table, name, networks) for name in wanted]
     seconds = timing.set_index("study_key").drop(columns=["rank", "at_s"]).sum(axis=1)
     spent = table["study_key"].map(seconds).round(2)
-    columns.append({"name": "seconds", "label": "s", "kind": "number", "told": "seconds of work", "values": _plain(spent)})
+    columns.append(
+        {"name": "seconds", "label": "work, s", "kind": "number", "told": "seconds of work", "values": _plain(spent)}
+    )
     value = {
         "columns": columns,
         "networks": networks,
