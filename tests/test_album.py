@@ -2,7 +2,7 @@
 
 import base64
 import re
-from dataclasses import replace
+import shutil
 
 import numpy as np
 import pytest
@@ -60,12 +60,17 @@ def test_flagged_studies_are_kept_until_the_pack_is_full(tmp_path):
     assert wanted == [True, True, False, False, False, True]
 
 
-def test_the_pictures_of_a_study_are_bounded_whatever_it_shows():
-    pictures = study_pictures("K", "input", *_study(), WindowConfig())
-    assert 0 < sum(len(one.original) + len(one.seen or b"") for one in pictures.slices) <= MAX_BYTES
-    volume, masks, prepared = _study(5, 256)
-    many = replace(volume, hu=np.tile(volume.hu, (50, 1, 1)), z_mm=np.arange(250.0), slice_index=np.arange(250, dtype=np.int32))
-    assert study_pictures("K", "input", many, np.tile(masks, (50, 1, 1)), prepared, WindowConfig()) is None
+def test_the_pictures_of_a_study_are_bounded_whatever_it_shows(monkeypatch):
+    def n_bytes(pictures):
+        return sum(len(one.original) + len(one.seen or b"") for one in pictures.slices)
+
+    study = _study()
+    fine = n_bytes(study_pictures("K", "input", *study, WindowConfig()))
+    assert fine <= MAX_BYTES
+    monkeypatch.setattr("pipeline.album.MAX_BYTES", fine // 2)
+    assert n_bytes(study_pictures("K", "input", *study, WindowConfig())) <= fine // 2
+    monkeypatch.setattr("pipeline.album.MAX_BYTES", 1000)
+    assert study_pictures("K", "input", *study, WindowConfig()) is None
 
 
 def test_torn_lines_and_pictures_of_another_input_are_passed_over(tmp_path):
@@ -90,6 +95,36 @@ def test_keeping_pictures_changes_no_result(plain, without):
     assert without[0].digest == plain.digest
     assert list((plain.run / "images").glob("*.pack"))
     assert not (without[1] / "images").exists()
+
+
+def test_a_run_killed_between_two_studies_has_the_pictures_of_its_top_after_a_resume(plain, weights, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(plain.run, out)
+    (journal,) = (out / "journal").glob("*/rank-*.jsonl")
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:2]))  # two of four studies are finished
+    (pack,) = (out / "images").glob("*.pack")
+    lines = pack.read_bytes().splitlines(keepends=True)
+    pack.write_bytes(b"".join(lines[:-1]) + lines[-1][:1000])  # the last one's pictures were being written
+    config = Config(run=RunConfig(images_top=3, images_flag_at=2.0))
+    done = pipeline.screen(plain.archive, weights, out, config=config, key_file=plain.run.parent / "key")
+    assert done.digest == plain.digest
+    top = pipeline.open_run(out).studies.sort_values("probability", ascending=False)["study_key"].tolist()[:3]
+    assert set(top) <= set(find_pictures(out, {key: place.input for key, place in last_places(out).items()}))
+    assert len(list((out / "images").glob("*.pack"))) == 2
+
+
+def test_whatever_goes_wrong_with_drawing_or_the_report_the_run_is_complete(plain, weights, tmp_path, monkeypatch, caplog):
+    def broken(*_):
+        raise ValueError("CANARY")
+
+    monkeypatch.setattr("pipeline.study.study_pictures", broken)
+    monkeypatch.setattr("pipeline.report.write_report", broken)
+    done = pipeline.screen(plain.archive, weights, tmp_path / "run", key_file=plain.run.parent / "key")
+    assert done.digest == plain.digest
+    assert not (tmp_path / "run" / "report").exists()
+    assert "the report could not be made (ValueError)" in caplog.text
+    assert "no pictures" in caplog.text
+    assert "CANARY" not in caplog.text
 
 
 def test_the_report_shows_the_top_studies_with_their_details(plain):

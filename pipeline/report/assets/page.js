@@ -136,7 +136,7 @@ function cell(one, row) {
   const value = one.values[row];
   if (value === null) return make("td");
   if (one.name === "study_key") {
-    const key = make("button", { type: "button", class: "key", "aria-label": `open study ${value}` }, short(value));
+    const key = make("button", { type: "button", class: "key", title: `open study ${value}` }, short(value));
     key.addEventListener("click", () => { location.hash = `study=${value}`; });
     return make("td", { title: value }, key, table.pictured[row] ? make("span", { title: "with pictures" }, " \u25a3") : "");
   }
