@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from pipeline import __version__
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.launch import connect, end_all_ranks, launched_rank, launched_size, part_ways, start_ranks
 
 log = logging.getLogger(__name__)
@@ -87,8 +87,13 @@ def _parser() -> argparse.ArgumentParser:
     for name, default in (("studies", 12), ("matrix", 512), ("slices", 40), ("seed", 0)):
         phantom.add_argument(f"--{name}", type=int, default=default)
     phantom.add_argument("--compress", help="rle, jpeg-ls or jpeg2000")
+    phantom.add_argument("--cohort", help="COVID,BACTERIAL,HEALTHY: a labelled cohort of so many patients, to train on")
+    phantom.add_argument("--severity", default="0.1,0.95", help="of a cohort's sick patients: drawn from this range")
+    phantom.add_argument("--ranks", type=int, default=1, help="start this many MPI ranks to write a cohort")
     phantom.add_argument("--clutter", action="store_true", help="with what real archives hold besides")
     phantom.set_defaults(command=_phantom)
+
+    _add_train(commands)
 
     demo = commands.add_parser("demo", help="synthetic archive, screening on 2 ranks, where to find the results")
     demo.add_argument("folder", type=Path, nargs="?", default=Path("demo"))
@@ -107,6 +112,23 @@ def _add_archive(parser: argparse.ArgumentParser) -> None:
 def _part(text: str) -> tuple[int, int]:
     number, _, of = text.partition("/")
     return int(number), int(of)
+
+
+def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    train = commands.add_parser("train", help="train a network on an archive with labels; started again it resumes")
+    train.add_argument("archive", type=Path, help="the archive's top folder, or a run's folder that `drenet index` made")
+    train.add_argument("--labels", type=Path, required=True, help="CSV: patient_id or patient_key, label, optional study_uid")
+    train.add_argument("--task", required=True, help="covid-vs-bacterial, covid-vs-healthy or three-class")
+    train.add_argument("--out", type=Path, required=True, help="the training run's folder")
+    train.add_argument("--recipe", type=Path, help="TOML; see configs/train-*.toml (default: the paper's)")
+    train.add_argument("--model", help="drenet, resnet50, vgg16 or densenet121 (default: the recipe's)")
+    train.add_argument("--start", type=Path, help="checkpoint, or torchvision-named ResNet-50, to start from")
+    train.add_argument("--split", type=Path, help="split.csv of an earlier run with the same pseudonym key")
+    train.add_argument("--cache", type=Path, help="where prepared slices are kept (default: within --out); may be shared")
+    train.add_argument("--ranks", type=int, default=1, help="start this many MPI ranks on this machine")
+    train.add_argument("--config", type=Path, help="how slices are prepared; see configs/")
+    train.add_argument("--key-file", type=Path, help="pseudonym key (default: $DRENET_KEY_FILE, ~/.config/drenet/)")
+    train.set_defaults(command=_train)
 
 
 def _screen(options: argparse.Namespace) -> int:
@@ -140,6 +162,31 @@ def _screen(options: argparse.Namespace) -> int:
         )
         if summary.by_reason:
             print("What each reason means, and its cure: docs/reasons.md")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    if options.ranks > 1 and launched_size() == 1:
+        return start_ranks(options.ranks, options.given)
+    from pipeline.config import read_config
+    from pipeline.training.recipe import read_recipe, with_model
+    from pipeline.training.run import Request, train
+
+    request = Request(
+        options.archive,
+        options.labels,
+        options.task,
+        options.out,
+        with_model(read_recipe(options.recipe), options.model),
+        read_config(options.config),
+        start=options.start,
+        split=options.split,
+        cache=options.cache,
+        key_file=options.key_file,
+    )
+    state = train(connect(), request)
+    if state is not None:
+        print(f"best validation AUC {state.best:.3f}; network: {options.out}/best.safetensors. {NOTICE}")
     return 0
 
 
@@ -215,6 +262,8 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _phantom(options: argparse.Namespace) -> int:
+    if options.cohort:
+        return _cohort(options)
     from pipeline.phantom import write_archive
 
     rows = write_archive(
@@ -227,6 +276,27 @@ def _phantom(options: argparse.Namespace) -> int:
         clutter=options.clutter,
     )
     print(f"{len(rows)} synthetic studies in {options.folder}, their truth in {options.folder}-truth")
+    return 0
+
+
+def _cohort(options: argparse.Namespace) -> int:
+    if options.ranks > 1 and launched_size() == 1:
+        return start_ranks(options.ranks, options.given)
+    from pipeline.phantom import CohortPlan, write_cohort
+
+    try:
+        covid, bacterial, healthy = map(int, options.cohort.split(","))
+        low, high = map(float, options.severity.split(","))
+    except ValueError as error:
+        raise ConfigurationError(
+            "--cohort takes three whole numbers, --severity two numbers: 88,100,86 and 0.1,0.95"
+        ) from error
+    plan = CohortPlan((covid, bacterial, healthy), options.seed, (low, high), options.matrix, options.slices)
+    write_cohort(options.folder, plan, rank=launched_rank(), size=launched_size())
+    if launched_rank() == 0:
+        print(
+            f"{covid + bacterial + healthy} synthetic patients in {options.folder}, labels in {options.folder}-truth/labels.csv"
+        )
     return 0
 
 

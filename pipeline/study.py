@@ -30,6 +30,57 @@ from pipeline.store import Line
 log = logging.getLogger(__name__)
 
 
+class Preparer:
+    """Reads a study of one archive and makes of it what networks see. A context manager; holds the decoder."""
+
+    def __init__(
+        self, archive: Path, config: Config, *, tick: Callable[[], None] = lambda: None, sheets: Path | None = None
+    ) -> None:
+        self._archive, self._config, self._tick, self._sheets = archive, config, tick, sheets
+        cv2.setNumThreads(config.engine.threads)
+        self._decoder = Decoder(config.run.decode_cpu_s)
+        self.seconds: dict[str, float] = {}
+        self.seen: tuple[Volume, Mask, PreparedStudy] | None = None
+
+    def __enter__(self) -> Preparer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._decoder.close()
+
+    def best(self, study: Study) -> tuple[Series, PreparedStudy]:
+        """The best series, prepared; one without lungs falls through to the next. Raises StudyError."""
+        self.seconds, self.seen = {}, None
+        for series in study.candidates:
+            try:
+                return series, self._prepared(study, series)
+            except StudyError as error:
+                if error.reason != Reason.NO_LUNG_FOUND or series is study.candidates[-1]:
+                    raise
+        raise StudyError(Reason.NO_SUITABLE_SERIES, "select")
+
+    def _prepared(self, study: Study, series: Series) -> PreparedStudy:
+        config = self._config
+        with self.timed("read"):
+            volume = read_volume(self._archive, series, range(len(series.slices)), self._decoder)
+        with self.timed("lung"):
+            masks = lung_masks(volume.hu, volume.z_mm, volume.spacing_mm, config.lung.recipe)
+        with self.timed("prepare"):
+            prepared = prepare(volume, masks, series.seed, config)
+        self.seen = (volume, masks, prepared)
+        if self._sheets:
+            write_contact_sheet(self._sheets / f"{study.study_key}.png", volume, masks, prepared)
+        return prepared
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add what the stage takes to `seconds`."""
+        begun = time.monotonic()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - begun
+        self._tick()
+
+
 class Screener:
     """One rank's replica: the networks, the decoder, and how to take a study through them. A context manager."""
 
@@ -37,37 +88,34 @@ class Screener:
         self, archive: Path, config: Config, networks: Sequence[bytes], *, local_rank: int = 0,
         tick: Callable[[], None] = lambda: None, sheets: Path | None = None, pack: Path | None = None,
     ) -> None:  # fmt: skip
-        self._archive, self._config, self._tick, self._sheets = archive, config, tick, sheets
-        cv2.setNumThreads(config.engine.threads)
-        self._decoder = Decoder(config.run.decode_cpu_s)
+        self._config, self._tick = config, tick
+        self._preparer = Preparer(archive, config, tick=tick, sheets=sheets)
         self._engine = Engine([load_checkpoint_bytes(data) for data in networks], config.engine, local_rank=local_rank)
         self._album = Album(pack, config.run) if pack else None
-        self._seen: tuple[Volume, Mask, PreparedStudy] | None = None
-        self._seconds: dict[str, float] = {}
 
     def __enter__(self) -> Screener:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._decoder.close()
+        self._preparer.__exit__()
 
     def line(self, dealt: DealtStudy) -> Line:
         """The journal line of one study, whatever becomes of it. Raises only where the run itself is in trouble."""
         begun = time.monotonic()
-        self._seconds, self._seen = {}, None
         result, failed = self._result(dealt.study)
         self._keep_pictures(result, dealt.input)
         said = result.reason or f"{result.probabilities[0]:.3f}"
         log.info("study %s: %s %s, %.2f s", result.study_key, result.status, said, time.monotonic() - begun)
-        seconds = {stage: round(spent, 4) for stage, spent in self._seconds.items()}
+        seconds = {stage: round(spent, 4) for stage, spent in self._preparer.seconds.items()}
         return Line(result=result, input=dealt.input, tries=dealt.tries + failed, seconds=seconds, ended=round(time.time(), 3))
 
     def _keep_pictures(self, result: StudyResult, input_: str) -> None:
         """Before the study is journalled, so that none is finished without them; a fault in drawing changes no result."""
-        if self._album is None or self._seen is None or not self._album.wants(result):
+        seen = self._preparer.seen
+        if self._album is None or seen is None or not self._album.wants(result):
             return
         try:
-            pictures = study_pictures(result.study_key, input_, *self._seen, self._config.window)
+            pictures = study_pictures(result.study_key, input_, *seen, self._config.window)
         except Exception as error:  # noqa: BLE001  see above
             log.warning("study %s: no pictures: %s", result.study_key, _frames(error))
             return
@@ -77,7 +125,7 @@ class Screener:
     def _result(self, study: Study) -> tuple[StudyResult, bool]:
         """(the study's row, whether it failed)."""
         try:
-            return self._best(study), False
+            return self._scored(study), False
         except StudyError as error:
             return failed_result(study, error), True
         except PipelineError:
@@ -88,41 +136,11 @@ class Screener:
             log.critical("study %s: INTERNAL_ERROR %s", study.study_key, _frames(error))  # a traceback's message may identify
             return failed_result(study, StudyError(Reason.INTERNAL_ERROR, "infer")), True
 
-    def _best(self, study: Study) -> StudyResult:
-        """Score the best series; one without lungs falls through to the next."""
-        for series in study.candidates:
-            try:
-                return self._scored(study, series)
-            except StudyError as error:
-                if error.reason != Reason.NO_LUNG_FOUND or series is study.candidates[-1]:
-                    raise
-        raise StudyError(Reason.NO_SUITABLE_SERIES, "select")
-
-    def _scored(self, study: Study, series: Series) -> StudyResult:
-        prepared = self._prepared(study, series)
-        with self._timed("infer"):
+    def _scored(self, study: Study) -> StudyResult:
+        series, prepared = self._preparer.best(study)
+        with self._preparer.timed("infer"):
             predictions = self._engine.predict(prepared, self._tick)
         return study_result(study, series, prepared, predictions)
-
-    def _prepared(self, study: Study, series: Series) -> PreparedStudy:
-        config = self._config
-        with self._timed("read"):
-            volume = read_volume(self._archive, series, range(len(series.slices)), self._decoder)
-        with self._timed("lung"):
-            masks = lung_masks(volume.hu, volume.z_mm, volume.spacing_mm, config.lung.recipe)
-        with self._timed("prepare"):
-            prepared = prepare(volume, masks, series.seed, config)
-        self._seen = (volume, masks, prepared)
-        if self._sheets:
-            write_contact_sheet(self._sheets / f"{study.study_key}.png", volume, masks, prepared)
-        return prepared
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        begun = time.monotonic()
-        yield
-        self._seconds[stage] = self._seconds.get(stage, 0.0) + time.monotonic() - begun
-        self._tick()
 
 
 def lost_line(dealt: DealtStudy) -> Line:

@@ -71,16 +71,16 @@ def one_study_kills_its_rank():
 
 
 def every_study_takes_long():
-    read = study.Screener._prepared
+    read = study.Preparer._prepared
 
     def prepared(self, *arguments):
         Path(os.environ["BEGUN"]).touch()
         for _ in range(100):
-            with self._timed("read"):
+            with self.timed("read"):
                 time.sleep(0.1)
         return read(self, *arguments)
 
-    study.Screener._prepared = prepared
+    study.Preparer._prepared = prepared
 
 
 def every_study_takes_a_week_by_its_own_account():
@@ -102,6 +102,20 @@ def every_study_takes_a_second_more():
         return line(self, dealt)
 
     study.Screener.line = slow
+
+
+def die_in_training():
+    """As a kill does: no clean-up, in the middle of the second epoch, some steps after the last checkpoint."""
+    from pipeline.training.fit import Trainer
+
+    step = Trainer.step
+
+    def dying(self, epoch, number, micro_batches):
+        if (epoch, number) == (1, 2):
+            os._exit(9)
+        return step(self, epoch, number, micro_batches)
+
+    Trainer.step = dying
 
 
 if __name__ == "__main__":

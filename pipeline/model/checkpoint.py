@@ -19,6 +19,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from pipeline.errors import ConfigurationError
+from pipeline.model.baselines import ARCHITECTURES, Baseline
 from pipeline.model.drenet import DreNet, Metadata, network_of
 from pipeline.store import write_whole
 
@@ -38,17 +39,32 @@ def load_checkpoint_bytes(data: bytes, *, name: str = "the checkpoint") -> DreNe
     """The network whose checkpoint file holds `data`, in eval mode."""
     state, described = _tensors(data, name)
     metadata = replace(_metadata(state, described, name), sha256=hashlib.sha256(data).hexdigest())
+    if metadata.architecture != "drenet":
+        raise ConfigurationError(f"{name} holds a {metadata.architecture}, a baseline: screening needs a DRE-Net")
     with torch.device("meta"):
-        wanted = DreNet(metadata.width).state_dict()
+        wanted = DreNet(metadata.width, len(metadata.classes)).state_dict()
     return network_of(_fitted(state, wanted, name), metadata)
 
 
-def save_checkpoint(network: DreNet, path: Path) -> None:
+def load_baseline(path: str | Path) -> Baseline:
+    """The baseline network at `path`, in eval mode. Raises ConfigurationError."""
+    name, data = str(path), _read(Path(path))
+    state, described = _tensors(data, name)
+    metadata = replace(_metadata(state, described, name), sha256=hashlib.sha256(data).hexdigest())
+    if metadata.architecture not in ARCHITECTURES:
+        raise ConfigurationError(f"{name} holds no baseline but {metadata.architecture}")
+    network = Baseline(metadata.architecture, metadata.width, len(metadata.classes))
+    network.load_state_dict(_fitted(state, network.state_dict(), name))
+    network.metadata = metadata
+    return network.eval()
+
+
+def save_checkpoint(network: DreNet | Baseline, path: Path) -> None:
     """Write `network` with its metadata as safetensors, whole or not at all."""
     write_whole(path, checkpoint_bytes(network))
 
 
-def checkpoint_bytes(network: DreNet) -> bytes:
+def checkpoint_bytes(network: DreNet | Baseline) -> bytes:
     """`network` with its metadata as the bytes of a safetensors file."""
     state = {key: value.contiguous() for key, value in network.state_dict().items()}
     described = msgspec.json.encode(asdict(replace(network.metadata, sha256=""))).decode()
@@ -100,8 +116,9 @@ def _metadata(state: dict[str, Tensor], described: str, name: str) -> Metadata:
         metadata = msgspec.json.decode(described, type=Metadata) if described else replace(PUBLISHED, width=width)
     except msgspec.DecodeError as error:
         raise ConfigurationError(f"{name}: its metadata is damaged: {error} (CHECKPOINT_CORRUPT); {CURE}") from error
-    if len(metadata.classes) != 2 or metadata.positive not in (0, 1) or not 1 / 64 <= metadata.width <= 4:
-        raise ConfigurationError(f"{name}: its metadata fits no two-class DRE-Net (CHECKPOINT_CORRUPT); {CURE}")
+    n_classes = len(metadata.classes)
+    if n_classes < 2 or not 0 <= metadata.positive < n_classes or not 1 / 64 <= metadata.width <= 4:
+        raise ConfigurationError(f"{name}: its metadata fits no DRE-Net (CHECKPOINT_CORRUPT); {CURE}")
     return metadata
 
 

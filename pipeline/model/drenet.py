@@ -49,6 +49,7 @@ class Metadata:
     classes: tuple[str, ...] = ("negative", "positive")
     positive: int = 1
     width: float = 1.0
+    architecture: str = "drenet"
     task: str = ""
     threshold: float | None = None
     meaning: str = ""
@@ -99,17 +100,19 @@ class ProposalPyramid(nn.Module):
 class DreNet(nn.Module):
     """DRE-Net; parameter names are those of published checkpoints, plus the learned `attention`."""
 
-    def __init__(self, width: float = 1.0) -> None:
+    def __init__(self, width: float = 1.0, n_classes: int = 2) -> None:
         super().__init__()
-        self.pretrained_model = ResNet(width)
+        self.pretrained_model = ResNet(width, n_classes)
         n_features = self.pretrained_model.n_features
         self.proposal_net = ProposalPyramid(n_features, max(8, int(128 * width)))
-        self.concat_net = nn.Linear(n_features * (N_DETAILS + 2), 2)
-        self.partcls_net = nn.Linear(n_features, 2)
+        self.concat_net = nn.Linear(n_features * (N_DETAILS + 2), n_classes)
+        self.partcls_net = nn.Linear(n_features, n_classes)
         self.attention = nn.Linear(n_features, 1)
         nn.init.zeros_(self.attention.weight)  # equal weights: the identity, until trained
         nn.init.zeros_(self.attention.bias)
         self.dropout = nn.Dropout(0.5)
+        self.explore = 0.0  # training may choose details by scores with this much noise, to see others than the best
+        self.trunk_dtype = torch.float32  # training may compute the trunk, and only it, in bfloat16
         self.metadata = Metadata(width=width)
         self.small_boxes: Tensor
         self.large_boxes: Tensor
@@ -123,13 +126,13 @@ class DreNet(nn.Module):
     def forward(self, image: Tensor, zoom_source: Tensor, forced_index: Tensor | None = None) -> DreNetOutput:
         """Image [N, 3, 448, 448], zoom_source [N, 3, 600, 600], both normalised; `forced_index` [N, 6] replaces the choice."""
         map_NCHW = self.trunk(image)
-        slice_NF = self._pooled(map_NCHW)
+        slice_NF = self.pooled(map_NCHW)
         small_NA, large_NA = self.proposal_net(map_NCHW.detach().float())
         index_NK = self._choose(small_NA, large_NA) if forced_index is None else forced_index
         boxes_NK4 = torch.cat([self.small_boxes[index_NK[:, :N_SMALL]], self.large_boxes[index_NK[:, N_SMALL:]]], dim=1)
         score_NK = torch.cat([small_NA.gather(1, index_NK[:, :N_SMALL]), large_NA.gather(1, index_NK[:, N_SMALL:])], dim=1)
         detail_NKF = self._look_at_details(image, boxes_NK4)
-        second_NF = self._pooled(self.trunk(second_look(zoom_source, boxes_NK4[:, N_SMALL])))
+        second_NF = self.pooled(self.trunk(second_look(zoom_source, boxes_NK4[:, N_SMALL])))
         attention_NK = torch.softmax(self.attention(detail_NKF).squeeze(2), dim=1)
         weighted_NF = (detail_NKF * (attention_NK * N_DETAILS).unsqueeze(2)).flatten(1)
         return DreNetOutput(
@@ -144,24 +147,28 @@ class DreNet(nn.Module):
 
     def trunk(self, image_NCHW: Tensor) -> Tensor:
         """The feature map [N, F, h, w]."""
-        features: Tensor = self.pretrained_model(image_NCHW)
+        with torch.autocast(image_NCHW.device.type, torch.bfloat16, enabled=self.trunk_dtype == torch.bfloat16):
+            features: Tensor = self.pretrained_model(image_NCHW)
         return features
 
-    def _pooled(self, map_NCHW: Tensor) -> Tensor:
+    def pooled(self, map_NCHW: Tensor) -> Tensor:
         """[N, F]: the mean over the map, in fp32; in training half of it is dropped for all that follows."""
         pooled: Tensor = self.dropout(map_NCHW.float().mean(dim=(2, 3)))
         return pooled
 
     def _choose(self, small_NA: Tensor, large_NA: Tensor) -> Tensor:
-        small = hard_nms(small_NA.detach(), self.small_overlaps, N_SMALL)
-        return torch.cat([small, hard_nms(large_NA.detach(), self.large_overlaps, N_LARGE)], dim=1)
+        small, large = (self._explored(score_NA.detach()) for score_NA in (small_NA, large_NA))
+        return torch.cat([hard_nms(small, self.small_overlaps, N_SMALL), hard_nms(large, self.large_overlaps, N_LARGE)], dim=1)
+
+    def _explored(self, score_NA: Tensor) -> Tensor:
+        return score_NA + self.explore * torch.randn_like(score_NA) if self.training and self.explore else score_NA
 
     def _look_at_details(self, image: Tensor, boxes_NK4: Tensor) -> Tensor:
         """[N, K, F]: each detail cut from the padded image, resized, seen by the trunk."""
         padded = pad(image.detach(), (PAD_PX,) * 4)
         boxes = boxes_NK4.tolist()
         cuts = [cut(padded[n : n + 1], box, DETAIL_PX) for n, slice_boxes in enumerate(boxes) for box in slice_boxes]
-        features_NF = self._pooled(self.trunk(torch.cat(cuts)))
+        features_NF = self.pooled(self.trunk(torch.cat(cuts)))
         return features_NF.view(len(boxes), N_DETAILS, -1)
 
 
@@ -195,7 +202,7 @@ def second_look(zoom_source: Tensor, box_N4: Tensor) -> Tensor:
 def network_of(state: dict[str, Tensor], metadata: Metadata) -> DreNet:
     """A network in eval mode around the very tensors of `state`: nothing is initialised, nothing copied."""
     with torch.device("meta"):
-        network = DreNet(metadata.width)
+        network = DreNet(metadata.width, len(metadata.classes))
     network.load_state_dict(state, assign=True)
     network.metadata = metadata
     return network.eval()

@@ -85,7 +85,7 @@ def write_archive(  # noqa: PLR0913  the options of `drenet phantom`, all with d
 
 def _patient(folder: Path, images: list[FileDataset], label: Label, syntax: str | None) -> Truth:
     """A patient's study with its one series."""
-    _write(folder / "CT", images, syntax)
+    write_series(folder / "CT", images, syntax)
     status, reason = ("OK", "") if len(images) >= MIN_SLICES else ("EXCLUDED", "TOO_FEW_SLICES")
     return replace(_truth(images, status, reason, "patient"), label=label)
 
@@ -94,7 +94,7 @@ def _cluttered(folder: Path, phantom: Phantom, number: int, row: Truth) -> Truth
     """The patient's study with what else a study holds; every third one with copies of two slices."""
     n_files, status = row.n_files, row.expected_status
     for kind, extra in extra_series(phantom, row.patient_id.removeprefix("CANARYID-"), number):
-        _write(folder / kind, extra, suffix="")
+        write_series(folder / kind, extra, suffix="")
         n_files += len(extra)
     if number % 3 == DUPLICATES:
         for name in ("IM00000.dcm", "IM00003.dcm"):
@@ -109,7 +109,7 @@ def _odd_studies(folder: Path, seed: int) -> list[Truth]:
     rows = []
     for number, (what, (status, reason, change)) in enumerate(ODD.items()):
         images = change(series(phantom, f"{seed}-odd-{number}"))
-        _write(folder / what, images, suffix="" if number % 2 else ".dcm")
+        write_series(folder / what, images, suffix="" if number % 2 else ".dcm")
         rows.append(_truth(images, status, reason, what))
     return rows + _wrapped(folder, phantom, f"{seed}")
 
@@ -121,10 +121,10 @@ def _wrapped(folder: Path, phantom: Phantom, name: str) -> list[Truth]:
         for n, image in enumerate(zipped):
             archive.writestr(f"CANARYMEMBER/IM{n:04d}", to_bytes(image).getvalue())
     _write_tar(folder / "study.tar.gz", tarred)
-    _write(folder / "deflated", deflated, SYNTAXES["deflated"])
+    write_series(folder / "deflated", deflated, SYNTAXES["deflated"])
     for image in again:
         image.PatientID = deflated[0].PatientID
-    _write(folder / "again", again)
+    write_series(folder / "again", again)
     pictures = folder / "CANARYPICTURES"
     pictures.mkdir()
     for n, hu in enumerate(phantom.hu):
@@ -170,7 +170,8 @@ def _syntax(compress: str | None) -> str | None:
     return SYNTAXES[compress]
 
 
-def _write(folder: Path, images: list[FileDataset], syntax: str | None = None, *, suffix: str = ".dcm") -> None:
+def write_series(folder: Path, images: list[FileDataset], syntax: str | None = None, *, suffix: str = ".dcm") -> None:
+    """The images of one series as files of `folder`, which is made anew."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for number, image in enumerate(images):

@@ -1,0 +1,86 @@
+"""A labelled cohort of synthetic patients to train and evaluate on: as many of each class as asked, as plain DICOM.
+
+Started again it goes on where it stopped. Beside the archive `folder` stands `folder-truth` with labels.csv, truth.csv (with
+severities) and the masks. What is measured on such patients proves the machinery, never clinical accuracy.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.phantom.chest import LABELS, Phantom, chest
+from pipeline.phantom.images import series
+from pipeline.phantom.lesions import Label
+from pipeline.phantom.writer import write_series
+from pipeline.store import write_whole
+
+SEVERITY_STREAM = 7
+SEED_STEP = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class CohortPlan:
+    """Who is in a cohort; `counts` are covid, bacterial, healthy; severities are drawn evenly from the range."""
+
+    counts: tuple[int, int, int]
+    seed: int = 0
+    severity: tuple[float, float] = (0.1, 0.95)
+    matrix: int = 256
+    slices: int = 24
+
+
+def write_cohort(folder: Path, plan: CohortPlan, *, rank: int = 0, size: int = 1) -> None:
+    """Write the patients that are not there yet: of `size` ranks, rank's share of them."""
+    truth = folder.with_name(folder.name + "-truth")
+    (truth / "masks").mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, label in enumerate(_labels(plan.counts)):
+        name = f"{plan.seed}-{label}-{number}"
+        masks = truth / "masks" / f"{name}.npz"
+        severity = severity_of(plan, number)
+        if number % size == rank and not masks.exists():
+            _write_patient(folder / name, masks, chest_of(plan, number, label), name)
+        rows.append((f"CANARYID-{name}", label, f"{severity:.3f}", name))
+    if rank:
+        return
+    _write_csv(truth / "truth.csv", ("patient_id", "label", "severity", "masks"), rows)
+    _write_csv(truth / "labels.csv", ("patient_id", "label"), [row[:2] for row in rows])
+
+
+def chest_of(plan: CohortPlan, number: int, label: Label) -> Phantom:
+    """The patient of that number."""
+    seed = plan.seed * SEED_STEP + number
+    return chest(seed, label, matrix=plan.matrix, slices=plan.slices, severity=severity_of(plan, number))
+
+
+def severity_of(plan: CohortPlan, number: int) -> float:
+    """How ill the patient of that number is, if ill at all."""
+    return float(np.random.default_rng([plan.seed, SEVERITY_STREAM, number]).uniform(*plan.severity))
+
+
+def _labels(counts: tuple[int, int, int]) -> list[Label]:
+    """The classes in turn, as long as each has patients left."""
+    turns = [(turn, place) for place, count in enumerate(counts) for turn in range(count)]
+    return [LABELS[place] for _, place in sorted(turns)]
+
+
+def _write_patient(folder: Path, masks: Path, phantom: Phantom, name: str) -> None:
+    """The series, then the masks, whose presence says that the series is whole."""
+    write_series(folder, series(phantom, name))
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, lung=phantom.lung, lesion=phantom.lesion, z_mm=phantom.z_mm)
+    write_whole(masks, buffer.getvalue())
+
+
+def _write_csv(path: Path, head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    write_whole(path, text.getvalue().encode())

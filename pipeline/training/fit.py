@@ -1,0 +1,192 @@
+"""Training itself: epochs of steps over all ranks, validation by patient, the best network kept, resumable at any moment.
+
+The global batch is `micro_batches` micro-batches, whoever computes them; dropout is seeded per micro-batch, augmentation per
+slice, and gradients and statistics are summed in the order of micro-batches. So neither the number of ranks nor a kill changes
+a bit of the weights on one processor family.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pipeline.errors import ConfigurationError, Drained
+from pipeline.model import Baseline, DreNet
+from pipeline.ranks import Alone, World
+from pipeline.training.batches import Batch, Sample, epoch_order, full_batch, trunk_batch
+from pipeline.training.exchange import Exchange, Flat
+from pipeline.training.losses import PARTS, full_loss, trunk_loss
+from pipeline.training.optimiser import Optimiser
+from pipeline.training.recipe import CLASSES, POSITIVE, Recipe
+from pipeline.training.scoring import Member, area_under_curve, best_threshold, probabilities, trunk_probabilities
+from pipeline.training.state import State, read_state, write_best, write_state
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Cohort:
+    """Everybody who takes part, in an order that all ranks share."""
+
+    task: str
+    members: tuple[Member, ...]
+
+    def part(self, name: str) -> list[Member]:
+        """The patients of one part of the split."""
+        return [member for member in self.members if member.part == name]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run keeps what it makes, and where its slices lie."""
+
+    run: Path
+    cache: Path
+
+
+class Trainer:
+    """One rank's replica of the network in training."""
+
+    def __init__(
+        self, network: DreNet | Baseline, recipe: Recipe, cohort: Cohort, place: Place, exchange: Exchange, device: torch.device
+    ) -> None:  # fmt: skip
+        self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.recipe, self.cohort, self.place, self.exchange, self._device = recipe, cohort, place, exchange, device
+        targets = [(member, study, row) for member in cohort.part("train") for study, row in member.slices]
+        self.samples = [Sample(study, row, member.target) for member, study, row in targets]
+        self.n_steps = len(epoch_order(len(self.samples), recipe, 0))
+        if self.n_steps == 0:
+            raise ConfigurationError(f"{len(self.samples)} slices to train on make no step: lower micro_batch or micro_batches")
+        self.optimiser = Optimiser(network, recipe, self.n_steps)
+        self._flat = Flat(network)
+        if isinstance(network, DreNet):
+            network.explore = recipe.explore
+            network.trunk_dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+
+    def step(self, epoch: int, number: int, micro_batches: Sequence[Sequence[int]]) -> list[float]:
+        """One step of the optimiser; the mean losses by part."""
+        self._set_mode(epoch)
+        start, vectors = self._flat.start(), []
+        for m in self.exchange.mine(len(micro_batches)):
+            self._flat.restore(start)
+            torch.manual_seed(seed_of(self.recipe.seed, epoch, number, m))
+            losses = self._losses(epoch, micro_batches[m])
+            losses.sum().backward()  # type: ignore[no-untyped-call]
+            vectors.append(self._flat.read(losses))
+        losses = self._flat.write(self.exchange.mean(vectors, len(micro_batches)), len(PARTS))
+        self.optimiser.step(epoch, number)
+        return [float(loss) for loss in losses]
+
+    def validate(self, epoch: int) -> dict[str, float]:
+        """patient_key -> mean probability of the positive class, of this rank's share of the validation patients."""
+        positive = CLASSES[self.cohort.task].index(POSITIVE)
+        mine = self.cohort.part("validation")[self.exchange.rank :: self.exchange.size]
+        return {m.patient_key: float(self._scores(m, epoch)[:, positive].mean()) for m in mine}
+
+    def _scores(self, member: Member, epoch: int) -> npt.NDArray[np.float64]:
+        if isinstance(self.network, DreNet) and epoch < self.recipe.trunk_epochs:
+            return trunk_probabilities(self.network, self.place.cache, member.slices)
+        return probabilities(self.network, self.place.cache, member.slices)
+
+    def _is_trunk_epoch(self, epoch: int) -> bool:
+        return isinstance(self.network, DreNet) and epoch < self.recipe.trunk_epochs
+
+    def _set_mode(self, epoch: int) -> None:
+        self.network.train()
+        if self.recipe.freeze_norms and not self._is_trunk_epoch(epoch):
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+
+    def _losses(self, epoch: int, numbers: Sequence[int]) -> Tensor:
+        trunk = self._is_trunk_epoch(epoch)
+        made = (trunk_batch if trunk else full_batch)(self.place.cache, self.samples, numbers, self.recipe, epoch)
+        layout = torch.channels_last
+        batch = Batch(
+            made.image.to(self._device, memory_format=layout),
+            made.zoom.to(self._device, memory_format=layout),
+            made.target.to(self._device),
+        )
+        if trunk and isinstance(self.network, DreNet):
+            return trunk_loss(self.network, batch)
+        return full_loss(self.network, batch)
+
+
+def fit(world: Alone | World, trainer: Trainer, stop: Callable[[], bool] = lambda: False) -> State:
+    """Train to the end of the recipe, or to the early stop, resuming where an earlier start left off. Raises Drained."""
+    state = read_state(world, trainer.place.run, trainer.network, trainer.optimiser)
+    recipe = trainer.recipe
+    while state.epoch < recipe.trunk_epochs + recipe.epochs and not state.stopped:
+        _epoch(world, trainer, state, stop)
+        areas = _validated(world, trainer, state)
+        state.epoch, state.step = state.epoch + 1, 0
+        state.stopped = state.since_best >= recipe.patience
+        if world.rank == 0:
+            log.info("epoch %d: loss %.4f, validation AUC %.3f", state.epoch, state.epochs[-1][2], areas)
+            write_state(trainer.place.run, trainer.network, trainer.optimiser, state)
+    return state
+
+
+def _epoch(world: Alone | World, trainer: Trainer, state: State, stop: Callable[[], bool]) -> None:
+    """The epoch's steps that are still to do."""
+    steps = epoch_order(len(trainer.samples), trainer.recipe, state.epoch)
+    saved = time.monotonic()
+    bar = tqdm(total=len(steps), initial=state.step, desc=f"epoch {state.epoch + 1}", disable=None if world.rank == 0 else True)
+    for number in range(state.step, len(steps)):
+        losses = trainer.step(state.epoch, number, steps[number])
+        state.step = number + 1
+        state.steps.append([float(state.epoch), float(number), *losses])
+        bar.update()
+        bar.set_postfix(loss=f"{sum(losses):.3f}", refresh=False)
+        asked = bool(world.broadcast(bytes([stop()]) if world.rank == 0 else None)[0]) if number % 8 == 7 else False
+        late = time.monotonic() - saved > trainer.recipe.checkpoint_every_s
+        if world.rank == 0 and (asked or late):
+            write_state(trainer.place.run, trainer.network, trainer.optimiser, state)
+            saved = time.monotonic()
+        if asked:
+            raise Drained("training stopped early as asked; start the same command again to go on")
+    bar.close()
+
+
+def _validated(world: Alone | World, trainer: Trainer, state: State) -> float:
+    """Validation AUC by patient; keeps the network where it is the best of the full epochs so far."""
+    said = world.gather(msgspec.json.encode(trainer.validate(state.epoch)))
+    scores = {key: score for part in said for key, score in msgspec.json.decode(part, type=dict[str, float]).items()}
+    area = 0.0
+    if world.rank == 0:
+        members = trainer.cohort.part("validation")
+        score = np.array([scores[member.patient_key] for member in members])
+        target = np.array([member.label == POSITIVE for member in members])
+        if not np.isfinite(score).all():
+            raise ConfigurationError("training diverged: the network's outputs are no numbers; lower learning_rate")
+        area = area_under_curve(target, score)
+        rows = np.array([row[2:] for row in state.steps if row[0] == state.epoch]).reshape(-1, len(PARTS))
+        state.epochs.append([float(state.epoch + 1), float(trainer.n_steps), float(rows.sum(axis=1).mean()), area])
+        _keep_best(trainer, state, area, best_threshold(target, score))
+    told = world.broadcast(msgspec.json.encode((area, state.best, state.since_best)) if world.rank == 0 else None)
+    area, state.best, state.since_best = msgspec.json.decode(told, type=tuple[float, float, int])
+    return area
+
+
+def _keep_best(trainer: Trainer, state: State, area: float, threshold: float) -> None:
+    if state.epoch < trainer.recipe.trunk_epochs:
+        return
+    state.since_best += 1
+    if area > state.best:
+        state.best, state.since_best = area, 0
+        write_best(trainer.place.run, trainer.network, trainer.recipe, trainer.cohort.task, threshold)
+
+
+def seed_of(*numbers: int) -> int:
+    """One seed of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

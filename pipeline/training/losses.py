@@ -1,0 +1,55 @@
+"""The four-part loss of DRE-Net, and the plainer losses of the trunk alone and of the baselines.
+
+CE(raw), CE(concat), CE(part) and the ranking loss: for every ordered pair (i, j) of a slice's details whose own cross entropies
+have l_j > l_i, max(0, 1 - s_i + s_j), summed over pairs and slices, divided by the number of slices. No gradient through l.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from pipeline.model import Baseline, DreNet, DreNetOutput
+from pipeline.model.drenet import N_DETAILS
+from pipeline.training.batches import Batch
+
+PARTS = ("raw", "concat", "part", "rank")
+
+
+def four_parts(output: DreNetOutput, target_N: Tensor) -> Tensor:
+    """[4]: raw, concat, part, rank; their sum is the loss."""
+    repeated = target_N.repeat_interleave(N_DETAILS)
+    part_NK = cross_entropy(output.part_logits.flatten(0, 1), repeated, reduction="none").view(len(target_N), N_DETAILS)
+    return torch.stack(
+        [
+            cross_entropy(output.raw_logits, target_N),
+            cross_entropy(output.concat_logits, target_N),
+            part_NK.mean(),
+            ranking_loss(output.detail_score, part_NK.detach()),
+        ]
+    )
+
+
+def ranking_loss(score_NK: Tensor, loss_NK: Tensor) -> Tensor:
+    """Details that are told right shall score above those that are told wrong, by a margin of one."""
+    better = loss_NK.unsqueeze(1) > loss_NK.unsqueeze(2)  # [N, i, j]: l_j > l_i
+    hinge = torch.relu(1 - score_NK.unsqueeze(2) + score_NK.unsqueeze(1))
+    return (hinge * better).sum() / len(score_NK)
+
+
+def full_loss(network: DreNet | Baseline, batch: Batch) -> Tensor:
+    """[4] of one micro-batch; a baseline has the first part only."""
+    if isinstance(network, DreNet):
+        return four_parts(network(batch.image, batch.zoom), batch.target)
+    raw = cross_entropy(network(batch.image), batch.target)
+    return torch.stack([raw, *[raw.new_zeros(())] * (len(PARTS) - 1)])
+
+
+def trunk_loss(network: DreNet, batch: Batch) -> Tensor:
+    """[4] with raw and part only: half-size slices and single details pass the trunk as one batch, under the same norms."""
+    map_NCHW = network.trunk(torch.cat([batch.image, batch.zoom]).contiguous(memory_format=torch.channels_last))
+    slice_NF, detail_NF = network.pooled(map_NCHW).chunk(2)
+    raw = cross_entropy(network.pretrained_model.fc(slice_NF), batch.target)
+    part = cross_entropy(network.partcls_net(detail_NF), batch.target)
+    return torch.stack([raw, raw.new_zeros(()), part, raw.new_zeros(())])

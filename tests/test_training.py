@@ -1,0 +1,126 @@
+"""Training: the number of ranks and a kill change nothing, patients stay in one part, labels are believed only where clear."""
+
+import csv
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipeline.errors import ConfigurationError
+from pipeline.model import load_checkpoint
+from pipeline.phantom import CohortPlan, write_cohort
+
+RECIPE = """
+width = 0.0625
+micro_batch = 2
+micro_batches = 2
+slices_per_epoch = 24
+trunk_epochs = 1
+epochs = 1
+optimiser = "adamw"
+trunk_learning_rate = 2e-3
+learning_rate = 1e-3
+schedule = "one-cycle"
+explore = 1.0
+checkpoint_every_s = 0
+"""
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """Twelve patients of two classes, and a cache that all runs share."""
+    folder = tmp_path_factory.mktemp("cohort")
+    write_cohort(folder / "archive", CohortPlan((5, 5, 1), seed=3, matrix=128, slices=24))
+    (folder / "recipe.toml").write_text(RECIPE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def train(cohort, drenet):
+    """Start `drenet train` on the cohort."""
+
+    def start(out, *more, **options):
+        labels = cohort / "archive-truth" / "labels.csv"
+        asked = ("--labels", labels, "--task", "covid-vs-bacterial", "--recipe", cohort / "recipe.toml")
+        return drenet("train", cohort / "archive", *asked, "--cache", cohort / "cache", "--out", out, *more, **options)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def trained(cohort, train):
+    """The run of one rank, from beginning to end."""
+    done = train(cohort / "one")
+    assert done.returncode == 0, done.stdout
+    return cohort / "one"
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_and_two_ranks_train_the_same_network_bit_for_bit(cohort, train, trained):
+    done = train(cohort / "two", ranks=2)
+    assert done.returncode == 0, done.stdout
+    assert (cohort / "two" / "steps.csv").read_bytes() == (trained / "steps.csv").read_bytes()
+    one, two = (load_file(folder / "best.safetensors") for folder in (trained, cohort / "two"))
+    assert all(torch.equal(value, two[key]) for key, value in one.items())
+    assert len(rows(trained / "steps.csv")) == 12
+
+
+def test_a_run_that_was_killed_ends_with_the_same_weights(cohort, train, trained):
+    done = train(cohort / "killed", fault="die_in_training")
+    assert done.returncode == 9, done.stdout
+    assert not (cohort / "killed" / "best.safetensors").exists()
+    assert 0 < len(rows(cohort / "killed" / "steps.csv")) < 12
+    done = train(cohort / "killed")
+    assert done.returncode == 0, done.stdout
+    assert (cohort / "killed" / "best.safetensors").read_bytes() == (trained / "best.safetensors").read_bytes()
+
+
+def test_the_checkpoint_says_what_it_was_trained_for_and_screens(trained):
+    metadata = load_checkpoint(trained / "best.safetensors").metadata
+    assert (metadata.classes, metadata.positive, metadata.task) == (("bacterial", "covid"), 1, "covid-vs-bacterial")
+    assert 0 < metadata.threshold < 1
+
+
+def test_every_class_has_patients_in_every_part_and_no_patient_is_in_two(trained):
+    split = rows(trained / "split.csv")
+    assert len({row["patient_key"] for row in split}) == len(split) == 10
+    assert {(row["label"], row["part"]) for row in split} == {
+        (label, part) for label in ("covid", "bacterial") for part in ("train", "validation", "test")
+    }
+
+
+def test_a_resume_with_another_recipe_is_refused_naming_what_differs(cohort, train, trained):
+    shutil.copytree(trained, cohort / "other")
+    done = train(cohort / "other", "--model", "vgg16")
+    assert done.returncode == 2
+    assert "model" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("patient_id,label\nA,covid\nA,healthy\n", "LABEL_CONFLICT"),
+        ("patient_id,label\nA,flu\n", "LABEL_UNKNOWN"),
+        ("name,label\nA,covid\n", "columns"),
+    ],
+)
+def test_labels_that_contradict_or_are_unknown_are_refused_by_line(tmp_path, text, code):
+    from pipeline.training.labels import read_labels
+
+    path = tmp_path / "labels.csv"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match=code):
+        read_labels(path)
+
+
+def test_labels_that_belong_to_no_patient_here_are_an_error_not_an_empty_training(cohort, train, tmp_path):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("patient_id,label\nnobody,covid\nnobody-else,bacterial\n")
+    done = train(tmp_path / "out", "--labels", labels)
+    assert done.returncode == 2
+    assert "LABEL_ONE_CLASS" in done.stdout
