@@ -13,6 +13,7 @@ import torch
 
 from pipeline.config import Config, EngineConfig, to_toml
 from pipeline.errors import ConfigurationError, Reason
+from pipeline.holder import hold
 from pipeline.indexing import index
 from pipeline.infer.device import open_device
 from pipeline.launch import local_rank
@@ -22,7 +23,6 @@ from pipeline.model.checkpoint import load_backbone
 from pipeline.pseudonym import default_key_file, read_or_create_key
 from pipeline.ranks import Alone, World, agreed, on_root
 from pipeline.records import Study
-from pipeline.resume import hold
 from pipeline.run import asked_to_stop
 from pipeline.store import write_whole
 from pipeline.training.cache import CachedStudy, cache_studies
@@ -89,10 +89,10 @@ def check(world: Alone | World, request: Request) -> None:
     if request.task not in CLASSES:
         raise ConfigurationError(f"unknown task {request.task!r}; known: {', '.join(CLASSES)}")
     written = request.out / "recipe.toml"
-    wanted = {**msgspec.to_builtins(recipe), "task": request.task}
+    wanted = msgspec.json.decode(msgspec.json.encode({**msgspec.to_builtins(recipe), "task": request.task}))
     if written.exists():
         before = msgspec.toml.decode(written.read_bytes())
-        changed = [name for name in wanted if name != "threads" and before.get(name) != msgspec.to_builtins(wanted[name])]
+        changed = [name for name in wanted if name != "threads" and before.get(name) != wanted[name]]
         if changed:
             raise ConfigurationError(f"{request.out} was begun with another {', '.join(changed)}: choose another --out")
     request.place.cache.mkdir(parents=True, exist_ok=True)
