@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-browser test-env clean
+.PHONY: demo test test-slow test-browser test-env clean test-slurm torture
 
 demo: $(VENV)/demo-ready
 	$(VENV)/bin/drenet demo demo
@@ -16,6 +16,12 @@ test-slow: test-env
 
 test-browser: test-env  # needs chromium, chromium-driver and dicom3tools
 	$(VENV)/bin/python -m pytest -q -m browser
+
+test-slurm: test-env
+	PATH="$$PATH:/usr/sbin:/sbin" $(VENV)/bin/python -m pytest -q -m slurm
+
+torture: test-env
+	PATH="$$PATH:/usr/sbin:/sbin" $(VENV)/bin/python tests/torture.py --faults 100
 
 test-env: $(VENV)/test-ready
 

@@ -9,6 +9,7 @@ import argparse
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from pipeline import __version__
 from pipeline.errors import ConfigurationError, PipelineError
@@ -67,20 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("run", type=Path)
     status.set_defaults(command=_status)
 
-    submit = commands.add_parser("submit", help="submit a screening to the cluster's queue, as the [cluster] section says")
-    _add_archive(submit)
-    submit.add_argument("--weights", type=Path, action="append", required=True, help="checkpoint; may repeat")
-    submit.add_argument("--dry-run", action="store_true", help="print the script, submit nothing")
-    submit.add_argument("--local", action="store_true", help="start it on this machine, in the background")
-    submit.set_defaults(command=_submit)
-
-    report = commands.add_parser("report", help="the run as a page: RUN/report/index.html")
-    report.add_argument("run", type=Path)
-    report.add_argument("--box-from", type=float, default=0.8, help="detail score above which a box is drawn (default 0.8)")
-    report.add_argument("--pictured", type=int, default=100, help="most studies shown with pictures (default 100)")
-    report.add_argument("--dicom", type=Path, metavar="DIR", help="DICOM SR, SEG and overlays, which carry patients' identity")
-    report.add_argument("--dicom-studies", type=int, default=10, help="of this many studies, the highest scores (default 10)")
-    report.set_defaults(command=_report)
+    _add_cluster(commands)
 
     phantom = commands.add_parser("phantom", help="write a synthetic archive")
     phantom.add_argument("folder", type=Path)
@@ -99,6 +87,32 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("folder", type=Path, nargs="?", default=Path("demo"))
     demo.set_defaults(command=_demo)
     return parser
+
+
+def _add_cluster(commands: Any) -> None:
+    submit = commands.add_parser("submit", help="submit a screening to the cluster's queue, as the [cluster] section says")
+    _add_archive(submit)
+    submit.add_argument("--weights", type=Path, action="append", required=True, help="checkpoint; may repeat")
+    submit.add_argument("--dry-run", action="store_true", help="print the script, submit nothing")
+    submit.add_argument("--estimate", action="store_true", help="say what it will take, submit nothing")
+    submit.add_argument("--measured", type=Path, metavar="RUN", help="with --estimate: the run whose studies were timed")
+    submit.add_argument("--local", action="store_true", help="start it on this machine, in the background")
+    submit.set_defaults(command=_submit)
+
+    doctor = commands.add_parser("doctor", help="what would go wrong here: on a login node, or under srun or mpiexec")
+    doctor.add_argument("--out", type=Path, help="the run's folder")
+    doctor.add_argument("--weights", type=Path, action="append", default=[], help="checkpoint; may repeat")
+    doctor.add_argument("--config", type=Path, help="TOML; see configs/")
+    doctor.add_argument("--key-file", type=Path, help="pseudonym key")
+    doctor.set_defaults(command=_doctor)
+
+    report = commands.add_parser("report", help="the run as a page: RUN/report/index.html")
+    report.add_argument("run", type=Path)
+    report.add_argument("--box-from", type=float, default=0.8, help="detail score above which a box is drawn (default 0.8)")
+    report.add_argument("--pictured", type=int, default=100, help="most studies shown with pictures (default 100)")
+    report.add_argument("--dicom", type=Path, metavar="DIR", help="DICOM SR, SEG and overlays, which carry patients' identity")
+    report.add_argument("--dicom-studies", type=int, default=10, help="of this many studies, the highest scores (default 10)")
+    report.set_defaults(command=_report)
 
 
 def _add_archive(parser: argparse.ArgumentParser) -> None:
@@ -226,7 +240,16 @@ def _submit(options: argparse.Namespace) -> int:
     from pipeline.config import read_config
     from pipeline.submission import job_script, submit, submit_script
 
-    cluster = read_config(options.config).cluster
+    config = read_config(options.config)
+    cluster = config.cluster
+    if options.estimate:
+        from pipeline.estimate import estimate
+
+        needed = estimate(options.out, options.measured or options.out, cluster, config.run)
+        print(f"{needed.n_open} studies to do; {needed.n_measured} were timed: {needed.study_s:.2f} s a study and rank")
+        print(f"walltime {needed.walltime_s / 60:,.1f} min a job, {needed.node_hours:,.2f} node hours in all")
+        print(f"output about {needed.output_bytes / 1e6:,.1f} MB")
+        return 0
     if options.dry_run:
         print(job_script(cluster), end="")
         return 0
@@ -238,6 +261,18 @@ def _submit(options: argparse.Namespace) -> int:
     jobs = submit_script(cluster, _screen_arguments(options), options.out)
     print(f"submitted as {', '.join(jobs)}; output in {options.out}/submitted, progress: drenet status {options.out}")
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from pipeline.config import read_config
+    from pipeline.doctor import Patient, examine
+
+    found = examine(Patient(read_config(options.config), options.out, tuple(options.weights), options.key_file))
+    for finding in found or []:
+        print(f"{finding.name}: {finding.seen}\n  cure: {finding.cure}")
+    if found == []:
+        print("nothing found that would go wrong")
+    return part_ways(1) if found else 0
 
 
 def _screen_arguments(options: argparse.Namespace) -> list[str]:

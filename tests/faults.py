@@ -94,12 +94,26 @@ def every_study_takes_a_week_by_its_own_account():
     study.Screener.line = slow
 
 
-def every_study_takes_a_second_more():
+def one_study_kills_its_rank_once():
+    line, victim = study.Screener.line, Path(os.environ["VICTIM"])
+
+    def deadly(self, dealt):
+        if not victim.read_text():
+            victim.write_text(dealt.study.study_key)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return line(self, dealt)
+
+    study.Screener.line = deadly
+
+
+def every_study_takes_longer():
     line = study.Screener.line
 
     def slow(self, dealt):
-        time.sleep(1)
-        return line(self, dealt)
+        time.sleep(float(os.environ["LONGER_S"]))
+        made = line(self, dealt)
+        made.seconds["read"] += float(os.environ["LONGER_S"])
+        return made
 
     study.Screener.line = slow
 

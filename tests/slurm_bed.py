@@ -198,8 +198,11 @@ class Bed:
         return self._run("sbatch", "--parsable", *map(str, arguments), env=self.environment | variables).strip()
 
     def state(self, job):
-        """A job's state according to sacct, which remembers."""
-        return self._run("sacct", "-n", "-X", "-D", "-P", "-j", job, "-o", "State").split("\n")[-2].split()[0]
+        """(state, exit code) of a job that has left the queue, as its last run ended; sacct hears of it a little later."""
+        ask = ("sacct", "-n", "-X", "-D", "-P", "-j", job, "-o", "State,ExitCode")
+        self.until(lambda: not self._run(*ask).split("\n")[-2].startswith(("RUNNING", "PENDING", "REQUEUED")))
+        state, _, code = self._run(*ask).split("\n")[-2].partition("|")
+        return state.split()[0], int(code.partition(":")[0])
 
     def wait(self, *jobs, timeout_s=300):
         """Until none of the jobs is in the queue."""

@@ -12,10 +12,10 @@ ROWS = {
     1: ["config", "pseudonym"],
     2: ["fill", "lung", "model", "store", "ranks", "phantom", "progress", "guard", "pace"],
     3: ["archive", "manifest", "deal", "preprocess", "infer", "aggregate", "gather", "tables", "launch", "catalogue", "holder"],
-    4: ["contactsheet", "album", "indexing", "source", "status"],
+    4: ["contactsheet", "album", "indexing", "source", "status", "estimate"],
     5: ["study", "resume", "report"],
     6: ["run"],
-    7: ["submission", "training"],
+    7: ["submission", "doctor", "training"],
     9: ["cli", "__main__"],
 }
 SIDEWAYS = {

@@ -62,6 +62,11 @@ def _script(tmp_path, **section):
     return path
 
 
+def _faulty(tmp_path, fault, **section):
+    """A script whose ranks have a fault of faults.py built in."""
+    return _script(tmp_path, **section | {"command": (sys.executable, f"{ROOT}/tests/faults.py", fault)})
+
+
 def _log(bed):
     return "\n".join(path.read_text()[-3000:] for path in bed.folder.glob("drenet-*.log"))
 
@@ -71,7 +76,7 @@ def test_a_job_over_four_nodes_gives_the_digest_of_one_rank(launcher, bed, studi
     script = _script(tmp_path, launcher=launcher, scratch=str(tmp_path / "scratch"))
     job = bed.submit(script, studies, "--weights", weights, "--out", tmp_path / "run")
     bed.wait(job)
-    assert bed.state(job) == "COMPLETED", _log(bed)
+    assert bed.state(job) == ("COMPLETED", 0), _log(bed)
     assert _digest(bed, tmp_path / "run") == one_rank
     ranks = {path.name for path in (tmp_path / "run" / "journal").glob("*/rank-*.jsonl")}
     assert len(ranks) == 4
@@ -92,48 +97,56 @@ def test_submitit_returns_the_summary_and_the_digest_of_one_rank(bed, studies, w
     config.write_text('[cluster]\npartition = "main"\nnodes = 4\nwalltime_min = 5\ndrain_s = 10\n')
     for name in ("SLURM_CONF", "DRENET_KEY_FILE", "PYTHONPATH", "PATH"):
         monkeypatch.setenv(name, bed.environment[name])
-    summary = submit(studies, weights, tmp_path / "run", config=config).result()
+    summary = submit(studies, weights, tmp_path / "run", config=config).results()[0]
     assert (summary.digest, summary.n_studies) == (one_rank, 12)
 
 
-def test_a_chain_over_three_jobs_gives_the_digest_of_one_rank(bed, studies, weights, one_rank, tmp_path):
-    """Each job is told to stop long before its time limit: Slurm's limits are minutes, these studies take a second."""
-    script = _script(tmp_path, nodes=2, walltime_min=1, drain_s=50, legs=3)
-    slow = f"{sys.executable} {ROOT}/tests/faults.py every_study_takes_a_second_more"
-    script.write_text(script.read_text().replace(f"drenet=({' '.join(DRENET)})", f"drenet=({slow})"))
-    said = bed.run(ROOT / "slurm" / "chain.sh", 3, script, studies, "--weights", weights, "--out", tmp_path / "run")
-    jobs = [line.split()[-1] for line in said.splitlines()]
+def test_a_chain_over_three_time_limits_gives_the_digest_of_one_rank(bed, studies, weights, one_rank, tmp_path):
+    """A limit is a minute, a study 15 s, and there are 12 for 2 ranks."""
+    script = _faulty(tmp_path, "every_study_takes_longer", nodes=2, walltime_min=1, drain_s=30)
+    chain = [ROOT / "slurm" / "chain.sh", 6, script, studies, "--weights", weights, "--out", tmp_path / "run"]
+    jobs = [line.split()[-1] for line in bed.run(*chain, env=bed.environment | {"LONGER_S": "15"}).splitlines()]
     bed.wait(*jobs)
-    attempts = {place.path.parent.name for place in last_places(tmp_path / "run").values()}
+    ended = [bed.state(job) for job in jobs]
     assert _digest(bed, tmp_path / "run") == one_rank, _log(bed)
-    assert len(attempts) > 0
-    assert bed.state(jobs[0]) == "FAILED"  # 75: the next one goes on
+    n_stopped = ended.index(("COMPLETED", 0))
+    assert ended[:n_stopped] == [("FAILED", 75)] * n_stopped
+    assert n_stopped >= 2
+    assert {state for state, _ in ended[n_stopped + 1 :]} == {"CANCELLED"}
 
 
 def test_a_preempted_job_is_requeued_and_ends_with_the_digest_of_one_rank(bed, studies, weights, one_rank, tmp_path):
-    script = _script(tmp_path)
-    slow = f"{sys.executable} {ROOT}/tests/faults.py every_study_takes_a_second_more"
-    script.write_text(script.read_text().replace(f"drenet=({' '.join(DRENET)})", f"drenet=({slow})"))
-    job = bed.submit(script, studies, "--weights", weights, "--out", tmp_path / "run")
+    script = _faulty(tmp_path, "every_study_takes_longer")
+    job = bed.submit(script, studies, "--weights", weights, "--out", tmp_path / "run", LONGER_S="2")
     bed.until(lambda: any(place.status == "OK" for place in last_places(tmp_path / "run").values()))
     other = bed.submit("--partition=urgent", "--nodes=4", "--wrap=sleep 1")
     bed.wait(other, job)
-    assert bed.run("sacct", "-n", "-X", "-D", "-P", "-j", job, "-o", "State").split()[-1] == "COMPLETED"
+    assert bed.state(job) == ("COMPLETED", 0)
     assert len({path.parent.name for path in (tmp_path / "run").glob("logs/*/*.log")}) > 1
     assert _digest(bed, tmp_path / "run") == one_rank, _log(bed)
 
 
 def test_full_storage_ends_the_job_with_74_and_requeues_nothing(bed, studies, weights, tmp_path):
-    script = _script(tmp_path)
-    full = f"{sys.executable} {ROOT}/tests/faults.py storage_of_last_rank_fails_at_second_study"
-    script.write_text(script.read_text().replace(f"drenet=({' '.join(DRENET)})", f"drenet=({full})"))
+    script = _faulty(tmp_path, "storage_of_last_rank_fails_at_second_study")
     job = bed.submit(script, studies, "--weights", weights, "--out", tmp_path / "run", LAST_RANK="3")
     bed.wait(job)
-    assert bed.run("sacct", "-n", "-X", "-D", "-P", "-j", job, "-o", "State,ExitCode").split() == ["FAILED|74:0"]
+    assert bed.state(job) == ("FAILED", 74)
+    assert "started again" not in (bed.folder / f"drenet-{job}.log").read_text()
+
+
+def test_a_killed_rank_is_made_good_within_the_allocation(bed, studies, weights, one_rank, tmp_path):
+    victim = tmp_path / "victim"
+    victim.touch()
+    script = _faulty(tmp_path, "one_study_kills_its_rank_once")
+    job = bed.submit(script, studies, "--weights", weights, "--out", tmp_path / "run", VICTIM=str(victim))
+    bed.wait(job)
+    assert bed.state(job) == ("COMPLETED", 0), _log(bed)
+    assert "started again within job" in (bed.folder / f"drenet-{job}.log").read_text()
+    assert _digest(bed, tmp_path / "run") == one_rank
 
 
 def test_the_wrong_pmi_stops_at_once_with_the_cure(bed, studies, weights, tmp_path):
     job = bed.submit(_script(tmp_path, pmi="none"), studies, "--weights", weights, "--out", tmp_path / "run")
     bed.wait(job)
-    assert bed.run("sacct", "-n", "-X", "-P", "-j", job, "-o", "ExitCode").split() == ["2:0"]
+    assert bed.state(job) == ("FAILED", 2)
     assert "do not speak the same" in (bed.folder / f"drenet-{job}.log").read_text()

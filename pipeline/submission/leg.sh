@@ -8,11 +8,12 @@ if [ -z "${SLURM_JOB_END_TIME:-}" ] && ends=$("$queue" -h -j "$job" -o %e 2>/dev
 fi
 
 if [ -n "$scratch" ]; then
-    export TMPDIR="$scratch/drenet-$job"
+    folder="$scratch/drenet-$job"
     nodes=(srun --ntasks-per-node=1 --mpi=none)
     command -v yhrun >/dev/null && nodes[0]=yhrun
-    "${nodes[@]}" mkdir -p "$TMPDIR"
-    trap '"${nodes[@]}" rm -rf "$TMPDIR"' EXIT
+    "${nodes[@]}" mkdir -p "$folder"
+    export TMPDIR="$folder"
+    trap '"${nodes[@]}" rm -rf "$folder"' EXIT
 fi
 
 # Slurm tells this shell alone (--signal=B:); the launcher passes it on, and the ranks finish their study and stop with 75.

@@ -1,0 +1,51 @@
+"""How long a run will take and how much it will write, from its manifest and what studies took, here or in another run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import ClusterConfig, RunConfig
+from pipeline.errors import ConfigurationError
+from pipeline.manifest import read_manifest
+from pipeline.store import last_places
+
+START_S = 60.0
+"""Starting, indexing again and gathering; measured in docs/cluster.md, with room."""
+TABLES_SHARE = 1.0
+"""Tables and report take about as much again as the journals."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a run still needs; `study_s` is the mean a rank takes over a study, over `n_measured` of them."""
+
+    n_open: int
+    n_measured: int
+    study_s: float
+    slowest_s: float
+    walltime_s: float
+    node_hours: float
+    output_bytes: float
+
+
+def estimate(run: Path, measured: Path, cluster: ClusterConfig, config: RunConfig) -> Estimate:
+    """For the run at `run`, by the studies of the run at `measured`. Raises ConfigurationError where nothing was measured."""
+    manifest = read_manifest(run / "private")
+    finished = {key: place for key, place in last_places(run).items() if place.status and not place.transient}
+    ready = [entry for entry in manifest.entries if entry.status == "READY"]
+    n_open = sum(entry.study_key not in finished for entry in ready)
+    seconds = [place.seconds for place in last_places(measured).values() if place.seconds > 0]
+    if not seconds:
+        raise ConfigurationError(
+            f"no study of {measured} was timed yet: screen some of the archive first, or name such a run with --measured"
+        )
+    study_s, slowest_s = sum(seconds) / len(seconds), max(seconds)
+    n_ranks = cluster.nodes * cluster.ranks_per_node
+    n_working = n_ranks if n_ranks <= config.root_computes_up_to else n_ranks - 1
+    per_job = -(-n_open // cluster.parts)
+    walltime_s = START_S + per_job * study_s / n_working + slowest_s
+    size = sum(path.stat().st_size for path in measured.glob("**/journal/*/*.jsonl")) / len(seconds)
+    written = (1 + TABLES_SHARE) * size * len(ready)
+    node_hours = walltime_s * cluster.nodes * cluster.parts / 3600
+    return Estimate(n_open, len(seconds), study_s, slowest_s, walltime_s, node_hours, written)
