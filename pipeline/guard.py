@@ -24,6 +24,7 @@ LAUNCHER_S = 0.5
 """A launcher that kills child and watcher one after the other has done so within this time."""
 DEADLY = frozenset({"SIGKILL", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS"})
 PR_SET_PDEATHSIG = 1
+STOPPED = 75
 
 
 def nobody_watches(_path: Path | None, _record: bytes) -> None:
@@ -41,6 +42,8 @@ def watched() -> InHand:
         _watch(child, reading)
     os.close(reading)
     _die_with_parent()
+    for number in (signal.SIGUSR1, signal.SIGTERM):  # while the run does not listen yet, or no longer: nothing is in hand
+        signal.signal(number, lambda *_: os._exit(STOPPED))
 
     def in_hand(path: Path | None, record: bytes) -> None:
         os.write(writing, json.dumps([str(path or ""), record.decode()]).encode() + b"\n")

@@ -76,6 +76,8 @@ def part_ways(code: int) -> int:
 
     A launcher kills what still runs when the first rank ends with an error, and then reports the kill instead of the code.
     """
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     if "mpi4py.MPI" not in sys.modules:
         return code
     leave_mpi(sys.modules["mpi4py.MPI"])

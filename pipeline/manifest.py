@@ -58,10 +58,14 @@ class Manifest:
 
     def study(self, number: int) -> Study:
         """The whole entry of one study."""
+        return msgspec.json.decode(self.raw(number), type=Study)
+
+    def raw(self, number: int) -> bytes:
+        """The same, as JSON."""
         entry = self.entries[number]
         with self.path.open("rb") as file:
             file.seek(entry.offset)
-            return msgspec.json.decode(file.read(entry.length), type=Study)
+            return file.read(entry.length)
 
 
 class _Head(msgspec.Struct):

@@ -160,7 +160,11 @@ def _screen_dealt(
         if stop.for_s() > made.config.run.abandon_after_s:
             raise Drained("asked to stop, and left the study in hand to the next start")
 
-    pause = stop if source is None else lambda: stop() or source.broken or source.out_of_time
+    own = Pace(end_time())  # of what a rank holds ahead, root can no longer say when it begins
+
+    def pause() -> bool:
+        return stop() or own.late or (source is not None and (source.broken or source.out_of_time))
+
     with ExitStack() as stack:
         with trouble_shared(world):
             archive, rank = Path(made.archive), local_rank()
@@ -173,7 +177,9 @@ def _screen_dealt(
                 line = screener.line(dealt)
                 journal.append(line)
                 in_hand(None, b"")
-                done(msgspec.json.encode(_report(line)))
+                report = _report(line)
+                own.measured(1.0, report.seconds)
+                done(msgspec.json.encode(report))
 
 
 def _report(line: Line) -> Report:

@@ -12,6 +12,7 @@ from pipeline.submission import job_script
 
 sys.path.insert(0, str(Path(__file__).parent))  # where the bed lies
 import slurm_bed
+import torture
 
 pytestmark = pytest.mark.slurm
 ROOT = Path(__file__).parents[1]
@@ -102,22 +103,22 @@ def test_submitit_returns_the_summary_and_the_digest_of_one_rank(bed, studies, w
 
 
 def test_a_chain_over_three_time_limits_gives_the_digest_of_one_rank(bed, studies, weights, one_rank, tmp_path):
-    """A limit is a minute, a study 15 s, and there are 12 for 2 ranks."""
-    script = _faulty(tmp_path, "every_study_takes_longer", nodes=2, walltime_min=1, drain_s=30)
+    """A limit is a minute and a study takes 25 s: each of four ranks does one of twelve a job."""
+    script = _faulty(tmp_path, "every_study_takes_longer", walltime_min=1)
     chain = [ROOT / "slurm" / "chain.sh", 6, script, studies, "--weights", weights, "--out", tmp_path / "run"]
-    jobs = [line.split()[-1] for line in bed.run(*chain, env=bed.environment | {"LONGER_S": "15"}).splitlines()]
+    jobs = [line.split()[-1] for line in bed.run(*chain, env=bed.environment | {"LONGER_S": "25"}).splitlines()]
     bed.wait(*jobs)
     ended = [bed.state(job) for job in jobs]
     assert _digest(bed, tmp_path / "run") == one_rank, _log(bed)
     n_stopped = ended.index(("COMPLETED", 0))
-    assert ended[:n_stopped] == [("FAILED", 75)] * n_stopped
+    assert set(ended[:n_stopped]) <= {("FAILED", 75), ("TIMEOUT", 0)}
     assert n_stopped >= 2
     assert {state for state, _ in ended[n_stopped + 1 :]} == {"CANCELLED"}
 
 
 def test_a_preempted_job_is_requeued_and_ends_with_the_digest_of_one_rank(bed, studies, weights, one_rank, tmp_path):
     script = _faulty(tmp_path, "every_study_takes_longer")
-    job = bed.submit(script, studies, "--weights", weights, "--out", tmp_path / "run", LONGER_S="2")
+    job = bed.submit(script, studies, "--weights", weights, "--out", tmp_path / "run", LONGER_S="4")
     bed.until(lambda: any(place.status == "OK" for place in last_places(tmp_path / "run").values()))
     other = bed.submit("--partition=urgent", "--nodes=4", "--wrap=sleep 1")
     bed.wait(other, job)
@@ -150,3 +151,10 @@ def test_the_wrong_pmi_stops_at_once_with_the_cure(bed, studies, weights, tmp_pa
     bed.wait(job)
     assert bed.state(job) == ("FAILED", 2)
     assert "do not speak the same" in (bed.folder / f"drenet-{job}.log").read_text()
+
+
+def test_six_seeded_faults_lose_nothing_and_do_nothing_twice(bed, tmp_path):
+    seed = int(os.environ.get("TORTURE_SEED", "7"))
+    print(f"seed {seed}")
+    tally = torture.torment(bed, *torture.prepare(bed, tmp_path), tmp_path, 6, seed)
+    assert (tally.n_lost, tally.n_double, tally.n_other) == (0, 0, 0), tally
