@@ -21,8 +21,8 @@ class Pace:
         self._ends, self._clock = ends, clock
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)
         self._n = 0
-        self.study_s = 0.0
-        """What nearly every study so far took at most; 0 while nothing is known."""
+        self.study_s = self.middle_s = 0.0
+        """What nearly every study so far took at most, and what the middle one took; 0 while nothing is known."""
         self._dearest = 0.0
 
     def measured(self, cost: float, seconds: float) -> None:
@@ -53,4 +53,5 @@ class Pace:
     def _weigh(self) -> None:
         seconds = sorted(spent for _, spent in self._recent)
         self.study_s = seconds[math.ceil(SHARE * len(seconds)) - 1] if len(seconds) >= FEW else seconds[-1]
+        self.middle_s = seconds[len(seconds) // 2]
         self._dearest = max(cost for cost, _ in self._recent)

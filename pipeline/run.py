@@ -197,9 +197,9 @@ def _finish(source: StudySource | None, request: Request) -> Summary | None:
     source.progress.close()
     if source.broken:
         raise PipelineError("stopped: too many studies ended in INTERNAL_ERROR; see logs/, then start the same command again")
-    if source.out_of_time and not source.n_finished:
+    if source.hopeless_s:
         raise ConfigurationError(
-            f"a study takes {source.needs_s:,.0f} s and not one ends within the walltime: ask for a longer one"
+            f"a study takes {source.hopeless_s:,.0f} s, more than the walltime leaves: ask for a longer one"
         )
     if source.out_of_time:
         raise Drained("stopped before the walltime ends; start the same command again to go on")

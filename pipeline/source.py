@@ -51,6 +51,7 @@ class StudySource:
     ) -> None:  # fmt: skip
         self._manifest, self._config, self._share = manifest, config, share or Share()
         self._pace = self._share.pace
+        self._had_s = self._pace.left_s
         self._number = {entry.study_key: n for n, entry in enumerate(manifest.entries)}
         ready = [n for n in self._share.numbers(manifest) if manifest.entries[n].status == "READY"]
         open_ = [n for n in ready if not self._settled(n, done)]
@@ -101,14 +102,10 @@ class StudySource:
         return bool(self._deal.n_open or self._deal.n_aside) and (not self._deal.n_open or self._pace.dearest() <= 0)
 
     @property
-    def needs_s(self) -> float:
-        """Seconds that a study takes, as far as has been measured."""
-        return self._pace.study_s
-
-    @property
-    def n_finished(self) -> int:
-        """Studies finished since the deal began."""
-        return self._n_finished
+    def hopeless_s(self) -> float:
+        """Seconds that the middle study takes, where nothing was finished and not even it would have ended in time; else 0."""
+        hopeless = self.out_of_time and not self._n_finished and self._pace.middle_s > self._had_s
+        return self._pace.middle_s if hopeless else 0.0
 
     def n_open_elsewhere(self, done: dict[str, Place]) -> int:
         """Studies of the whole run that have no lasting record yet."""

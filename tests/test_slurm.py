@@ -102,12 +102,13 @@ def test_submitit_returns_the_summary_and_the_digest_of_one_rank(bed, studies, w
     assert (summary.digest, summary.n_studies) == (one_rank, 12)
 
 
+@pytest.mark.timeout(1800)
 def test_a_chain_over_three_time_limits_gives_the_digest_of_one_rank(bed, studies, weights, one_rank, tmp_path):
-    """A limit is a minute and a study takes 25 s: each of four ranks does one of twelve a job."""
-    script = _faulty(tmp_path, "every_study_takes_longer", walltime_min=1)
-    chain = [ROOT / "slurm" / "chain.sh", 6, script, studies, "--weights", weights, "--out", tmp_path / "run"]
-    jobs = [line.split()[-1] for line in bed.run(*chain, env=bed.environment | {"LONGER_S": "25"}).splitlines()]
-    bed.wait(*jobs)
+    """A limit is two minutes and a study takes 40 s: each of two ranks does one or two of its six a job."""
+    script = _faulty(tmp_path, "every_study_takes_longer", nodes=2, walltime_min=2)
+    chain = [ROOT / "slurm" / "chain.sh", 8, script, studies, "--weights", weights, "--out", tmp_path / "run"]
+    jobs = [line.split()[-1] for line in bed.run(*chain, env=bed.environment | {"LONGER_S": "40"}).splitlines()]
+    bed.wait(*jobs, timeout_s=1500)
     ended = [bed.state(job) for job in jobs]
     assert _digest(bed, tmp_path / "run") == one_rank, _log(bed)
     n_stopped = ended.index(("COMPLETED", 0))
@@ -118,7 +119,7 @@ def test_a_chain_over_three_time_limits_gives_the_digest_of_one_rank(bed, studie
 
 def test_a_preempted_job_is_requeued_and_ends_with_the_digest_of_one_rank(bed, studies, weights, one_rank, tmp_path):
     script = _faulty(tmp_path, "every_study_takes_longer")
-    job = bed.submit(script, studies, "--weights", weights, "--out", tmp_path / "run", LONGER_S="4")
+    job = bed.submit(script, studies, "--weights", weights, "--out", tmp_path / "run", LONGER_S="6")
     bed.until(lambda: any(place.status == "OK" for place in last_places(tmp_path / "run").values()))
     other = bed.submit("--partition=urgent", "--nodes=4", "--wrap=sleep 1")
     bed.wait(other, job)
