@@ -48,12 +48,12 @@ def main() -> None:
         for file in files:
             file.close()
         size = sum(path.stat().st_size for path in run.rglob("*.jsonl"))
-        begun = time.monotonic()
+        begun, before = time.monotonic(), time.process_time()
         summary = gather(run, ["probability"])
-        spent = time.monotonic() - begun
+        spent, worked = time.monotonic() - begun, time.process_time() - before
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(f"{summary.n_studies:,} studies, journals of {size / 1e9:.2f} GB in {N_RANKS} files")
-        print(f"  gathered in {spent:.0f} s, peak resident {peak:,.0f} MB")
+        print(f"  gathered in {spent:.0f} s, of which processor {worked:.0f} s, peak resident {peak:,.0f} MB")
         for name in ("results.h5", "studies.csv", "patients.csv", "slices.parquet"):
             print(f"  {name:<16}{(run / name).stat().st_size / 1e6:>10,.1f} MB")
 
