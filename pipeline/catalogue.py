@@ -19,7 +19,7 @@ from pipeline.errors import TRANSIENT, Reason
 from pipeline.records import Event
 from pipeline.store import storage_error
 
-VERSION = 2
+VERSION = 3
 """Counts up when what is read of a file changes: older scans are then not believed."""
 NAME = f"scan-{VERSION}.jsonl"
 AGAIN = frozenset({*TRANSIENT, Reason.PERMISSION_DENIED, Reason.FILE_VANISHED})

@@ -64,7 +64,7 @@ def test_the_pictures_of_a_study_are_bounded_whatever_it_shows(monkeypatch):
     def n_bytes(pictures):
         return sum(len(one.original) + len(one.seen or b"") for one in pictures.slices)
 
-    study = _study()
+    study = _study(matrix=256)
     fine = n_bytes(study_pictures("K", "input", *study, WindowConfig()))
     assert fine <= MAX_BYTES
     monkeypatch.setattr("pipeline.album.MAX_BYTES", fine // 2)

@@ -117,6 +117,7 @@ BROKEN = {
     "coronal": (setting(ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), "NOT_AXIAL"),
     "lower-case mip": (text_in("ImageType", "DERIVED\\SECONDARY\\mip "), "NOT_AXIAL"),
     "topogram": (setting(ImageType=["ORIGINAL", "PRIMARY", "TOPOGRAM"]), "LOCALIZER_ONLY"),
+    "text drawn in": (setting(BurnedInAnnotation="YES"), "BURNED_IN"),
     "32 bits": (as_32_bit, "PIXEL_FORMAT"),
     "float pixels": (as_float, "PIXEL_FORMAT"),
     "colour": (as_rgb, "PIXEL_FORMAT"),

@@ -21,6 +21,7 @@ ACQUISITION, POSITION, ORIENTATION, TEMPORAL = 0x00200012, 0x00200032, 0x0020003
 TEMPORAL_INDEX, FRAME_ACQUISITION = 0x00209128, 0x00209156
 SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS, SPACING = 0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011, 0x00280030
 ALLOCATED, STORED, SIGNED, PADDING, PADDING_LIMIT = 0x00280100, 0x00280101, 0x00280103, 0x00280120, 0x00280121
+BURNED_IN = 0x00280301
 INTERCEPT, SLOPE, RESCALE_TYPE = 0x00281052, 0x00281053, 0x00281054
 SHARED, PER_FRAME = 0x52009229, 0x52009230
 GROUPS = frozenset(
@@ -31,7 +32,7 @@ WANTED = frozenset({
     IMAGE_TYPE, SOP_CLASS, SOP_UID, FRAME_TYPE, MANUFACTURER, MODEL, PATIENT_ID, ISSUER, CONTRAST, THICKNESS, KVP, KERNEL,
     STUDY_UID, SERIES_UID, ACQUISITION, POSITION, ORIENTATION, TEMPORAL, TEMPORAL_INDEX, FRAME_ACQUISITION, SAMPLES,
     PHOTOMETRIC, FRAMES, ROWS, COLUMNS, SPACING, ALLOCATED, STORED, SIGNED, PADDING, PADDING_LIMIT, INTERCEPT, SLOPE,
-    RESCALE_TYPE,
+    RESCALE_TYPE, BURNED_IN,
 })  # fmt: skip
 MAX_MATRIX = 4096
 MAX_TEXT = 64
@@ -228,7 +229,9 @@ def _native_problem(frame: Frame, pixels: PixelPlace, native: int) -> str:
 
 
 def _value_problem(frame: Frame) -> str:
-    """Why the values cannot be trusted to give HU at a known place."""
+    """Why the values cannot be trusted to give HU at a known place, or may name somebody."""
+    if frame.text(BURNED_IN).upper() == "YES":
+        return Reason.BURNED_IN
     slope, intercept = frame.number(SLOPE), frame.number(INTERCEPT)
     if slope is None or intercept is None or slope == 0 or max(abs(slope), abs(intercept)) > 1e6:
         return Reason.NOT_HU
