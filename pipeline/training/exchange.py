@@ -69,8 +69,13 @@ class Flat:
     """A network's gradients and statistics as one vector, and back."""
 
     def __init__(self, network: nn.Module) -> None:
-        self._parameters = [p for p in network.parameters() if p.requires_grad]
+        self._every = list(network.parameters())
         self._statistics = [b for name, b in network.named_buffers() if name.rpartition(".")[2] in STATISTICS]
+
+    @property
+    def _parameters(self) -> list[nn.Parameter]:
+        """Those that are trained now: an epoch may leave the trunk as it is."""
+        return [parameter for parameter in self._every if parameter.requires_grad]
 
     def start(self) -> list[Tensor]:
         """The statistics before a step: every micro-batch begins from them."""
@@ -80,7 +85,7 @@ class Flat:
         """Put the statistics back, and forget the gradients."""
         for statistic, before in zip(self._statistics, start, strict=True):
             statistic.copy_(before)
-        for parameter in self._parameters:
+        for parameter in self._every:
             parameter.grad = None
 
     def read(self, losses: Tensor) -> Tensor:

@@ -103,10 +103,13 @@ class Trainer:
 
     def _set_mode(self, epoch: int) -> None:
         self.network.train()
-        if self.recipe.freeze_norms and not self._is_trunk_epoch(epoch):
+        full = not self._is_trunk_epoch(epoch)
+        if full and (self.recipe.freeze_norms or self.recipe.freeze_trunk):
             for module in self.network.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
+        if isinstance(self.network, DreNet):
+            self.network.pretrained_model.requires_grad_(not (full and self.recipe.freeze_trunk))
 
     def _losses(self, epoch: int, numbers: Sequence[int]) -> Tensor:
         trunk = self._is_trunk_epoch(epoch)
