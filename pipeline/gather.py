@@ -11,7 +11,7 @@ import hashlib
 import io
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,10 @@ class Summary:
     digest: str
 
 
-def gather(run: Path, networks: Sequence[str], provenance: Provenance | None = None) -> Summary:
-    """Rebuild every derived file of `run`; `networks` names one probability column each."""
+def gather(
+    run: Path, networks: Sequence[str], provenance: Provenance | None = None, *, thresholds: Mapping[str, float] | None = None
+) -> Summary:  # fmt: skip
+    """Rebuild every derived file of `run`; `networks` names one probability column each, `thresholds` those that have one."""
     places = last_places(run)
     if not places:
         raise ConfigurationError(f"{run} holds no journal: is it a run's folder? `drenet screen` makes one")
@@ -87,7 +89,7 @@ def gather(run: Path, networks: Sequence[str], provenance: Provenance | None = N
     part = run / ".results.h5.part"
     try:
         with h5py.File(part, "w", libver="v110") as file:
-            summary = _write_all(run, file, places, found, list(networks))
+            summary = _write_all(run, file, places, found, Probabilities(tuple(networks), dict(thresholds or {})))
             _provenance(file, provenance)
         part.replace(run / "results.h5")
     except OSError as error:
@@ -111,14 +113,15 @@ def payload_digest(run: Path) -> str:
 
 
 def _write_all(
-    run: Path, file: h5py.File, places: dict[str, Place], found: Found, networks: list[str]
+    run: Path, file: h5py.File, places: dict[str, Place], found: Found, scores: Probabilities
 ) -> tuple[int, int, dict[str, int], dict[str, int]]:
+    networks = list(scores.networks)
     columns = Columns(file, len(networks))
     patients: dict[str, Patient] = {}
     status: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     n_files = 0
-    tables = Tables(networks)
+    tables = Tables(scores)
     tables.found(found)
     parquet = _parquet(run, networks)
     batch: list[StudyResult] = []
@@ -140,7 +143,7 @@ def _write_all(
     columns.close()
     write_whole(run / "studies.csv", tables.studies.getvalue().encode())
     write_whole(run / "exclusions.csv", tables.exclusions.getvalue().encode())
-    write_whole(run / "patients.csv", _patients_csv(patients, networks))
+    write_whole(run / "patients.csv", _patients_csv(patients, scores))
     return len(places), found.n_files or n_files, dict(sorted(status.items())), dict(sorted(reasons.items()))
 
 
@@ -241,22 +244,47 @@ def _narrow(layout: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str, int
     return {name: (kind, text, 0) for name, (kind, text) in layout.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Probabilities:
+    """The tables' columns of probabilities; those whose network states an operating threshold say too who lies above it."""
+
+    networks: tuple[str, ...]
+    thresholds: dict[str, float]
+
+    @property
+    def head(self) -> list[str]:
+        """Their names, `above_threshold` behind the probability it belongs to."""
+        named = ((name, name.replace("probability", "above_threshold")) for name in self.networks)
+        return [name for pair in named for name in (pair if pair[0] in self.thresholds else pair[:1])]
+
+    def cells(self, values: Sequence[float]) -> list[str]:
+        """What stands under `head`; nothing where nothing was scored."""
+        if not values:
+            return [""] * len(self.head)
+        cells = []
+        for name, value in zip(self.networks, values, strict=True):
+            cells.append(repr(value))
+            if name in self.thresholds:
+                cells.append(str(int(value >= self.thresholds[name])))
+        return cells
+
+
 class Tables:
     """studies.csv and exclusions.csv while they grow."""
 
-    def __init__(self, networks: list[str]) -> None:
+    def __init__(self, scores: Probabilities) -> None:
         self.studies, self.exclusions = io.StringIO(), io.StringIO()
         self._studies = csv.writer(self.studies, lineterminator="\n")
         self._exclusions = csv.writer(self.exclusions, lineterminator="\n")
         head = ("study_key", "patient_key", "status", "reason", "warnings")
-        self._studies.writerow((*head, *networks, "n_slices_scored", "n_files", "label", "series_key", *FACTS))
+        self._studies.writerow((*head, *scores.head, "n_slices_scored", "n_files", "label", "series_key", *FACTS))
         self._exclusions.writerow(("scope", "study_key", "stage", "code", "count"))
-        self._n_networks = len(networks)
+        self._scores = scores
 
     def add(self, result: StudyResult) -> None:
         """One study's line, and one for each thing of it that was left out."""
         head = (result.study_key, result.patient_key, result.status, result.reason, ";".join(result.warnings))
-        chances = [repr(p) for p in result.probabilities] or [""] * self._n_networks
+        chances = self._scores.cells(result.probabilities)
         tail = (len(result.slices), result.n_files, _safe(result.label), result.series_key)
         facts = [_safe(value) for value in astuple(result.facts)]
         self._studies.writerow((*head, *chances, *tail, *facts))
@@ -288,15 +316,14 @@ def _pool(patient: Patient, result: StudyResult) -> None:
     patient.label = patient.label or result.label
 
 
-def _patients_csv(patients: dict[str, Patient], networks: list[str]) -> bytes:
+def _patients_csv(patients: dict[str, Patient], scores: Probabilities) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     counts = ("n_slices_scored", "n_studies_scored", "n_studies_not_scored", "label")
-    writer.writerow(("patient_key", *networks, *counts))
+    writer.writerow(("patient_key", *scores.head, *counts))
     for key in sorted(patients):
         patient = patients[key]
-        columns = list(zip(*patient.scores, strict=True)) or [()] * len(networks)
-        means = [repr(math.fsum(column) / len(column)) if column else "" for column in columns]
+        means = scores.cells([math.fsum(column) / len(column) for column in zip(*patient.scores, strict=True)])
         tail = (len(patient.scores), patient.n_scored, patient.n_not_scored, _safe(patient.label))
         writer.writerow((key, *means, *tail))
     return text.getvalue().encode()

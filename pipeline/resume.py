@@ -50,7 +50,7 @@ class Request:
         return read_or_create_key(self.key_file or default_key_file())
 
 
-class Network(msgspec.Struct, frozen=True):
+class Network(msgspec.Struct, frozen=True, omit_defaults=True):
     """One checkpoint of a run, and the column of the tables that holds its probability."""
 
     column: str
@@ -59,6 +59,7 @@ class Network(msgspec.Struct, frozen=True):
     positive: str
     task: str = ""
     meaning: str = ""
+    threshold: float | None = None
 
 
 class Described(msgspec.Struct, frozen=True):
@@ -182,7 +183,8 @@ def _network(path: Path, number: int) -> Network:
 
     about = load_checkpoint(path).metadata
     column = f"probability_{number + 1}" if number else "probability"
-    return Network(column, about.sha256, about.classes, about.classes[about.positive], about.task, about.meaning)
+    positive = about.classes[about.positive]
+    return Network(column, about.sha256, about.classes, positive, about.task, about.meaning, about.threshold)
 
 
 def _check_unchanged(request: Request, config: Config, networks: list[Network], key: bytes) -> None:

@@ -100,7 +100,9 @@ def _held(request: Request) -> Held:
 def gather_run(out: Path) -> Summary:
     """Rebuild the derived files of a run from its journals."""
     described = read_described(out)
-    return gather(out, [network.column for network in described.networks], provenance(described))
+    thresholds = {network.column: network.threshold for network in described.networks if network.threshold is not None}
+    columns = [network.column for network in described.networks]
+    return gather(out, columns, provenance(described), thresholds=thresholds)
 
 
 @dataclass(frozen=True, slots=True)
