@@ -202,7 +202,7 @@ def main() -> None:
     if options.plot:
         mean = f"{options.mean:.1f} s" if options.mean else "as measured"
         title = f"SIMULATED strong scaling, {options.studies:,} studies, mean {mean}; nothing of this ran on a big machine"
-        plot(outcomes, options.plot, title)
+        plot(sorted(outcomes, key=lambda outcome: outcome.n_ranks), options.plot, title)
 
 
 if __name__ == "__main__":

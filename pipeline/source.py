@@ -65,8 +65,10 @@ class StudySource:
 
     def give(self, rank: int) -> list[bytes]:
         """The next studies of `rank`."""
-        dearest = self._pace.dearest(len(self._deal.held_by(rank)) + self._deal.ahead - 1)
-        return [self._task(number) for number in self._deal.give(rank, dearest)]
+        n_held = len(self._deal.held_by(rank))
+        if n_held and self._pace.dearest(n_held) <= 0:
+            return []  # not after what it holds; somebody free may still take it
+        return [self._task(number) for number in self._deal.give(rank, self._pace.dearest())]
 
     def report(self, rank: int, report: bytes) -> None:
         """`rank` has journalled one study."""

@@ -138,6 +138,22 @@ def test_the_pace_is_that_of_nearly_all_studies_and_grows_with_cost():
     assert pace.dearest(n_before=20) == 0.0
 
 
+def test_a_rank_is_given_a_study_when_one_fits_though_two_do_not(tmp_path):
+    from pipeline.config import RunConfig
+    from pipeline.manifest import Heading, read_manifest, write_manifest
+    from pipeline.records import Study
+    from pipeline.source import Share, StudySource
+    from pipeline.store import Place
+
+    write_manifest(tmp_path, Heading("/a", "k", "s", 0), [Study(f"s{n}", "p", "u", "i") for n in range(9)])
+    done = {"s0": Place(tmp_path, 0, "study", "s0", "OK", input=read_manifest(tmp_path).entries[0].digest, seconds=45.0)}
+    pace = Pace(ends=105.0, clock=lambda: 0.0)
+    source = StudySource(read_manifest(tmp_path), done, 1, RunConfig(), Share(pace=pace))
+    assert source.give(0)
+    assert source.give(0) == []
+    assert not source.out_of_time
+
+
 def test_tasks_too_dear_for_the_time_left_are_set_aside_and_the_cheap_ones_done():
     deal = Deal([(n, float(n)) for n in range(6)])
     given = [deal.give(0, dearest=3.0)]

@@ -121,7 +121,7 @@ def test_a_preempted_job_is_requeued_and_ends_with_the_digest_of_one_rank(bed, s
     script = _faulty(tmp_path, "every_study_takes_longer")
     job = bed.submit(script, studies, "--weights", weights, "--out", tmp_path / "run", LONGER_S="6")
     bed.until(lambda: any(place.status == "OK" for place in last_places(tmp_path / "run").values()))
-    other = bed.submit("--partition=urgent", "--nodes=4", "--wrap=sleep 1")
+    other = bed.submit("--partition=urgent", "--nodes=4", "--exclusive", "--wrap=sleep 1")
     bed.wait(other, job)
     assert bed.state(job) == ("COMPLETED", 0)
     assert len({path.parent.name for path in (tmp_path / "run").glob("logs/*/*.log")}) > 1

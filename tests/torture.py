@@ -102,7 +102,7 @@ class Tormented:
 
     def preemption(self):
         """A job of a higher partition takes all nodes."""
-        other = self.bed.submit("--partition=urgent", "--nodes=4", "--output=/dev/null", "--wrap=sleep 0.5")
+        other = self.bed.submit("--partition=urgent", "--nodes=4", "--exclusive", "--output=/dev/null", "--wrap=sleep 0.5")
         self.bed.wait(other)
         return True
 
