@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-browser test-env clean test-slurm torture
+.PHONY: demo test test-slow test-browser test-env clean test-slurm torture weights
 
 demo: $(VENV)/demo-ready
 	$(VENV)/bin/drenet demo demo
@@ -22,6 +22,17 @@ test-slurm: test-env
 
 torture: test-env
 	PATH="$$PATH:/usr/sbin:/sbin" $(VENV)/bin/python tests/torture.py --faults 100
+
+TASKS = covid-vs-bacterial covid-vs-healthy
+
+weights: test-env  # rebuilds the shipped networks from nothing; hours on two cores; started again it goes on
+	$(VENV)/bin/drenet phantom build/weights/cohort --cohort 180,180,180 --matrix 192 --slices 24 --seed 5021 --ranks 2
+	mkdir -p pipeline/weights
+	for task in $(TASKS); do \
+	  $(VENV)/bin/drenet train build/weights/cohort --labels build/weights/cohort-truth/labels.csv --task $$task \
+	    --recipe configs/train-slim.toml --out build/weights/$$task --cache build/weights/cache --key-file build/weights/key && \
+	  cp build/weights/$$task/best.safetensors pipeline/weights/$$task.safetensors || exit; done
+	$(VENV)/bin/python benchmarks/held_out.py build/held-out docs/held-out.json
 
 test-env: $(VENV)/test-ready
 

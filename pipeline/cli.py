@@ -336,7 +336,6 @@ def _cohort(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from pipeline.model import formula_network, save_checkpoint
     from pipeline.phantom import write_archive
 
     folder: Path = options.folder
@@ -344,16 +343,49 @@ def _demo(options: argparse.Namespace) -> int:
     if not (folder / "archive-truth" / "truth.csv").exists():
         print("writing a synthetic archive of 12 patients ...")
         write_archive(folder / "archive", studies=12, matrix=256, slices=32, clutter=True)
-    weights = folder / "formula.safetensors"
-    save_checkpoint(formula_network(1 / 8), weights)
-    print("screening it on 2 MPI ranks, with formula weights: THE SCORES MEAN NOTHING ...")
-    arguments = ["screen", str(folder / "archive"), "--weights", str(weights), "--out", str(folder / "run")]
-    code = start_ranks(2, [*arguments, "--key-file", str(folder / "demo.key"), "--contact-sheet"])
+    networks = _demo_networks(folder)
+    arguments = ["screen", str(folder / "archive"), "--out", str(folder / "run"), "--key-file", str(folder / "demo.key")]
+    arguments += [part for path in networks for part in ("--weights", str(path))]
+    code = start_ranks(2, [*arguments, "--contact-sheet"])
     if code == 0:
+        if "formula" not in networks[0].name:
+            print(_scores_by_label(folder, [path.stem for path in networks]))
         print(f"\nreport:   {folder}/run/report/index.html")
         print(f"tables:   {folder}/run/studies.csv, patients.csv, exclusions.csv, slices.parquet, results.h5")
         print(f"pictures: {folder}/run/images/\ntruth:    {folder}/archive-truth/truth.csv")
     return code
+
+
+def _demo_networks(folder: Path) -> list[Path]:
+    """The shipped networks; while there are none, one whose weights come from a formula."""
+    from pipeline.model import formula_network, save_checkpoint
+    from pipeline.model.shipped import shipped_weights
+
+    if shipped := list(shipped_weights().values()):
+        print(f"screening it on 2 MPI ranks with {', '.join(path.stem for path in shipped)}, trained on synthetic patients ...")
+        return shipped
+    weights = folder / "formula.safetensors"
+    save_checkpoint(formula_network(1 / 8), weights)
+    print("screening it on 2 MPI ranks, with formula weights: THE SCORES MEAN NOTHING ...")
+    return [weights]
+
+
+def _scores_by_label(folder: Path, names: list[str]) -> str:
+    """Mean probability of the synthetic patients by what they are."""
+    import pandas as pd
+
+    from pipeline.pseudonym import pseudonym, read_or_create_key
+    from pipeline.tables import open_run
+
+    key = read_or_create_key(folder / "demo.key")
+    truth = pd.read_csv(folder / "archive-truth" / "truth.csv").query("what == 'patient'")
+    label = {pseudonym(key, "study", str(uid)): name for uid, name in zip(truth["study_uid"], truth["label"], strict=True)}
+    studies = open_run(folder / "run").studies
+    studies = studies[studies["study_key"].isin(label)].rename(columns={"probability": "probability_1"})
+    columns = [f"probability_{number + 1}" for number in range(len(names))]
+    means = studies.groupby(studies["study_key"].map(label))[columns].mean()
+    means.columns, means.index.name = pd.Index(names), "patients"
+    return f"\nmean probability of COVID-19 by network (synthetic patients: no word on accuracy):\n{means.round(3)}"
 
 
 def _table(by_status: dict[str, int], by_reason: dict[str, int]) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.model import Baseline, DreNet
 from pipeline.training.batches import half_size, plain_batch
 from pipeline.training.cache import CachedStudy, read_slice
+from pipeline.training.delong import placements
 
 AT_ONCE = 4
 
@@ -70,9 +71,7 @@ def slice_logits(network: DreNet | Baseline, image: Tensor, zoom: Tensor) -> Ten
 
 def area_under_curve(target: npt.NDArray[np.bool_], score: npt.NDArray[np.float64]) -> float:
     """The share of pairs (positive, negative) in which the positive scores higher; ties count half."""
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(target, score))
+    return float(placements(target, score)[0].mean())
 
 
 def best_threshold(target: npt.NDArray[np.bool_], score: npt.NDArray[np.float64]) -> float:
@@ -82,3 +81,16 @@ def best_threshold(target: npt.NDArray[np.bool_], score: npt.NDArray[np.float64]
     best = int(np.argmax(np.round(gains, 12)))
     below = levels[best - 1] if best else 0.0
     return float((levels[best] + below) / 2)
+
+
+def wilson(hits: int, n: int) -> list[float]:
+    """[share, low, high]: a proportion with Wilson's 95 % interval; no hits of none is 0 with nothing known."""
+    from statistics import NormalDist
+
+    if n == 0:
+        return [0.0, 0.0, 1.0]
+    z = NormalDist().inv_cdf(0.975)
+    share, spread = hits / n, 1 + z * z / n
+    middle = (share + z * z / (2 * n)) / spread
+    reach = z / spread * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
+    return [share, max(0.0, middle - reach), min(1.0, middle + reach)]

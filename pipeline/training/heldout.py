@@ -1,0 +1,67 @@
+"""Shipped networks on patients that nobody trained or chose on: a synthetic cohort of its own seed, screened as any other.
+
+What comes out proves the machinery. Synthetic patients say nothing about clinical accuracy.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.model import load_checkpoint
+from pipeline.phantom import CohortPlan, write_cohort
+from pipeline.pseudonym import pseudonym, read_or_create_key
+from pipeline.run import screen
+from pipeline.tables import open_run
+from pipeline.training.delong import area_with_interval
+from pipeline.training.recipe import POSITIVE
+from pipeline.training.scoring import wilson
+
+HELD_OUT = CohortPlan((60, 60, 60), seed=7717, matrix=192, slices=24)
+
+
+def held_out(folder: Path, weights: Mapping[str, Path], plan: CohortPlan = HELD_OUT) -> dict[str, dict[str, Any]]:
+    """By task the figures by patient of the network at `weights[task]`; everything made on the way stays in `folder`."""
+    write_cohort(folder / "archive", plan)
+    key_file = folder / "held-out.key"
+    screen(folder / "archive", list(weights.values()), folder / "run", key_file=key_file)
+    labels = _labels(folder / "archive-truth" / "labels.csv", read_or_create_key(key_file))
+    patients = open_run(folder / "run").patients.set_index("patient_key")
+    found = {}
+    for number, (task, path) in enumerate(weights.items(), start=1):
+        column = patients["probability" if number == 1 else f"probability_{number}"].dropna()
+        metadata = load_checkpoint(path).metadata
+        keys = [key for key in column.index if labels[key] in metadata.classes]
+        target = np.array([labels[key] == POSITIVE for key in keys])
+        figures = patient_figures(target, column.loc[keys].to_numpy(float), metadata.threshold or 0.5)
+        n_not_scored = sum(label in metadata.classes for label in labels.values()) - len(keys)
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        found[task] = {"sha256": sha256, "not_scored": n_not_scored, **figures}
+    return found
+
+
+def patient_figures(target: np.ndarray[Any, Any], score: np.ndarray[Any, Any], threshold: float) -> dict[str, Any]:
+    """AUC (DeLong), recall, specificity and precision (Wilson) at `threshold`, each with its 95 % interval."""
+    area, above = area_with_interval(target, score), score >= threshold
+    hits, false = int((above & target).sum()), int((above & ~target).sum())
+    n_positive, n_negative = int(target.sum()), int((~target).sum())
+    return {
+        "patients": len(target),
+        "positive": n_positive,
+        "threshold": threshold,
+        "auc": [area.area, area.low, area.high],
+        "recall": wilson(hits, n_positive),
+        "specificity": wilson(n_negative - false, n_negative),
+        "precision": wilson(hits, hits + false),
+    }
+
+
+def _labels(path: Path, key: bytes) -> dict[str, str]:
+    """patient_key -> label."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return {pseudonym(key, "patient", f"\\{row['patient_id']}"): row["label"] for row in csv.DictReader(file)}
