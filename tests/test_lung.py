@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.lung import lung_masks
+from pipeline.lung.along import bridged
 from pipeline.lung.published import published_mask
 from pipeline.lung.sides import sides
 from pipeline.phantom import chest
@@ -186,3 +187,16 @@ def test_threads_change_no_pixel(healthy):
         np.testing.assert_array_equal(one, masked(healthy))
     finally:
         cv2.setNumThreads(before)
+
+
+def test_what_has_lung_below_and_above_is_bridged_unless_it_is_fluid_or_rests_on_the_diaphragm():
+    lungs = np.ones((5, 40, 40), np.uint8)
+    lungs[2:, 5:15] = 0  # nothing above
+    lungs[2, 20:35] = 0  # lung both below and above
+    hu = np.full((5, 40, 40), 40, np.int16)
+    free, z_mm = np.ones_like(lungs), np.arange(5) * 18.0
+    mended = bridged(lungs, hu, free, z_mm)
+    assert mended[2, 20:35].all()
+    assert not mended[2:, 5:15].any()
+    assert not bridged(lungs, np.full_like(hu, 8), free, z_mm)[2, 20:35].any()
+    assert not bridged(lungs, hu, free, z_mm * 3)[2, 20:35].any()

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.lung.air import WORK_MM
+from pipeline.lung.along import bridged
 from pipeline.lung.consolidation import consolidated
 from pipeline.lung.rays import RAYS, Line, Rays, arched, around, flanked
 from pipeline.lung.shapes import Bits, closed, disk, filled
@@ -37,13 +38,14 @@ def closed_lungs(air: Bits, hu: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64])
     halves = [sides(mask, image, rays.middle) for mask, image in zip(air, hu, strict=True)]
     walls = [_wall_reach(np.stack([rays.reach(half[side]) for half in halves]), z_mm) for side in (0, 1)]
     lungs = np.zeros_like(air)
+    everywhere = np.stack([_free(image, mask, rays.middle) for image, mask in zip(hu, bodies, strict=True)])
     for i, image in enumerate(hu):
         first = min(max(i - 1, 0), int(np.searchsorted(z_mm, z_mm[i] - BELOW_MM)))
         below, deep = lungs[first:i].max(axis=0, initial=0), lungs[first] if i else np.zeros_like(lungs[0])
-        free = _free(image, bodies[i], rays.middle)
+        free = everywhere[i]
         pair = [_whole(half, image, free, (below, deep), wall[i], rays) for half, wall in zip(halves[i], walls, strict=True)]
         lungs[i] = _with_consolidation(pair, image, free, rays)
-    return lungs
+    return bridged(lungs, hu, everywhere, z_mm)
 
 
 def _free(hu: Hu, body: Bits, middle: int) -> Bits:

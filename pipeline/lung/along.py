@@ -1,0 +1,30 @@
+"""Lesions bridged along z: soft tissue with lung not far below it and lung not far above it is lung too.
+
+Heart and liver rest on the diaphragm, so no lung lies below them; fluid in the pleural space is told by its HU.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.lung.shapes import Bits
+
+REACH_MM = 45.0
+FLUID_HU = (-5, 20)
+FLUID_PX = 9
+
+Hu = npt.NDArray[np.int16]
+
+
+def bridged(lungs: Bits, hu: Hu, free: Bits, z_mm: npt.NDArray[np.float64]) -> Bits:
+    """`lungs` [S, r, c] with what is `free` to join and has lung within REACH_MM both below and above."""
+    whole = lungs.copy()
+    for i, (image, here) in enumerate(zip(hu, free, strict=True)):
+        low, high = np.searchsorted(z_mm, (z_mm[i] - REACH_MM, z_mm[i] + REACH_MM))
+        below, above = lungs[low:i].max(axis=0, initial=0), lungs[i + 1 : high].max(axis=0, initial=0)
+        mean_hu = cv2.blur(image, (FLUID_PX, FLUID_PX))
+        fluid = (mean_hu > FLUID_HU[0]) & (mean_hu < FLUID_HU[1])
+        whole[i] |= below & above & here & ~fluid
+    return whole
