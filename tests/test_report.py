@@ -87,6 +87,26 @@ def test_the_evaluation_is_shown_as_it_stands_and_harmless(run):
     assert "<td>AUC</td><td>&lt;0.5&gt;</td>" in text
 
 
+def test_a_trained_network_states_its_threshold_and_needs_no_meaning(tmp_path):
+    import tomllib
+
+    import tomli_w
+
+    from pipeline.gather import gather
+
+    fabricated_run(tmp_path, 20)
+    described = tomllib.loads((tmp_path / "run.toml").read_text())
+    for optional in ("task", "meaning"):
+        described["networks"][0].pop(optional, None)
+    (tmp_path / "run.toml").write_text(tomli_w.dumps(described))
+    gather(tmp_path, ["probability"], thresholds={"probability": 0.6})
+    text = write_report(tmp_path).read_text()
+    n_above = int((open_run(tmp_path).studies["probability"] >= 0.6).sum())
+    assert re.search(rf"probability above its threshold</dt><dd>{n_above} ", text)
+    columns = {column["name"]: column["values"] for column in data(tmp_path, "studies")["columns"]}
+    assert sum(one or 0 for one in columns["above_threshold"]) == n_above > 0
+
+
 def test_without_an_evaluation_the_page_has_no_such_part(tmp_path):
     fabricated_run(tmp_path, 20)
     assert "Evaluation" not in write_report(tmp_path).read_text()

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from pipeline.gather import payload_digest
 from pipeline.report.card import BLANK, card_text, fill_card
-from pipeline.report.data import write_slices, write_studies
+from pipeline.report.data import above, write_slices, write_studies
 from pipeline.report.described import read_description
 from pipeline.report.evaluation import read_evaluation
 from pipeline.report.figures import charts
@@ -112,8 +112,12 @@ def _tiles(run: Run, flow: Flow, networks: list[str]) -> list[tuple[str, str, st
         ("excluded", _number(by_status.get("EXCLUDED", 0)), "sound, nothing to screen"),
         ("failed", _number(by_status.get("FAILED", 0)), "broken"),
     ]
-    high = [(f"{name} at least 0.5", _number(int((studies[name] >= 0.5).sum())), "studies") for name in networks]
-    return tiles + high
+    for name in networks:
+        if above(name) in studies:
+            tiles.append((f"{name} above its threshold", _number(int(studies[above(name)].sum())), "studies"))
+        else:
+            tiles.append((f"{name} at least 0.5", _number(int((studies[name] >= 0.5).sum())), "studies"))
+    return tiles
 
 
 def _provenance(described: dict[str, Any], folder: Path) -> list[tuple[str, str]]:
