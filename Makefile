@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-browser test-env clean test-slurm torture weights
+.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture weights
 
 demo: $(VENV)/demo-ready
 	$(VENV)/bin/drenet demo demo
@@ -12,13 +12,16 @@ test: test-env
 	$(VENV)/bin/python -m pytest -q -m "not slow and not slurm and not browser"
 
 test-slow: test-env
-	$(VENV)/bin/python -m pytest -q -m slow
+	$(VENV)/bin/python -m pytest -q -m "slow and not slurm"
 
 test-browser: test-env  # needs chromium, chromium-driver and dicom3tools
 	$(VENV)/bin/python -m pytest -q -m browser
 
 test-slurm: test-env
-	PATH="$$PATH:/usr/sbin:/sbin" $(VENV)/bin/python -m pytest -q -m slurm
+	PATH="$$PATH:/usr/sbin:/sbin" $(VENV)/bin/python -m pytest -q -m "slurm and not slow"
+
+test-slurm-slow: test-env  # a chain over time limits, preemption, seeded faults
+	PATH="$$PATH:/usr/sbin:/sbin" $(VENV)/bin/python -m pytest -q -m "slurm and slow"
 
 torture: test-env
 	PATH="$$PATH:/usr/sbin:/sbin" $(VENV)/bin/python tests/torture.py --faults 100

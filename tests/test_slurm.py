@@ -102,6 +102,7 @@ def test_submitit_returns_the_summary_and_the_digest_of_one_rank(bed, studies, w
     assert (summary.digest, summary.n_studies) == (one_rank, 12)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_chain_over_three_time_limits_gives_the_digest_of_one_rank(bed, studies, weights, one_rank, tmp_path):
     """A limit is two minutes and a study takes 40 s: each of two ranks does one or two of its six a job."""
@@ -117,6 +118,7 @@ def test_a_chain_over_three_time_limits_gives_the_digest_of_one_rank(bed, studie
     assert {state for state, _ in ended[n_stopped + 1 :]} == {"CANCELLED"}
 
 
+@pytest.mark.slow
 def test_a_preempted_job_is_requeued_and_ends_with_the_digest_of_one_rank(bed, studies, weights, one_rank, tmp_path):
     script = _faulty(tmp_path, "every_study_takes_longer")
     job = bed.submit(script, studies, "--weights", weights, "--out", tmp_path / "run", LONGER_S="6")
@@ -154,6 +156,8 @@ def test_the_wrong_pmi_stops_at_once_with_the_cure(bed, studies, weights, tmp_pa
     assert "do not speak the same" in (bed.folder / f"drenet-{job}.log").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_six_seeded_faults_lose_nothing_and_do_nothing_twice(bed, tmp_path):
     seed = int(os.environ.get("TORTURE_SEED", "7"))
     print(f"seed {seed}")
