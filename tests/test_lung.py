@@ -86,6 +86,12 @@ def test_all_points_pass_when_only_fifteen_slices_are_given(real_data, series):
 
 
 @pytest.mark.real_data
+def test_the_published_recipe_passes_ten_of_the_twenty_four_points(real_data, series):
+    wrong = wrong_points(real_data, series, lambda _name, hu, _z, _mm, place: published_mask(hu[place]))
+    assert len(wrong) == 14
+
+
+@pytest.mark.real_data
 def test_the_published_recipe_in_opencv_is_pixel_identical_to_scikit_image_on_real_slices(series):
     for hu, _, _ in series.values():
         for image in hu[::20]:
