@@ -144,6 +144,16 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.add_argument("--key-file", type=Path, help="pseudonym key (default: $DRENET_KEY_FILE, ~/.config/drenet/)")
     train.set_defaults(command=_train)
 
+    evaluate = commands.add_parser("evaluate", help="figures with intervals and curves of a trained network")
+    evaluate.add_argument("run", type=Path, help="the training run's folder")
+    evaluate.add_argument("--labels", type=Path, required=True, help="as for train")
+    evaluate.add_argument("--part", default="test", choices=("train", "validation", "test"), help="of the split")
+    evaluate.add_argument("--archive", type=Path, help="where it was indexed, if not by the run itself")
+    evaluate.add_argument("--cache", type=Path, help="as for train")
+    evaluate.add_argument("--against", type=Path, help="another run, evaluated on the same patients: the AUCs' difference")
+    evaluate.add_argument("--key-file", type=Path, help="as for train")
+    evaluate.set_defaults(command=_evaluate)
+
 
 def _screen(options: argparse.Namespace) -> int:
     if options.ranks > 1 and launched_size() == 1:
@@ -201,6 +211,20 @@ def _train(options: argparse.Namespace) -> int:
     state = train(connect(), request)
     if state is not None:
         print(f"best validation AUC {state.best:.3f}; network: {options.out}/best.safetensors. {NOTICE}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from pipeline.training.evaluate import NOTICE as SYNTHETIC
+    from pipeline.training.evaluate import Asked, evaluate
+
+    asked = Asked(
+        options.run, options.labels, options.part, options.archive, options.cache, options.key_file, options.against
+    )  # fmt: skip
+    for figure in evaluate(asked):
+        interval = f"({figure.low:.3f} to {figure.high:.3f}, {figure.method})"
+        print(f"{figure.level:<8} {figure.metric:<18} {figure.value:.3f}  {interval}")
+    print(f"tables and pictures: {options.run}/evaluation/{options.part}. {SYNTHETIC}")
     return 0
 
 

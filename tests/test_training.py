@@ -124,3 +124,23 @@ def test_labels_that_belong_to_no_patient_here_are_an_error_not_an_empty_trainin
     done = train(tmp_path / "out", "--labels", labels)
     assert done.returncode == 2
     assert "LABEL_ONE_CLASS" in done.stdout
+
+
+def test_a_trained_run_is_evaluated_on_the_patients_of_its_split(cohort, trained, monkeypatch, tmp_path):
+    from pipeline.training.evaluate import Asked, evaluate
+
+    monkeypatch.setattr("pipeline.training.figures.N_RESAMPLES", 20)
+    asked = Asked(trained, cohort / "archive-truth" / "labels.csv", cache=cohort / "cache", key_file=tmp_path / "unused.key")
+    found = {(figure.level, figure.metric): figure for figure in evaluate(asked)}
+    scored = rows(trained / "evaluation" / "test" / "patients.csv")
+    assert {row["patient_key"] for row in scored} == {
+        row["patient_key"] for row in rows(trained / "split.csv") if row["part"] == "test"
+    }
+    hits = [row["positive"] == "1" for row in sorted(scored, key=lambda row: float(row["probability"]))]
+    assert found["patient", "AUC"].value == pytest.approx(_share_of_pairs(hits))
+
+
+def _share_of_pairs(ascending):
+    """Of all pairs (positive, negative) the share in which the positive comes later."""
+    pairs = [(p, n) for p, positive in enumerate(ascending) if positive for n, other in enumerate(ascending) if not other]
+    return sum(p > n for p, n in pairs) / len(pairs)
