@@ -1,0 +1,106 @@
+"""Whether a network's details lie on lesions, where the truth is known: hits against chance, and the overlap of boxes.
+
+A slice's findings are its two details that score highest of those that show at least half original lung (the fill copies
+lesions, so others are none). A finding hits when its centre lies in a lesion. Chance is the same share over all anchors of the
+same size whose centre lies in lung: what endless draws would give. Shapes: R x C pixels of the network's picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.infer.engine import lung_integral, lung_share
+from pipeline.model import DreNet
+from pipeline.model.drenet import IMAGE_PX, PAD_PX
+from pipeline.records import Box
+from pipeline.training.batches import LEVELS, MIN_LUNG_FRACTION, plain_batch
+from pipeline.training.cache import CachedSlice, CachedStudy, read_slice
+
+Mask = npt.NDArray[np.bool_]
+N_FINDINGS = 2
+N_RESAMPLES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """One patient's findings: how many, how many hit, how many would by chance, and the sum of their IoU."""
+
+    findings: int
+    hits: int
+    chance: float
+    overlap: float
+
+
+def tally(network: DreNet, folder: Path, study: CachedStudy, lesion: Mask) -> Tally:
+    """`lesion` [S, rows, columns] is the truth of the whole series, in volume pixels."""
+    parts = []
+    for row, place in enumerate(study.slice_index):
+        ct_slice = read_slice(folder, study, row)
+        truth = in_picture(lesion[place], study.crops[row])
+        parts += [_judged(box, ct_slice.lung, truth) for box in findings(network, ct_slice)]
+    hits, chance, overlap = (sum(column) for column in zip(*parts, strict=True)) if parts else (0, 0.0, 0.0)
+    return Tally(len(parts), int(hits), float(chance), float(overlap))
+
+
+def in_picture(mask: Mask, crop: Box) -> Mask:
+    """A volume slice's mask as the network's picture shows it [448, 448]."""
+    part = mask[round(crop.top) : round(crop.bottom), round(crop.left) : round(crop.right)].astype(np.uint8)
+    return np.asarray(cv2.resize(part, (IMAGE_PX, IMAGE_PX), interpolation=cv2.INTER_NEAREST) > 0)
+
+
+@torch.inference_mode()
+def findings(network: DreNet, ct_slice: CachedSlice) -> list[list[int]]:
+    """The boxes (picture pixels) of the slice's findings, the highest score first."""
+    output = network(*plain_batch([ct_slice]))
+    score_K = torch.softmax(output.part_logits[0], dim=1)[:, network.metadata.positive]
+    boxes: list[list[int]] = (output.boxes[0] - PAD_PX).tolist()
+    covered = lung_integral(ct_slice.lung)
+    shown = [k for k, box in enumerate(boxes) if lung_share(covered, Box(*map(float, box))) >= MIN_LUNG_FRACTION]
+    return [boxes[k] for k in sorted(shown, key=lambda k: -float(score_K[k]))[:N_FINDINGS]]
+
+
+def ratio_with_interval(tallies: Sequence[Tally], seed: int = 0) -> tuple[float, float, float]:
+    """(hits / chance, low, high): 95 % by resampling patients."""
+    hits = np.array([one.hits for one in tallies], float)
+    chance = np.array([one.chance for one in tallies])
+    generator = np.random.default_rng([seed, 15])
+    places = generator.integers(len(tallies), size=(N_RESAMPLES, len(tallies)))
+    drawn = hits[places].sum(axis=1) / np.maximum(chance[places].sum(axis=1), 1e-9)
+    low, high = np.percentile(drawn, [2.5, 97.5]).tolist()
+    return float(hits.sum() / max(chance.sum(), 1e-9)), low, high
+
+
+def _judged(box: list[int], lung: Mask, truth: Mask) -> tuple[bool, float, float]:
+    """(hit, its chance, IoU with the lesion that overlaps most)."""
+    top, left, bottom, right = box
+    middle = (top + bottom) // 2, (left + right) // 2
+    hit = max(middle) < IMAGE_PX and bool(truth[middle])
+    return hit, chance_of(bottom - top, lung, truth), best_overlap(box, truth)
+
+
+def chance_of(side: int, lung: Mask, truth: Mask) -> float:
+    """Of the anchors of that side whose centre lies in lung, the share whose centre lies in a lesion."""
+    level = next(boxes - PAD_PX for boxes in LEVELS if boxes[0, 2] - boxes[0, 0] == side)
+    middle = (level[:, :2] + level[:, 2:]) // 2
+    y, x = middle[(middle < IMAGE_PX).all(axis=1)].T  # the last large anchors are centred on the picture's very edge
+    inside = lung[y, x]
+    return float(truth[y, x][inside].mean()) if inside.any() else 0.0
+
+
+def best_overlap(box: list[int], truth: Mask) -> float:
+    """The largest IoU of `box` with the bounding box of a lesion."""
+    n, _, stats, _ = cv2.connectedComponentsWithStats(truth.astype(np.uint8))
+    best, (top, left, bottom, right) = 0.0, box
+    for x, y, width, height, _ in stats[1:n].tolist():
+        deep = min(bottom, y + height) - max(top, y)
+        across = min(right, x + width) - max(left, x)
+        shared = max(0, deep) * max(0, across)
+        best = max(best, shared / ((bottom - top) * (right - left) + width * height - shared))
+    return best

@@ -1,0 +1,64 @@
+"""Details against lesions: what counts as a hit, what chance would hit, and how boxes overlap."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.model import DreNetOutput, formula_network
+from pipeline.model.drenet import PAD_PX
+from pipeline.records import Box
+from pipeline.training.cache import CachedSlice
+from pipeline.training.localise import Tally, best_overlap, chance_of, findings, in_picture, ratio_with_interval
+
+EMPTY = np.zeros((448, 448), bool)
+
+
+def half(left):
+    mask = EMPTY.copy()
+    mask[:, :224] = left
+    mask[:, 224:] = not left
+    return mask
+
+
+def test_chance_is_the_share_of_lung_anchors_whose_centre_is_in_a_lesion():
+    lung, quarter = half(left=True), EMPTY.copy()
+    quarter[:224, :224] = True
+    assert chance_of(48, lung, quarter) == pytest.approx(0.5)
+    assert chance_of(192, lung, half(left=False)) == 0.0
+
+
+def test_a_box_overlaps_the_lesion_it_fits_best():
+    truth = EMPTY.copy()
+    truth[100:148, 100:148] = True
+    truth[300:310, 300:310] = True
+    assert best_overlap([100, 100, 148, 148], truth) == 1.0
+    assert best_overlap([100, 124, 148, 172], truth) == pytest.approx(1 / 3)
+    assert best_overlap([0, 0, 48, 48], truth) == 0.0
+
+
+def test_details_that_show_mostly_fill_are_no_findings_however_high_they_score():
+    boxes = torch.tensor([[[40, 300, 88, 348]] * 3 + [[40, 40, 88, 88], [80, 80, 128, 128], [140, 90, 188, 138]]]) + PAD_PX
+    part = torch.zeros(1, 6, 2)
+    part[0, :, 1] = torch.tensor([9.0, 9.0, 9.0, 1.0, 3.0, 2.0])
+    network = formula_network(1 / 16)
+    nothing = torch.zeros(1, 2)
+    output = DreNetOutput(nothing, nothing, part, torch.zeros(1, 6), torch.zeros(1, 6), boxes, torch.zeros(1, 6))
+    network.forward = lambda *_: output
+    ct_slice = CachedSlice(np.zeros((448, 448), np.uint8), np.zeros((600, 600), np.uint8), half(left=True))
+    assert findings(network, ct_slice) == [[80, 80, 128, 128], [140, 90, 188, 138]]
+
+
+def test_a_lesion_lies_in_the_picture_where_the_crop_shows_it():
+    mask = np.zeros((100, 100), bool)
+    mask[20:40, 60:80] = True
+    seen = in_picture(mask, Box(20, 40, 60, 80))
+    assert seen[:224, 224:].all()
+    assert seen.mean() == pytest.approx(0.25)
+
+
+def test_the_interval_of_hits_over_chance_resamples_patients():
+    same = [Tally(10, 4, 2.0, 1.0)] * 8
+    assert ratio_with_interval(same) == pytest.approx((2.0, 2.0, 2.0))
+    ratio, low, high = ratio_with_interval([Tally(10, hits, 2.0, 0.0) for hits in (0, 8, 1, 7, 4, 4)])
+    assert ratio == pytest.approx(2.0)
+    assert low < ratio < high
