@@ -29,7 +29,7 @@ from pipeline.training.losses import PARTS, full_loss, trunk_loss
 from pipeline.training.optimiser import Optimiser
 from pipeline.training.recipe import CLASSES, POSITIVE, Recipe
 from pipeline.training.scoring import Member, area_under_curve, best_threshold, probabilities, trunk_probabilities
-from pipeline.training.state import State, read_state, write_best, write_state
+from pipeline.training.state import BEST, TRUNK, State, read_state, write_network, write_state
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +137,8 @@ def fit(world: Alone | World, trainer: Trainer, stop: Callable[[], bool] = lambd
         if world.rank == 0:
             log.info("epoch %d: loss %.4f, validation AUC %.3f", state.epoch, state.epochs[-1][2], areas)
             write_state(trainer.place.run, trainer.network, trainer.optimiser, state)
+            if state.epoch == recipe.trunk_epochs:  # what the full epochs start from, and what --start may begin with
+                write_network(trainer.place.run / TRUNK, trainer.network, recipe, trainer.cohort.task, None)
     return state
 
 
@@ -187,7 +189,7 @@ def _keep_best(trainer: Trainer, state: State, area: float, threshold: float) ->
     state.since_best += 1
     if area > state.best:
         state.best, state.since_best = area, 0
-        write_best(trainer.place.run, trainer.network, trainer.recipe, trainer.cohort.task, threshold)
+        write_network(trainer.place.run / BEST, trainer.network, trainer.recipe, trainer.cohort.task, threshold)
 
 
 def seed_of(*numbers: int) -> int:

@@ -18,7 +18,7 @@ from pipeline.training.losses import PARTS
 from pipeline.training.optimiser import Optimiser
 from pipeline.training.recipe import CLASSES, POSITIVE, Recipe
 
-LAST, BEST = "last.ckpt", "best.safetensors"
+LAST, BEST, TRUNK = "last.ckpt", "best.safetensors", "trunk.safetensors"
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ def write_state(run: Path, network: DreNet | Baseline, optimiser: Optimiser, sta
     write_whole(run / "epochs.csv", _csv(("epoch", "steps", "loss", "validation_auc"), state.epochs))
 
 
-def write_best(run: Path, network: DreNet | Baseline, recipe: Recipe, task: str, threshold: float) -> None:
+def write_network(path: Path, network: DreNet | Baseline, recipe: Recipe, task: str, threshold: float | None) -> None:
     """The network as screening reads it, with what it says of itself."""
     classes = CLASSES[task]
     network.metadata = Metadata(
@@ -71,7 +71,7 @@ def write_best(run: Path, network: DreNet | Baseline, recipe: Recipe, task: str,
         threshold=threshold,
         meaning=f"probability of {POSITIVE} ({task}); research use only",
     )
-    write_whole(run / BEST, checkpoint_bytes(network))
+    write_whole(path, checkpoint_bytes(network))
 
 
 def _csv(head: tuple[str, ...], rows: list[list[float]]) -> bytes:
