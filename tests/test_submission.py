@@ -154,6 +154,7 @@ def test_asked_to_stop_the_script_tells_the_ranks_and_hands_on_their_word(asked,
 
 
 def test_the_scripts_pass_shellcheck():
-    names = [*sorted((ROOT / "slurm").iterdir()), ROOT / ".ci" / "run", *sorted((ROOT / "tests").glob("*.sh"))]
+    kinds = ("slurm/*.sbatch", "slurm/*.yhbatch", "slurm/**/*.sh", ".ci/*", "tests/*.sh")
+    names = sorted(path for kind in kinds for path in ROOT.glob(kind))
     done = subprocess.run(["shellcheck", "-s", "bash", *names], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

@@ -7,4 +7,4 @@ source=$2
 shift 2
 python3 -m venv "$prefix"
 "$prefix/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir --no-compile \
-    -c "$source/constraints.txt" "$@" "$source[mpi]"
+    -c "$source/constraints.txt" "$@" "${source}[mpi]"
