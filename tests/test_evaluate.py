@@ -56,6 +56,8 @@ def test_tables_and_pictures_are_written_and_say_what_they_are_worth(tmp_path):
     _write_tables(tmp_path, [Figure("patient", "AUC", 0.8, 0.7, 0.9, "DeLong")], 0.5)
     assert "| patient | AUC | 0.800 | 0.700 to 0.900 | DeLong |" in (tmp_path / "figures.md").read_text()
     assert "nothing about clinical accuracy" in (tmp_path / "figures.md").read_text()
+    _write_tables(tmp_path, [], None)
+    assert "0.5, since the checkpoint states none" in (tmp_path / "figures.md").read_text()
     pictures = dict(draw(image, patients, 0.5))
     assert sorted(pictures) == ["confusion.png", "confusion.svg", "curves.png", "curves.svg"]
     assert pictures["curves.png"].startswith(b"\x89PNG")

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -138,6 +139,26 @@ def test_a_trained_run_is_evaluated_on_the_patients_of_its_split(cohort, trained
     }
     hits = [row["positive"] == "1" for row in sorted(scored, key=lambda row: float(row["probability"]))]
     assert found["patient", "AUC"].value == pytest.approx(_share_of_pairs(hits))
+
+
+def test_evaluating_leaves_the_training_run_as_it_was_whatever_the_labels_lack(cohort, trained, monkeypatch, tmp_path):
+    from pipeline.training.evaluate import Asked, evaluate
+
+    monkeypatch.setattr("pipeline.training.figures.N_RESAMPLES", 20)
+    labels = (cohort / "archive-truth" / "labels.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "partial.csv").write_text("".join(labels[:1] + labels[2:]))
+    before = _files_but_evaluation(trained)
+    asked = Asked(trained, tmp_path / "partial.csv", part="train", key_file=tmp_path / "key")  # and without the run's --cache
+    evaluate(asked)
+    with pytest.raises(ConfigurationError, match="another pseudonym key"):
+        evaluate(replace(asked, archive=cohort / "archive"))
+    assert _files_but_evaluation(trained) == before
+    assert "LABEL_MISSING" in (trained / "evaluation" / "train" / "left_out.csv").read_text()
+
+
+def _files_but_evaluation(run):
+    kept = (path for path in run.rglob("*") if path.is_file() and not {"evaluation", "cache"} & set(path.parts[-4:]))
+    return {path: path.read_bytes() for path in kept}
 
 
 def _share_of_pairs(ascending):

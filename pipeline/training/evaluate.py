@@ -47,14 +47,14 @@ def evaluate(asked: Asked) -> list[Figure]:
     """Write RUN/evaluation/PART/ and return its figures. Raises ConfigurationError."""
     network = read_network(asked.run / BEST)
     by_image, by_patient, keys = score_part(asked, network)
-    threshold = network.metadata.threshold if network.metadata.threshold is not None else 0.5
+    stated = network.metadata.threshold
+    threshold = 0.5 if stated is None else stated
     found = figures("image", by_image, threshold) + figures("patient", by_patient, threshold)
-    out = asked.run / "evaluation" / asked.part
-    out.mkdir(parents=True, exist_ok=True)
+    out = _folder(asked)
     _write_scores(out / "patients.csv", keys, by_patient)
     if asked.against is not None:
         found.append(_difference(asked, keys, by_patient))
-    _write_tables(out, found, threshold)
+    _write_tables(out, found, stated)
     for name, picture in draw(by_image, by_patient, threshold):
         write_whole(out / name, picture)
     return found
@@ -95,17 +95,25 @@ def _request(asked: Asked) -> Request:
     except (OSError, KeyError, msgspec.MsgspecError) as error:
         raise ConfigurationError(f"{asked.run} is no training run's folder: recipe.toml is missing or damaged") from error
     config = read_config(asked.run / "preparation.toml")
+    out, cache = _folder(asked), asked.cache or asked.run / "private" / "cache"
+    for folder in (out / "private", cache):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return Request(
         asked.archive or asked.run,
         asked.labels,
         task,
-        asked.run,
+        out,
         recipe,
         config,
         split=asked.run / "split.csv",
-        cache=asked.cache,
+        cache=cache,
         key_file=asked.key_file,
     )
+
+
+def _folder(asked: Asked) -> Path:
+    """The only place that evaluating writes to, besides the cache of prepared slices: the training run stays as it is."""
+    return asked.run / "evaluation" / asked.part
 
 
 def _difference(asked: Asked, keys: Sequence[str], scored: Scored) -> Figure:
@@ -128,15 +136,16 @@ def _write_scores(path: Path, keys: Sequence[str], scored: Scored) -> None:
     write_whole(path, "\n".join(["patient_key,positive,probability", *lines, ""]).encode())
 
 
-def _write_tables(out: Path, found: Sequence[Figure], threshold: float) -> None:
+def _write_tables(out: Path, found: Sequence[Figure], stated: float | None) -> None:
     """figures.csv and figures.md."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Figure.__dataclass_fields__)
     writer.writerows(astuple(figure) for figure in found)
     write_whole(out / "figures.csv", text.getvalue().encode())
+    threshold = "0.5, since the checkpoint states none" if stated is None else f"{stated:.3f}, chosen on validation"
     lines = [
-        f"Threshold {threshold:.3f}, chosen on validation. {NOTICE}",
+        f"Threshold {threshold}. {NOTICE}",
         "",
         "| level | metric | value | 95 % interval | by |",
     ]
