@@ -3,6 +3,9 @@
 The rank is forked off as a child before anything heavy is loaded; the parent waits, hands signals on, and knows by a pipe which
 record to write should the child die. A launcher that ends all ranks kills the watchers too, and what is killed with its watcher
 leaves no record: so of the ranks that end together, only the one that died by itself is blamed on its study.
+
+A study is blamed for a crash, and for a kill by the kernel for want of memory; not for a kill -9 from outside, which says
+nothing of it: a run that is killed again and again must have the tables of one that was left alone.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ InHand = Callable[[Path | None, bytes], None]
 
 LAUNCHER_S = 0.5
 """A launcher that kills child and watcher one after the other has done so within this time."""
-DEADLY = frozenset({"SIGKILL", "SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS"})
+CRASHES = frozenset({"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS"})
+KERNEL_COUNTS = Path("/proc/vmstat")
 PR_SET_PDEATHSIG = 1
 STOPPED = 75
 
@@ -61,18 +65,30 @@ def _watch(child: int, reading: int) -> NoReturn:
     for number in (signal.SIGUSR1, signal.SIGTERM):
         signal.signal(number, lambda number, _: _tell(child, number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells the child too
-    last = b""
+    last, n_kills = b"", _memory_kills()
     with os.fdopen(reading, "rb") as told:
         for line in told:
-            last = line if line.endswith(b"\n") else last
+            last, n_kills = (line, _memory_kills()) if line.endswith(b"\n") else (last, n_kills)
     _, status = os.waitpid(child, 0)
     if not os.WIFSIGNALED(status):
         os._exit(os.waitstatus_to_exitcode(status))
-    deadly = os.WTERMSIG(status)
-    if signal.Signals(deadly).name in DEADLY:
+    deadly = signal.Signals(os.WTERMSIG(status))
+    for_memory = deadly == signal.SIGKILL and _memory_kills() > n_kills
+    sys.stderr.write(f"drenet: rank ended by {deadly.name}{' for want of memory' * for_memory}\n")
+    sys.stderr.flush()
+    if for_memory or deadly.name in CRASHES:
         time.sleep(LAUNCHER_S)
         _record(last)
     os._exit(128 + deadly)
+
+
+def _memory_kills() -> int:
+    """Processes of this node that its kernel has killed for want of memory since it started; 0 where it does not say."""
+    try:
+        counts = dict(line.split() for line in KERNEL_COUNTS.read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return int(counts.get("oom_kill", 0))
 
 
 def _tell(child: int, number: int) -> None:

@@ -56,15 +56,15 @@ def every_study_meets_a_bug():
     study.prepare = failing
 
 
-def one_study_kills_its_rank():
-    """The first study met, by whatever rank, is the killer from then on."""
+def one_study_crashes_its_rank():
+    """The first study met, by whatever rank, is the one from then on."""
     line, victim = study.Screener.line, Path(os.environ["VICTIM"])
 
     def deadly(self, dealt):
         if not victim.read_text():
             victim.write_text(dealt.study.study_key)
         if victim.read_text() == dealt.study.study_key:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGSEGV)
         return line(self, dealt)
 
     study.Screener.line = deadly
@@ -94,13 +94,13 @@ def every_study_takes_a_week_by_its_own_account():
     study.Screener.line = slow
 
 
-def one_study_kills_its_rank_once():
+def one_rank_is_killed_once():
     line, victim = study.Screener.line, Path(os.environ["VICTIM"])
 
     def deadly(self, dealt):
         if not victim.read_text():
             victim.write_text(dealt.study.study_key)
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGSEGV)
         return line(self, dealt)
 
     study.Screener.line = deadly

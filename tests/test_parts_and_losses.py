@@ -87,10 +87,10 @@ def test_a_lock_of_a_running_job_that_cannot_be_seen_from_here_is_refused(tmp_pa
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_study_that_kills_its_rank_twice_is_left_out_and_may_be_tried_again(ranks, small, whole, weights, drenet, tmp_path):
+def test_a_study_that_crashes_its_rank_twice_is_left_out_and_may_be_tried_again(ranks, small, whole, weights, drenet, tmp_path):
     screen = ("screen", small, "--weights", weights, "--out", tmp_path / "run")
     (tmp_path / "victim").touch()
-    fault = {"fault": "one_study_kills_its_rank", "ranks": ranks, "VICTIM": str(tmp_path / "victim")}
+    fault = {"fault": "one_study_crashes_its_rank", "ranks": ranks, "VICTIM": str(tmp_path / "victim")}
     codes = [drenet(*screen, **fault).returncode for _ in range(3)]
     assert [code != 0 for code in codes] == [True, True, False]
     reasons = open_run(tmp_path / "run").studies.set_index("study_key")["reason"].fillna("")
@@ -160,6 +160,25 @@ def test_tasks_too_dear_for_the_time_left_are_set_aside_and_the_cheap_ones_done(
     for task in given[0]:
         deal.done(0, task)
     assert (given, deal.n_aside, deal.n_open, deal.finished) == ([[3, 2]], 2, 2, False)
+
+
+@pytest.mark.parametrize(
+    ("deadly", "n_memory_kills", "blamed"),
+    [("SIGKILL", 1, True), ("SIGKILL", 0, False), ("SIGBUS", 0, True), ("SIGTERM", 0, False)],
+)
+def test_a_study_is_blamed_for_a_crash_or_want_of_memory_but_not_for_a_kill(deadly, n_memory_kills, blamed, tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path; from pipeline import guard\n"
+        "guard.KERNEL_COUNTS = counts = Path(sys.argv[1]); counts.write_text('pgfault 7\\noom_kill 3\\n')\n"
+        "hand = guard.watched(); hand(Path(sys.argv[2]), b'x\\n')\n"
+        "import time; time.sleep(0.3); counts.write_text(f'oom_kill {3 + int(sys.argv[4])}\\n')\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_DFL); os.kill(os.getpid(), signal.Signals[sys.argv[3]])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "counts"), str(tmp_path / "j"), deadly, str(n_memory_kills)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False, capture_output=True, text=True)
+    assert (done.returncode, (tmp_path / "j").exists()) == (128 + signal.Signals[deadly], blamed)
+    assert f"rank ended by {deadly}" in done.stderr
+    assert ("want of memory" in done.stderr) == bool(n_memory_kills)
 
 
 def test_a_watcher_whose_rank_ends_well_or_with_an_error_writes_nothing(tmp_path):

@@ -141,7 +141,7 @@ def test_full_storage_ends_the_job_with_74_and_requeues_nothing(bed, studies, we
 def test_a_killed_rank_is_made_good_within_the_allocation(bed, studies, weights, one_rank, tmp_path):
     victim = tmp_path / "victim"
     victim.touch()
-    script = _faulty(tmp_path, "one_study_kills_its_rank_once")
+    script = _faulty(tmp_path, "one_rank_is_killed_once")
     job = bed.submit(script, studies, "--weights", weights, "--out", tmp_path / "run", VICTIM=str(victim))
     bed.wait(job)
     assert bed.state(job) == ("COMPLETED", 0), _log(bed)

@@ -42,7 +42,6 @@ class Tally:
     n_lost: int = 0
     n_double: int = 0
     n_other: int = 0
-    n_left_out: int = 0
     again: list = field(default_factory=list)
 
     def __str__(self):
@@ -52,7 +51,6 @@ class Tally:
             f"{sum(self.faults.values())} faults ({kinds}) over {self.n_runs} runs of {N_STUDIES} studies, "
             f"{self.n_attempts} attempts: "
             f"{self.n_lost} lost, {self.n_double} double, {self.n_other} with another digest; "
-            f"{self.n_left_out} left out, their rank having been killed over them twice, and right after --retry-lost; "
             f"{sum(self.again)} computed twice to their end, at most {worst} in a run"
         )
 
@@ -177,10 +175,6 @@ def _count(bed, run, tally, expected, n_faults):
     tally.again.append(sum(computed.values()) - len(computed))
     if n_faults and tally.again[-1] > N_RANKS * n_faults:
         raise AssertionError(f"{tally.again[-1]} studies were computed again after {n_faults} faults")
-    left_out = int((studies["reason"].fillna("") == "WORKER_LOST").sum())
-    tally.n_left_out += left_out
-    if left_out:
-        bed.run(*DRENET, "screen", *run.arguments, "--out", run.out, "--retry-lost")
     tally.n_other += bed.run(*DRENET, "gather", run.out, "--digest").split()[-1] != expected
     records = [line.result.study_key for path in journal_files(run.out) for _, line in read_lines(path) if line.result]
     tally.n_lost += N_STUDIES - len(set(records))
