@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -79,6 +80,15 @@ def _watch(child: int, reading: int) -> NoReturn:
     if for_memory or deadly.name in CRASHES:
         time.sleep(LAUNCHER_S)
         _record(last)
+    _end_by(deadly)
+
+
+def _end_by(deadly: signal.Signals) -> NoReturn:
+    """End as the rank did: an MPI that can survive a rank takes only a signal for its death, no exit code."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if deadly != signal.SIGKILL:
+        signal.signal(deadly, signal.SIG_DFL)
+    os.kill(os.getpid(), deadly)
     os._exit(128 + deadly)
 
 
