@@ -144,11 +144,11 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.add_argument("--key-file", type=Path, help="pseudonym key (default: $DRENET_KEY_FILE, ~/.config/drenet/)")
     train.set_defaults(command=_train)
 
-    evaluate = commands.add_parser("evaluate", help="figures with intervals and curves of a trained network")
-    evaluate.add_argument("run", type=Path, help="the training run's folder")
+    evaluate = commands.add_parser("evaluate", help="figures with intervals and curves of a training run or a screened run")
+    evaluate.add_argument("run", type=Path, help="the folder of a training run, or of a screened one")
     evaluate.add_argument("--labels", type=Path, required=True, help="as for train")
-    evaluate.add_argument("--part", default="test", choices=("train", "validation", "test"), help="of the split")
-    evaluate.add_argument("--archive", type=Path, help="where it was indexed, if not by the run itself")
+    evaluate.add_argument("--part", choices=("train", "validation", "test"), help="of a training run's split (default: test)")
+    evaluate.add_argument("--archive", type=Path, help="of a training run: where it was indexed, if not by the run itself")
     evaluate.add_argument("--cache", type=Path, help="as for train")
     evaluate.add_argument("--against", type=Path, help="another run, evaluated on the same patients: the AUCs' difference")
     evaluate.add_argument("--key-file", type=Path, help="as for train")
@@ -215,16 +215,18 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from pipeline.training.evaluate import NOTICE as SYNTHETIC
     from pipeline.training.evaluate import Asked, evaluate
+    from pipeline.training.written import NOTICE as SYNTHETIC
+    from pipeline.training.written import interval
 
     asked = Asked(
         options.run, options.labels, options.part, options.archive, options.cache, options.key_file, options.against
     )  # fmt: skip
-    for figure in evaluate(asked):
-        interval = f"({figure.low:.3f} to {figure.high:.3f}, {figure.method})"
-        print(f"{figure.level:<8} {figure.metric:<18} {figure.value:.3f}  {interval}")
-    print(f"tables and pictures: {options.run}/evaluation/{options.part}. {SYNTHETIC}")
+    for name, figures in evaluate(asked).items():
+        print(f"{options.run}/evaluation/{name}:")
+        for figure in figures:
+            print(f"{figure.level:<8} {figure.metric:<18} {figure.value:.3f}  ({interval(figure)}, {figure.method})")
+    print(SYNTHETIC)
     return 0
 
 

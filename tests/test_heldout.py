@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.model.shipped import shipped_weights
 from pipeline.training.heldout import held_out, patient_figures
-from pipeline.training.scoring import wilson
+from pipeline.training.intervals import wilson
 
 CARD = Path(__file__).parents[1] / "docs" / "held-out.json"
 

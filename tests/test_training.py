@@ -130,9 +130,9 @@ def test_labels_that_belong_to_no_patient_here_are_an_error_not_an_empty_trainin
 def test_a_trained_run_is_evaluated_on_the_patients_of_its_split(cohort, trained, monkeypatch, tmp_path):
     from pipeline.training.evaluate import Asked, evaluate
 
-    monkeypatch.setattr("pipeline.training.figures.N_RESAMPLES", 20)
+    monkeypatch.setattr("pipeline.training.intervals.N_RESAMPLES", 20)
     asked = Asked(trained, cohort / "archive-truth" / "labels.csv", cache=cohort / "cache", key_file=tmp_path / "unused.key")
-    found = {(figure.level, figure.metric): figure for figure in evaluate(asked)}
+    found = {(figure.level, figure.metric): figure for figure in evaluate(asked)["test"]}
     scored = rows(trained / "evaluation" / "test" / "patients.csv")
     assert {row["patient_key"] for row in scored} == {
         row["patient_key"] for row in rows(trained / "split.csv") if row["part"] == "test"
@@ -144,7 +144,7 @@ def test_a_trained_run_is_evaluated_on_the_patients_of_its_split(cohort, trained
 def test_evaluating_leaves_the_training_run_as_it_was_whatever_the_labels_lack(cohort, trained, monkeypatch, tmp_path):
     from pipeline.training.evaluate import Asked, evaluate
 
-    monkeypatch.setattr("pipeline.training.figures.N_RESAMPLES", 20)
+    monkeypatch.setattr("pipeline.training.intervals.N_RESAMPLES", 20)
     labels = (cohort / "archive-truth" / "labels.csv").read_text().splitlines(keepends=True)
     (tmp_path / "partial.csv").write_text("".join(labels[:1] + labels[2:]))
     before = _files_but_evaluation(trained)
@@ -154,6 +154,7 @@ def test_evaluating_leaves_the_training_run_as_it_was_whatever_the_labels_lack(c
         evaluate(replace(asked, archive=cohort / "archive"))
     assert _files_but_evaluation(trained) == before
     assert "LABEL_MISSING" in (trained / "evaluation" / "train" / "left_out.csv").read_text()
+    assert not [path for path in (trained / "evaluation").rglob("*") if path.name == "private"]
 
 
 def _files_but_evaluation(run):

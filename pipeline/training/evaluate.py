@@ -1,63 +1,105 @@
-"""`drenet evaluate`: a trained network on the patients of one part of its split -> tables, curves, differences to another run.
+"""`drenet evaluate`: a trained network on one part of its split, or a screened run's networks on whoever has a label.
 
-What is measured on synthetic patients proves the machinery and says nothing about clinical accuracy.
+Either way RUN/evaluation/ gets the same tables, curves and differences (written.py). What is measured on synthetic patients
+proves the machinery and says nothing about clinical accuracy.
 """
 
 from __future__ import annotations
 
 import csv
-import io
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from pipeline import __version__
 from pipeline.config import read_config
 from pipeline.errors import ConfigurationError, Reason
 from pipeline.model import Baseline, DreNet, load_baseline, load_checkpoint
 from pipeline.ranks import Alone
-from pipeline.store import write_whole
-from pipeline.training.delong import paired_difference
-from pipeline.training.figures import Figure, Scored, figures
-from pipeline.training.plots import draw
+from pipeline.training.figures import Figure, Scored, Target
 from pipeline.training.recipe import POSITIVE, Recipe
 from pipeline.training.run import Request, gather_cohort
-from pipeline.training.scoring import probabilities
+from pipeline.training.scoring import Member, probabilities
+from pipeline.training.screened import measure_screened
 from pipeline.training.state import BEST
+from pipeline.training.written import FOLDER, Measured, write_evaluation
 
-NOTICE = "Research use only. Figures of synthetic patients say nothing about clinical accuracy."
+TRAINED, SCREENED = "recipe.toml", "run.toml"
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What `drenet evaluate` was asked; without `archive` the one that the run was trained on."""
+    """What `drenet evaluate` was asked.
+
+    `part` (the test part where none is named), `archive` (without, the one trained on) and `cache` are for training runs.
+    """
 
     run: Path
     labels: Path
-    part: str = "test"
+    part: str | None = None
     archive: Path | None = None
     cache: Path | None = None
     key_file: Path | None = None
     against: Path | None = None
 
 
-def evaluate(asked: Asked) -> list[Figure]:
-    """Write RUN/evaluation/PART/ and return its figures. Raises ConfigurationError."""
-    network = read_network(asked.run / BEST)
-    by_image, by_patient, keys = score_part(asked, network)
-    stated = network.metadata.threshold
-    threshold = 0.5 if stated is None else stated
-    found = figures("image", by_image, threshold) + figures("patient", by_patient, threshold)
-    out = _folder(asked)
-    _write_scores(out / "patients.csv", keys, by_patient)
-    if asked.against is not None:
-        found.append(_difference(asked, keys, by_patient))
-    _write_tables(out, found, stated)
-    for name, picture in draw(by_image, by_patient, threshold):
-        write_whole(out / name, picture)
-    return found
+def evaluate(asked: Asked) -> dict[str, list[Figure]]:
+    """Write RUN/evaluation/NAME/ of the part, or of every network screened with; their figures. Raises ConfigurationError."""
+    found = [measure_trained(asked)] if is_trained(asked) else measure_screened(asked.run, asked.labels, asked.key_file)
+    return {measured.name: write_evaluation(asked.run, measured, asked.against) for measured in found}
+
+
+def is_trained(asked: Asked) -> bool:
+    """Whether the run is a training run, else a screened one: each has a file that tells. Raises ConfigurationError."""
+    if (asked.run / TRAINED).exists():
+        return True
+    if not (asked.run / SCREENED).exists():
+        raise ConfigurationError(
+            f"{asked.run} is neither a training run's folder (it would hold {TRAINED}) nor a screened one's ({SCREENED}): "
+            "name the --out of `drenet train` or `drenet screen`"
+        )
+    if asked.part or asked.archive or asked.cache:
+        raise ConfigurationError(f"{asked.run} is a screened run: --part, --archive and --cache are for training runs")
+    return False
+
+
+def measure_trained(asked: Asked) -> Measured:
+    """The run's network on the asked part; a patient's score is the mean of its slices'."""
+    if not (asked.run / BEST).exists():
+        raise ConfigurationError(f"{asked.run} has no {BEST} yet: its training is not finished. Start `drenet train` again")
+    network, request = read_network(asked.run / BEST), _request(asked)
+    members = gather_cohort(Alone(), request).part(asked.part or "test")
+    target = np.array([member.label == POSITIVE for member in members], bool)
+    if target.all() or not target.any():
+        raise ConfigurationError(
+            f"the {request.out.name} part has {target.sum()} of {len(target)} patients with {POSITIVE}: nothing to tell apart "
+            f"({Reason.LABEL_ONE_CLASS}); evaluate another part, or train on more patients"
+        )
+    by_image, by_patient = _scored(network, request, members, target)
+    metadata = network.metadata
+    about = {
+        "network": f"{metadata.architecture} of this training run: classes {', '.join(metadata.classes)}, positive {POSITIVE}; "
+        f"weights sha256 {metadata.sha256}",
+        "scores": f"of the {request.out.name} part of the run's split, by drenet-pipeline {__version__}",
+        "labels": f"sha256 {hashlib.sha256(asked.labels.read_bytes()).hexdigest()}",
+    }
+    keys = tuple(member.patient_key for member in members)
+    return Measured(request.out.name, by_image, by_patient, keys, metadata.threshold, about, _left_out(request), "studies")
+
+
+def _scored(
+    network: DreNet | Baseline, request: Request, members: Sequence[Member], target: Target
+) -> tuple[Scored, Scored]:  # fmt: skip
+    """(by image, by patient)."""
+    scores = [probabilities(network, request.place.cache, m.slices)[:, network.metadata.positive] for m in members]
+    n_slices, numbers = [len(score) for score in scores], np.arange(len(members))
+    by_image = Scored(np.repeat(target, n_slices), np.concatenate(scores), np.repeat(numbers, n_slices))
+    return by_image, Scored(target, np.array([score.mean() for score in scores]), numbers)
 
 
 def read_network(path: Path) -> DreNet | Baseline:
@@ -68,35 +110,18 @@ def read_network(path: Path) -> DreNet | Baseline:
         return load_baseline(path)
 
 
-def score_part(asked: Asked, network: DreNet | Baseline) -> tuple[Scored, Scored, list[str]]:
-    """(by image, by patient, the patients' keys) of the asked part; a patient's score is the mean of its slices'."""
-    request = _request(asked)
-    members = gather_cohort(Alone(), request).part(asked.part)
-    target = np.array([member.label == POSITIVE for member in members], bool)
-    if target.all() or not target.any():
-        raise ConfigurationError(
-            f"the {asked.part} part has {target.sum()} of {len(target)} patients with {POSITIVE}: nothing to tell apart "
-            f"({Reason.LABEL_ONE_CLASS})"
-        )
-    scores = [probabilities(network, request.place.cache, m.slices)[:, network.metadata.positive] for m in members]
-    n_slices = [len(score) for score in scores]
-    numbers = np.arange(len(members))
-    by_image = Scored(np.repeat(target, n_slices), np.concatenate(scores), np.repeat(numbers, n_slices))
-    by_patient = Scored(target, np.array([score.mean() for score in scores]), numbers)
-    return by_image, by_patient, [member.patient_key for member in members]
-
-
 def _request(asked: Asked) -> Request:
-    """The run's own settings, for its own or another archive."""
+    """The run's own settings, for its own or another archive; what indexing writes stays under the run's `private/`."""
     try:
-        described = msgspec.toml.decode((asked.run / "recipe.toml").read_bytes())
+        described = msgspec.toml.decode((asked.run / TRAINED).read_bytes())
         task = described.pop("task")
         recipe = msgspec.convert(described, Recipe)
     except (OSError, KeyError, msgspec.MsgspecError) as error:
-        raise ConfigurationError(f"{asked.run} is no training run's folder: recipe.toml is missing or damaged") from error
+        raise ConfigurationError(f"{asked.run / TRAINED} is damaged: train again, or put it back") from error
     config = read_config(asked.run / "preparation.toml")
-    out, cache = _folder(asked), asked.cache or asked.run / "private" / "cache"
-    for folder in (out / "private", cache):
+    private = asked.run / "private"
+    out, cache = private / FOLDER / (asked.part or "test"), asked.cache or private / "cache"
+    for folder in (private, out / "private", cache):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return Request(
         asked.archive or asked.run,
@@ -111,44 +136,7 @@ def _request(asked: Asked) -> Request:
     )
 
 
-def _folder(asked: Asked) -> Path:
-    """The only place that evaluating writes to, besides the cache of prepared slices: the training run stays as it is."""
-    return asked.run / "evaluation" / asked.part
-
-
-def _difference(asked: Asked, keys: Sequence[str], scored: Scored) -> Figure:
-    """The area less that of another run on the same patients, which was evaluated before (paired DeLong)."""
-    path = (asked.against or asked.run) / "evaluation" / asked.part / "patients.csv"
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            other = {row["patient_key"]: float(row["probability"]) for row in csv.DictReader(file)}
-    except OSError as error:
-        raise ConfigurationError(f"{path} is not there: evaluate that run first, on the same part") from error
-    if set(other) != set(keys):
-        raise ConfigurationError(f"{path} holds other patients: train both runs on the same split (--split)")
-    area = paired_difference(scored.target, scored.score, np.array([other[key] for key in keys]))
-    return Figure("patient", "AUC difference", area.area, area.low, area.high, "DeLong, paired")
-
-
-def _write_scores(path: Path, keys: Sequence[str], scored: Scored) -> None:
-    rows = zip(keys, scored.target.astype(int).tolist(), scored.score.tolist(), strict=True)
-    lines = [f"{key},{target},{score!r}" for key, target, score in rows]
-    write_whole(path, "\n".join(["patient_key,positive,probability", *lines, ""]).encode())
-
-
-def _write_tables(out: Path, found: Sequence[Figure], stated: float | None) -> None:
-    """figures.csv and figures.md."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Figure.__dataclass_fields__)
-    writer.writerows(astuple(figure) for figure in found)
-    write_whole(out / "figures.csv", text.getvalue().encode())
-    threshold = "0.5, since the checkpoint states none" if stated is None else f"{stated:.3f}, chosen on validation"
-    lines = [
-        f"Threshold {threshold}. {NOTICE}",
-        "",
-        "| level | metric | value | 95 % interval | by |",
-    ]
-    lines.append("|---|---|---|---|---|")
-    lines += [f"| {f.level} | {f.metric} | {f.value:.3f} | {f.low:.3f} to {f.high:.3f} | {f.method} |" for f in found]
-    write_whole(out / "figures.md", ("\n".join(lines) + "\n").encode())
+def _left_out(request: Request) -> Counter[str]:
+    """What gathering the cohort counted."""
+    with (request.out / "left_out.csv").open(encoding="utf-8", newline="") as file:
+        return Counter({row["reason"]: int(row["studies"]) for row in csv.DictReader(file)})

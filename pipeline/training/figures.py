@@ -1,7 +1,6 @@
 """Labels and scores -> the paper's figures, each metric with its 95 % interval, by image and by patient.
 
-By patient: DeLong for the area, Wilson for proportions. By image and else: 1,000 resamples of patients, never of slices,
-since the slices of one patient are no strangers to one another. Metrics are scikit-learn's.
+Values are scikit-learn's; intervals are intervals.py's, and each says how it was found.
 """
 
 from __future__ import annotations
@@ -11,29 +10,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import rankdata
 from sklearn import metrics
 
-from pipeline.training.delong import area_with_interval
-from pipeline.training.scoring import wilson
+from pipeline.training.intervals import Scored, closed_intervals, drawn_interval, resampled
 
 Target = npt.NDArray[np.bool_]
 Score = npt.NDArray[np.float64]
-N_RESAMPLES = 1000
 N_BINS = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Scored:
-    """Truth and score of every image or patient; `cluster` numbers the patient of each."""
-
-    target: Target
-    score: Score
-    cluster: npt.NDArray[np.int64]
+__all__ = ["Figure", "Scored", "Target", "calibration_error", "figures"]
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One metric with its 95 % interval, and how that was found."""
+    """One metric with its 95 % interval (NaN where none can be told), and how that was found."""
 
     level: str
     metric: str
@@ -59,57 +49,43 @@ def metric_functions(threshold: float) -> dict[str, Callable[[Target, Score], fl
 
 
 def figures(level: str, scored: Scored, threshold: float, seed: int = 0) -> list[Figure]:
-    """All metrics of one level; closed intervals by patient where there are some."""
-    functions = metric_functions(threshold)
-    drawn = resampled(scored, functions, seed)
-    closed = closed_intervals(scored, threshold) if level == "patient" else {}
-    found = []
-    for name, function in functions.items():
-        value = function(scored.target, scored.score)
-        low, high = np.nanpercentile(drawn[name], [2.5, 97.5]).tolist()
-        method = "bootstrap over patients"
-        if name in closed:
-            low, high, method = closed[name]
-        found.append(Figure(level, name, value, low, high, method))
-    return found
+    """All metrics of one level; by patient with the intervals that have a formula, else by resampling patients."""
+    values = {name: function(scored.target, scored.score) for name, function in metric_functions(threshold).items()}
+    drawn = resampled(scored, lambda target, score: quick_metrics(target, score, threshold), seed)
+    found = {name: drawn_interval(name, value, drawn, scored, threshold) for name, value in values.items()}
+    if level == "patient":
+        found |= closed_intervals(scored, threshold)
+    return [Figure(level, name, value, *found[name]) for name, value in values.items()]
 
 
-def closed_intervals(scored: Scored, threshold: float) -> dict[str, tuple[float, float, str]]:
-    """(low, high, method) of the metrics that have a formula."""
-    target, above = scored.target, scored.score >= threshold
-    area = area_with_interval(target, scored.score)
-    counts = {
-        "recall": (above & target, target),
-        "specificity": (~above & ~target, ~target),
-        "precision": (above & target, above),
-        "accuracy": (above == target, np.ones_like(target)),
+def quick_metrics(target: Target, score: Score, threshold: float) -> dict[str, float]:
+    """The same metrics as `metric_functions`, a tenth of the time: a resample needs them a thousand times."""
+    called = score >= threshold
+    hits, false = int((called & target).sum()), int((called & ~target).sum())
+    n_positive, n = int(target.sum()), len(target)
+    return {
+        "AUC": _area(target, score),
+        "average precision": float(metrics.average_precision_score(target, score)),
+        "recall": hits / n_positive,
+        "specificity": 1 - false / (n - n_positive),
+        "precision": hits / max(1, hits + false),
+        "F1": 2 * hits / max(1, n_positive + hits + false),
+        "accuracy": (hits + n - n_positive - false) / n,
+        "Brier score": float(((score - target) ** 2).mean()),
+        "calibration error": calibration_error(target, score),
     }
-    found = {"AUC": (area.low, area.high, "DeLong")}
-    for name, (hits, of) in counts.items():
-        _, low, high = wilson(int(hits.sum()), int(of.sum()))
-        found[name] = (low, high, "Wilson")
-    return found
 
 
-def resampled(
-    scored: Scored, functions: dict[str, Callable[[Target, Score], float]], seed: int
-) -> dict[str, list[float]]:  # fmt: skip
-    """Every metric of N_RESAMPLES draws of patients with replacement, those with one class left out."""
-    generator = np.random.default_rng([seed, 95])
-    members = [np.flatnonzero(scored.cluster == patient) for patient in np.unique(scored.cluster)]
-    drawn: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(N_RESAMPLES):
-        rows = np.concatenate([members[place] for place in generator.integers(len(members), size=len(members))])
-        target = scored.target[rows]
-        if target.all() or not target.any():
-            continue
-        for name, function in functions.items():
-            drawn[name].append(function(target, scored.score[rows]))
-    return drawn
+def _area(target: Target, score: Score) -> float:
+    """The share of pairs in which the positive scores higher, from ranks; ties count half."""
+    ranks = rankdata(score)
+    n_positive = int(target.sum())
+    wins = ranks[target].sum() - n_positive * (n_positive + 1) / 2
+    return float(wins / (n_positive * (len(target) - n_positive)))
 
 
 def calibration_error(target: Target, score: Score) -> float:
     """Expected calibration error: |mean score - share of positives| over ten equal bins, weighted by their numbers."""
     place = np.minimum((score * N_BINS).astype(int), N_BINS - 1)
-    gaps = [abs(score[place == b].mean() - target[place == b].mean()) * (place == b).sum() for b in np.unique(place)]
-    return float(sum(gaps) / len(score))
+    gap = np.bincount(place, score - target, N_BINS)
+    return float(np.abs(gap).sum() / len(score))

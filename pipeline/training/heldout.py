@@ -19,8 +19,8 @@ from pipeline.pseudonym import pseudonym, read_or_create_key
 from pipeline.run import screen
 from pipeline.tables import open_run
 from pipeline.training.delong import area_with_interval
+from pipeline.training.intervals import wilson
 from pipeline.training.recipe import POSITIVE
-from pipeline.training.scoring import wilson
 
 HELD_OUT = CohortPlan((60, 60, 60), seed=7717, matrix=192, slices=24)
 

@@ -37,8 +37,8 @@ class Labelled:
     studies: tuple[Study, ...]
 
 
-def read_labels(path: Path) -> Labels:
-    """Raises ConfigurationError for a file that cannot be read, an unknown label, or a patient with two."""
+def read_labels(path: Path, known: frozenset[str] = KNOWN) -> Labels:
+    """Raises ConfigurationError for a file that cannot be read, a label not `known`, or a patient with two."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -51,10 +51,12 @@ def read_labels(path: Path) -> Labels:
     patients: dict[str, tuple[str, int]] = {}
     studies: dict[str, tuple[str, int]] = {}
     for line, row in enumerate(rows, start=2):
-        said = (_label(row["label"], path, line), line)
-        _note(patients, (row[column] or "").strip(), said, path)
-        if row.get("study_uid"):
-            _note(studies, row["study_uid"].strip(), said, path)
+        said = (_label(row["label"], known, f"{path}, line {line}"), line)
+        if not said[0]:
+            continue
+        for names, name in ((patients, row[column]), (studies, row.get("study_uid"))):
+            if name and name.strip():
+                _note(names, name.strip(), said, path)
     return Labels(patients, studies, column == "patient_key")
 
 
@@ -66,7 +68,7 @@ def labelled(studies: Iterable[Study], labels: Labels, task: str) -> tuple[list[
     grouped: dict[str, list[Study]] = {}
     left_out: Counter[str] = Counter()
     for study in studies:
-        label = _label_of(study, labels)
+        label = label_of(study, labels)
         if study.status != "READY" or label not in CLASSES[task]:
             reason = Reason.LABEL_MISSING if not label else f"label {label} is not of this task"
             left_out[study.reason if study.status != "READY" else reason] += 1
@@ -83,7 +85,7 @@ def labelled(studies: Iterable[Study], labels: Labels, task: str) -> tuple[list[
 
 
 def _labelled(members: list[Study], labels: Labels) -> Labelled:
-    said = {_label_of(study, labels) for study in members}
+    said = {label_of(study, labels) for study in members}
     if len(said) > 1:
         raise ConfigurationError(
             f"one patient's studies have the labels {', '.join(sorted(said))} ({Reason.LABEL_CONFLICT}): "
@@ -93,18 +95,18 @@ def _labelled(members: list[Study], labels: Labels) -> Labelled:
     return Labelled(members[0].patient_key, members[0].patient_id, said.pop(), tuple(ordered))
 
 
-def _label_of(study: Study, labels: Labels) -> str:
+def label_of(study: Study, labels: Labels) -> str:
     """The study's own label, else its patient's, else ""."""
     patient = study.patient_key if labels.by_key else study.patient_id
     known = labels.patients.get(patient) or labels.patients.get(patient.rpartition("\\")[2])
     return (labels.studies.get(study.study_uid) or known or ("", 0))[0]
 
 
-def _label(text: str | None, path: Path, line: int) -> str:
+def _label(text: str | None, known: frozenset[str], place: str) -> str:
     label = (text or "").strip().lower()
-    if label and label not in KNOWN:
+    if label and label not in known:
         raise ConfigurationError(
-            f"{path}, line {line}: unknown label {label!r} ({Reason.LABEL_UNKNOWN}); known: {', '.join(sorted(KNOWN))}"
+            f"{place}: unknown label {label!r} ({Reason.LABEL_UNKNOWN}); known: {', '.join(sorted(known))}"
         )
     return label
 

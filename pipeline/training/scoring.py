@@ -81,16 +81,3 @@ def best_threshold(target: npt.NDArray[np.bool_], score: npt.NDArray[np.float64]
     best = int(np.argmax(np.round(gains, 12)))
     below = levels[best - 1] if best else 0.0
     return float((levels[best] + below) / 2)
-
-
-def wilson(hits: int, n: int) -> list[float]:
-    """[share, low, high]: a proportion with Wilson's 95 % interval; no hits of none is 0 with nothing known."""
-    from statistics import NormalDist
-
-    if n == 0:
-        return [0.0, 0.0, 1.0]
-    z = NormalDist().inv_cdf(0.975)
-    share, spread = hits / n, 1 + z * z / n
-    middle = (share + z * z / (2 * n)) / spread
-    reach = z / spread * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
-    return [share, max(0.0, middle - reach), min(1.0, middle + reach)]

@@ -1,0 +1,202 @@
+"""A screened run and labels: figures are those that scikit-learn finds in the run's own tables; bad labels are refused."""
+
+import csv
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from sklearn import metrics
+
+from pipeline.errors import ConfigurationError
+from pipeline.model.shipped import shipped_weights
+from pipeline.phantom import CohortPlan, write_cohort
+from pipeline.pseudonym import pseudonym, read_or_create_key
+from pipeline.resume import Network
+from pipeline.training.evaluate import Asked, evaluate
+from pipeline.training.screened import target_of
+
+
+@dataclass(frozen=True)
+class Screened:
+    """A cohort that no network was trained on, screened with two networks as a user would, and evaluated."""
+
+    run: Path
+    labels: Path
+    key: Path
+    said: str
+
+
+@pytest.fixture(scope="module")
+def screened(tmp_path_factory, weights, drenet):
+    folder = tmp_path_factory.mktemp("screened")
+    write_cohort(folder / "archive", CohortPlan((4, 4, 2), seed=11, matrix=128, slices=24))
+    labels, key = folder / "archive-truth" / "labels.csv", folder / "key"
+    networks = ("--weights", shipped_weights()["covid-vs-bacterial"], "--weights", weights)
+    for command in (
+        ("screen", folder / "archive", *networks, "--out", folder / "run", "--key-file", key),
+        ("evaluate", folder / "run", "--labels", labels),
+        ("report", folder / "run"),
+    ):
+        done = drenet(*command)
+        assert done.returncode == 0, done.stdout
+        said = done.stdout if command[0] == "evaluate" else ""
+        if said:
+            kept = said
+    return Screened(folder / "run", labels, key, kept)
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr("pipeline.training.intervals.N_RESAMPLES", 20)
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def figures_of(run, name):
+    return {(row["level"], row["metric"]): row for row in rows(run / "evaluation" / name / "figures.csv")}
+
+
+def truth_of(screened):
+    """patient_key -> label, by the key alone: no line in common with the package's join."""
+    key = read_or_create_key(screened.key)
+    return {pseudonym(key, "patient", f"\\{row['patient_id']}"): row["label"] for row in rows(screened.labels)}
+
+
+@pytest.mark.parametrize(("column", "classes"), [("probability", ("covid", "bacterial")), ("probability_2", None)])
+def test_the_figures_are_those_that_scikit_learn_finds_in_the_runs_tables(screened, column, classes):
+    truth, found = truth_of(screened), figures_of(screened.run, column)
+    patients = pd.read_csv(screened.run / "patients.csv").set_index("patient_key")[column].dropna()
+    patients = patients[[classes is None or truth[key] in classes for key in patients.index]]
+    slices = pd.read_parquet(screened.run / "slices.parquet")
+    slices["patient"] = slices["study_key"].map(pd.read_csv(screened.run / "studies.csv").set_index("study_key")["patient_key"])
+    slices = slices[slices["patient"].isin(patients.index)]
+    stated = re.search(r"threshold = ([\d.]+)", (screened.run / "run.toml").read_text())
+    threshold = float(stated[1]) if column == "probability" else 0.5
+    for level, keys, score in (("patient", patients.index, patients), ("image", slices["patient"], slices[column])):
+        target, called = [truth[key] == "covid" for key in keys], score.to_numpy() >= threshold
+        wanted = {
+            "AUC": metrics.roc_auc_score(target, score),
+            "average precision": metrics.average_precision_score(target, score),
+            "recall": metrics.recall_score(target, called),
+            "specificity": metrics.recall_score(target, called, pos_label=False),
+            "precision": metrics.precision_score(target, called, zero_division=0),
+            "F1": metrics.f1_score(target, called),
+            "accuracy": metrics.accuracy_score(target, called),
+            "Brier score": metrics.brier_score_loss(target, score),
+        }
+        assert {name: float(found[level, name]["value"]) for name in wanted} == pytest.approx(wanted, abs=1e-12)
+
+
+def test_the_command_says_the_figures_and_the_report_shows_them_with_the_curves(screened):
+    area = float(figures_of(screened.run, "probability")["patient", "AUC"]["value"])
+    assert f"patient  AUC                {area:.3f}" in screened.said
+    page = (screened.run / "report" / "index.html").read_text()
+    assert "Evaluation against the labels" in page
+    assert f"<td>AUC</td><td>{area!r}</td>" in page.replace("\n", "")
+    for title in ("probability: curves", "probability: confusion", "probability 2: curves"):
+        assert f"<strong>{title}</strong>" in page
+    assert "Figures of synthetic patients say nothing about clinical accuracy" in page
+
+
+def test_whoever_is_left_out_is_counted_and_nothing_identifies_anybody(screened):
+    left_out = {row["reason"]: row["patients"] for row in rows(screened.run / "evaluation" / "probability" / "left_out.csv")}
+    assert left_out == {"label healthy is not of this network": "2"}
+    assert rows(screened.run / "evaluation" / "probability_2" / "left_out.csv") == []
+    held = b"".join(path.read_bytes() for path in (screened.run / "evaluation").rglob("*") if path.is_file())
+    assert b"CANARY" not in held
+    assert str(screened.labels.parent).encode() not in held
+
+
+@pytest.fixture
+def copy(screened, tmp_path):
+    """The run, to be spoiled."""
+    shutil.copytree(screened.run, tmp_path / "run", ignore=shutil.ignore_patterns("report", "evaluation", "images"))
+    return tmp_path / "run"
+
+
+def areas(run, labels, key=None):
+    return {name: figures[9].value for name, figures in evaluate(Asked(run, labels, key_file=key)).items()}
+
+
+def test_labels_join_by_key_by_id_and_by_study_with_and_without_the_private_folder(screened, copy, tmp_path):
+    wanted = areas(copy, screened.labels)
+    truth = truth_of(screened)
+    (tmp_path / "by-key.csv").write_text("\n".join(["patient_key,label", *(f"{k},{v}" for k, v in truth.items()), ""]))
+    assert areas(copy, tmp_path / "by-key.csv") == wanted
+    shutil.rmtree(copy / "private")
+    assert areas(copy, tmp_path / "by-key.csv") == wanted
+    assert areas(copy, screened.labels, screened.key) == wanted
+    with pytest.raises(ConfigurationError, match="--key-file"):
+        areas(copy, screened.labels, tmp_path / "no.key")
+    assert not (tmp_path / "no.key").exists()
+
+
+def test_patients_without_a_label_and_labels_without_a_patient_are_stated(screened, copy, tmp_path):
+    lines = screened.labels.read_text().splitlines()
+    (tmp_path / "some.csv").write_text("\n".join([*lines[:1], *lines[2:], "CANARYID-elsewhere,covid", "CANARYID-blank,", ""]))
+    evaluate(Asked(copy, tmp_path / "some.csv"))
+    stated = {row["reason"]: row["patients"] for row in rows(copy / "evaluation" / "probability_2" / "left_out.csv")}
+    assert stated == {"LABEL_MISSING": "1", "not in this run": "1"}
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda lines: [lines[0], "nobody,covid", "nobody-else,bacterial"], "LABEL_MISSING.*belong together"),
+        (lambda lines: [*lines, lines[1].replace(",covid", ",bacterial")], "LABEL_CONFLICT.*keep one"),
+        (lambda lines: [line for line in lines if "bacterial" not in line and "healthy" not in line], "LABEL_ONE_CLASS"),
+        (lambda lines: [*lines, "CANARYID-other,flu"], "LABEL_UNKNOWN"),
+        (lambda lines: ["name,label", *lines[1:]], "needs the columns"),
+    ],
+)
+def test_labels_that_say_nothing_or_contradict_are_refused_with_a_cure(screened, copy, tmp_path, change, code):
+    (tmp_path / "bad.csv").write_text("\n".join([*change(screened.labels.read_text().splitlines()), ""]))
+    with pytest.raises(ConfigurationError, match=code):
+        evaluate(Asked(copy, tmp_path / "bad.csv"))
+    assert not (copy / "evaluation").exists()
+
+
+def test_a_study_may_have_a_label_of_its_own_but_a_patient_only_one(screened, copy, tmp_path):
+    manifest = (copy / "private" / "manifest.jsonl").read_text()
+    covid, bacterial = (
+        next(line for line in manifest.splitlines() if f"-{label}-" in line) for label in ("covid", "bacterial")
+    )
+    uid, mine, other = (re.search(f'"{name}":"([^"]+)"', line)[1] for name, line in (
+        ("study_uid", bacterial), ("patient_key", covid), ("patient_key", bacterial)))  # fmt: skip
+    lines = [f"{line}," for line in screened.labels.read_text().splitlines()[1:]]
+    (tmp_path / "own.csv").write_text("\n".join(["patient_id,label,study_uid", *lines, f",covid,{uid}", ""]))
+    evaluate(Asked(copy, tmp_path / "own.csv"))
+    positive = {row["patient_key"]: row["positive"] for row in rows(copy / "evaluation" / "probability" / "patients.csv")}
+    assert (positive[other], sum(map(int, positive.values()))) == ("1", 5)
+    (copy / "private" / "manifest.jsonl").write_text(manifest.replace(other, mine))
+    with pytest.raises(ConfigurationError, match=f"patient {mine} has the labels bacterial and covid.*LABEL_CONFLICT"):
+        evaluate(Asked(copy, screened.labels))
+
+
+def test_an_unfinished_run_and_a_folder_that_is_none_are_refused_with_a_cure(screened, copy, tmp_path):
+    with pytest.raises(ConfigurationError, match="--part, --archive and --cache are for training runs"):
+        evaluate(Asked(copy, screened.labels, part="test"))
+    lines = (copy / "studies.csv").read_text().splitlines()
+    (copy / "studies.csv").write_text("\n".join([*lines[:-1], ""]))
+    with pytest.raises(ConfigurationError, match=r"1 of 10 studies are open. Start its `drenet screen` again"):
+        evaluate(Asked(copy, screened.labels))
+    (copy / "studies.csv").unlink()
+    with pytest.raises(ConfigurationError, match="drenet gather"):
+        evaluate(Asked(copy, screened.labels))
+    with pytest.raises(ConfigurationError, match="neither a training run's folder"):
+        evaluate(Asked(tmp_path, screened.labels))
+
+
+def test_a_network_that_names_no_known_class_takes_covid_for_positive_and_all_others_for_negative():
+    named = Network("probability", "", ("bacterial", "covid"), "covid")
+    assert [target_of(label, named) for label in ("covid", "bacterial", "healthy")] == [True, False, None]
+    for classes in (("negative", "positive"), ("control", "covid")):
+        unnamed = Network("probability", "", classes, classes[1])
+        assert [target_of(label, unnamed) for label in ("covid", "bacterial", "healthy")] == [True, False, False]
+    assert target_of("healthy", Network("probability", "", ("healthy", "bacterial", "covid"), "covid")) is False
