@@ -216,7 +216,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from pipeline.training.evaluate import Asked, evaluate
-    from pipeline.training.written import NOTICE as SYNTHETIC
+    from pipeline.training.plots import NOTICE as SYNTHETIC
     from pipeline.training.written import interval
 
     asked = Asked(

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from sklearn import metrics
@@ -16,13 +17,14 @@ from pipeline.phantom import CohortPlan, write_cohort
 from pipeline.pseudonym import pseudonym, read_or_create_key
 from pipeline.resume import Network
 from pipeline.training.evaluate import Asked, evaluate
-from pipeline.training.screened import target_of
+from pipeline.training.screened import measure_screened, target_of
 
 
 @dataclass(frozen=True)
 class Screened:
     """A cohort that no network was trained on, screened with two networks as a user would, and evaluated."""
 
+    archive: Path
     run: Path
     labels: Path
     key: Path
@@ -45,7 +47,7 @@ def screened(tmp_path_factory, weights, drenet):
         said = done.stdout if command[0] == "evaluate" else ""
         if said:
             kept = said
-    return Screened(folder / "run", labels, key, kept)
+    return Screened(folder / "archive", folder / "run", labels, key, kept)
 
 
 @pytest.fixture(autouse=True)
@@ -120,20 +122,24 @@ def copy(screened, tmp_path):
     return tmp_path / "run"
 
 
-def areas(run, labels, key=None):
-    return {name: figures[9].value for name, figures in evaluate(Asked(run, labels, key_file=key)).items()}
+def measured(run, labels, key=None):
+    """By network the patients' truth and score."""
+    found = measure_screened(run, labels, key)
+    rows = {one.name: (one.keys, one.by_patient.target.tolist(), one.by_patient.score.tolist()) for one in found}
+    assert len(rows) == 2
+    return rows
 
 
 def test_labels_join_by_key_by_id_and_by_study_with_and_without_the_private_folder(screened, copy, tmp_path):
-    wanted = areas(copy, screened.labels)
+    wanted = measured(copy, screened.labels)
     truth = truth_of(screened)
     (tmp_path / "by-key.csv").write_text("\n".join(["patient_key,label", *(f"{k},{v}" for k, v in truth.items()), ""]))
-    assert areas(copy, tmp_path / "by-key.csv") == wanted
+    assert measured(copy, tmp_path / "by-key.csv") == wanted
     shutil.rmtree(copy / "private")
-    assert areas(copy, tmp_path / "by-key.csv") == wanted
-    assert areas(copy, screened.labels, screened.key) == wanted
+    assert measured(copy, tmp_path / "by-key.csv") == wanted
+    assert measured(copy, screened.labels, screened.key) == wanted
     with pytest.raises(ConfigurationError, match="--key-file"):
-        areas(copy, screened.labels, tmp_path / "no.key")
+        measured(copy, screened.labels, tmp_path / "no.key")
     assert not (tmp_path / "no.key").exists()
 
 
@@ -191,6 +197,46 @@ def test_an_unfinished_run_and_a_folder_that_is_none_are_refused_with_a_cure(scr
         evaluate(Asked(copy, screened.labels))
     with pytest.raises(ConfigurationError, match="neither a training run's folder"):
         evaluate(Asked(tmp_path, screened.labels))
+
+
+def test_the_difference_to_another_run_is_delongs_on_the_same_patients(screened, copy, weights, drenet):
+    other = copy.with_name("other")
+    done = drenet("screen", screened.archive, "--weights", weights, "--out", other, "--key-file", screened.key)
+    assert done.returncode == 0, done.stdout
+    evaluate(Asked(copy, screened.labels))
+    binary = screened.labels.with_name("binary.csv")  # the formula network would take the healthy for negatives too
+    binary.write_text("".join(line for line in screened.labels.read_text().splitlines(keepends=True) if "healthy" not in line))
+    done = drenet("evaluate", other, "--labels", binary, "--against", copy)
+    assert done.returncode == 0, done.stdout
+    found, wide = figures_of(other, "probability")["patient", "AUC difference"], figures_of(copy, "probability")
+    assert f"AUC difference     {float(found['value']):.3f}" in done.stdout
+    scored = [pd.read_csv(run / "evaluation" / "probability" / "patients.csv") for run in (other, copy)]
+    first, second = (table["probability"].to_numpy() for table in scored)
+    target = scored[0]["positive"].to_numpy(bool)
+    areas = [metrics.roc_auc_score(target, score) for score in (first, second)]
+    assert areas[1] == pytest.approx(float(wide["patient", "AUC"]["value"]))
+    assert float(found["value"]) == pytest.approx(areas[0] - areas[1])
+    reach = 1.959963984540054 * jackknife_error(target, first, second)
+    interval = [float(found[edge]) for edge in ("low", "high")]
+    assert interval == pytest.approx([areas[0] - areas[1] - reach, areas[0] - areas[1] + reach], abs=1e-10)
+    with pytest.raises(ConfigurationError, match="holds other patients"):
+        evaluate(Asked(other, screened.labels, against=copy))
+    swapped = screened.labels.with_name("swapped.csv")
+    swapped.write_text(binary.read_text().replace(",covid", ",x").replace(",bacterial", ",covid").replace(",x", ",bacterial"))
+    with pytest.raises(ConfigurationError, match="other labels"):
+        evaluate(Asked(other, swapped, against=copy))
+    with pytest.raises(ConfigurationError, match="evaluate that run first"):
+        evaluate(Asked(other, binary, against=screened.run.parent))
+
+
+def jackknife_error(target, first, second):
+    """Of the difference of areas, by leaving out every patient in turn."""
+    variance, everybody = 0.0, np.arange(len(target))
+    for members in (np.flatnonzero(target), np.flatnonzero(~target)):
+        rest = [np.delete(everybody, member) for member in members]
+        left = [np.subtract(*(metrics.roc_auc_score(target[r], score[r]) for score in (first, second))) for r in rest]
+        variance += (len(left) - 1) ** 2 / len(left) * np.var(left, ddof=1)
+    return variance**0.5
 
 
 def test_a_network_that_names_no_known_class_takes_covid_for_positive_and_all_others_for_negative():

@@ -11,6 +11,9 @@ from sklearn.calibration import calibration_curve
 
 from pipeline.training.figures import N_BINS, Scored
 
+NOTICE = "Research use only. Figures of synthetic patients say nothing about clinical accuracy."
+STYLES = {"image": "--", "patient": "-"}
+
 
 def draw(by_image: Scored, by_patient: Scored, threshold: float) -> list[tuple[str, bytes]]:
     """(file name, bytes) of every picture."""
@@ -30,6 +33,8 @@ def draw(by_image: Scored, by_patient: Scored, threshold: float) -> list[tuple[s
     matrices = Figure(figsize=(8, 3.8), layout="constrained")
     for axes, (name, scored) in zip(matrices.subplots(1, 2), (("image", by_image), ("patient", by_patient)), strict=True):
         _confusion(axes, name, scored, threshold)
+    for figure in (curves, matrices):
+        figure.supxlabel(NOTICE, fontsize=7)
     named = (("curves", curves), ("confusion", matrices))
     return [(f"{name}.{kind}", _bytes(figure, kind)) for name, figure in named for kind in ("png", "svg")]
 
@@ -37,11 +42,12 @@ def draw(by_image: Scored, by_patient: Scored, threshold: float) -> list[tuple[s
 def _curves(roc: Any, recall: Any, calibration: Any, named: tuple[str, Scored]) -> None:
     name, scored = named
     fall_out, hit_rate, _ = metrics.roc_curve(scored.target, scored.score)
-    roc.plot(fall_out, hit_rate, label=f"{name}, AUC {metrics.auc(fall_out, hit_rate):.3f}")
+    style = STYLES[name]
+    roc.plot(fall_out, hit_rate, style, label=f"{name}, AUC {metrics.auc(fall_out, hit_rate):.3f}")
     precision, hits, _ = metrics.precision_recall_curve(scored.target, scored.score)
-    recall.plot(hits, precision, label=f"{name}, {metrics.average_precision_score(scored.target, scored.score):.3f}")
+    recall.plot(hits, precision, style, label=f"{name}, {metrics.average_precision_score(scored.target, scored.score):.3f}")
     share, mean = calibration_curve(scored.target, np.clip(scored.score, 0, 1), n_bins=N_BINS)
-    calibration.plot(mean, share, marker="o", label=name)
+    calibration.plot(mean, share, style, marker="o", label=name)
 
 
 def _confusion(axes: Any, name: str, scored: Scored, threshold: float) -> None:

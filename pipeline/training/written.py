@@ -20,9 +20,8 @@ from pipeline.errors import ConfigurationError
 from pipeline.store import write_whole
 from pipeline.training.delong import paired_difference
 from pipeline.training.figures import Figure, Scored, figures
-from pipeline.training.plots import draw
+from pipeline.training.plots import NOTICE, draw
 
-NOTICE = "Research use only. Figures of synthetic patients say nothing about clinical accuracy."
 FOLDER = "evaluation"
 DEFAULT_THRESHOLD = 0.5
 
