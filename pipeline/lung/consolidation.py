@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.lung.rays import Rays
+from pipeline.lung.rays import Rays, to_spine
 from pipeline.lung.shapes import Bits, disk
 
 BRONCHUS_HU, BRONCHI = -200, 0.012
@@ -30,7 +30,7 @@ def consolidated(lung: Bits, other: Bits, hu: Hu, free: Bits, rays: Rays) -> Bit
     star = rays.within(reach)
     ribs, met = rays.ribs(hu, star)
     ribs = np.where(met, ribs, np.minimum(ribs, reach + np.float32(BETWEEN_PX)))
-    beyond = rays.within(ribs * (reach > 0)) & (1 - star)
+    beyond = rays.within(ribs * to_spine(reach > 0)) & (1 - star)
     beyond &= 1 - rays.within(ribs - np.float32(DEPTH_PX))
     if lung.sum() < DEFICIT * other.sum():
         beyond |= mirrored(other, rays.middle)

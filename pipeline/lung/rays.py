@@ -62,7 +62,8 @@ class Rays:
         inside = inwards[bone.ravel()[inwards]]
         first = np.zeros(RAYS, np.float32)
         first[self.angle.ravel()[inside]] = self.radius.ravel()[inside]
-        line = np.concatenate([_bridged(half) for half in np.split(first, 2)])
+        left, right = np.split(first, 2)
+        line = np.concatenate([_to_spine(_bridged(left)), _to_spine(_bridged(right[::-1]))[::-1]])
         return line, (first > 0) & (line > first - 2 * PLEURA_MM / WORK_MM)
 
 
@@ -84,6 +85,16 @@ def flanked(met: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     halves = np.pad(np.stack(np.split(met, 2)).astype(np.uint8), ((0, 0), (ARC_GAP, ARC_GAP)))
     bridged = cv2.morphologyEx(halves, cv2.MORPH_CLOSE, np.ones((1, ARC_GAP), np.uint8))
     return np.asarray(bridged[:, ARC_GAP:-ARC_GAP].ravel() > 0)
+
+
+def to_spine(met: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The rays that are met, and those between the spine and the first of them on each side."""
+    whole = met.copy()
+    for half in (whole[: RAYS // 2], whole[: RAYS // 2 - 1 : -1]):
+        known = np.flatnonzero(half)
+        if len(known) and known[0] < RAYS // 6:
+            half[: known[0]] = True
+    return whole
 
 
 def _arc(reach: Line, touching: npt.NDArray[np.bool_]) -> Line:
@@ -110,6 +121,16 @@ def _bridged(first: Line) -> Line:
     line = np.where(near, chord, 0).astype(np.float32)
     opened = cv2.morphologyEx(line.reshape(-1, 1), cv2.MORPH_OPEN, np.ones((SPIKE, 1), np.uint8)).ravel()
     return np.asarray(np.maximum(opened - np.float32(PLEURA_MM / WORK_MM), 0), np.float32)
+
+
+def _to_spine(line: Line) -> Line:
+    """`line` of one side, from posterior to anterior: the rays before its first rib end as deep as that rib lies."""
+    known = np.flatnonzero(line)
+    if not len(known) or known[0] > len(line) // 4:
+        return line
+    turn = np.cos((np.arange(known[0] + 1) + 0.5) * 2 * np.pi / RAYS)
+    line[: known[0]] = (line[known[0]] * turn[-1] / turn[:-1]).astype(np.float32)
+    return line
 
 
 def _centre(bodies: Bits, axis: int) -> int:
