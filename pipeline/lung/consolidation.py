@@ -18,23 +18,20 @@ HAZE_HU, HAZE = -140, 0.25
 GAS_HU, GAS, GAS_LEAST = -900, 0.4, 0.06
 EDGE_PX, BORDER_PX, DEPTH_PX, BETWEEN_PX = 2, 5, 28, 5
 SICK_HU = -520
-DEFICIT = 0.8
 LEAST_PX = 16
 
 Hu = npt.NDArray[np.int16]
 
 
-def consolidated(lung: Bits, other: Bits, hu: Hu, free: Bits, rays: Rays) -> Bits:
-    """What belongs to `lung` of one side [r, c], given the `other` side's and the pixels that are `free` to join."""
+def consolidated(lung: Bits, mirror: Bits, hu: Hu, free: Bits, rays: Rays) -> Bits:
+    """What belongs to `lung` of one side [r, c], given the other side's `mirror` and the pixels that are `free` to join."""
     reach = rays.reach(lung)
     star = rays.within(reach)
     ribs, met = rays.ribs(hu, star)
     ribs = np.where(met, ribs, np.minimum(ribs, reach + np.float32(BETWEEN_PX)))
     beyond = rays.within(ribs * to_spine(reach > 0)) & (1 - star)
     beyond &= 1 - rays.within(ribs - np.float32(DEPTH_PX))
-    if lung.sum() < DEFICIT * other.sum():
-        beyond |= mirrored(other, rays.middle)
-    between = beyond & free & (1 - cv2.dilate(lung, disk(1)))
+    between = (beyond | mirror) & free & (1 - cv2.dilate(lung, disk(1)))
     between = cv2.morphologyEx(between, cv2.MORPH_OPEN, disk(1))
     n, labels, stats, _ = cv2.connectedComponentsWithStats(between, connectivity=4)
     core = cv2.erode(between, disk(EDGE_PX)) > 0

@@ -15,6 +15,8 @@ RAYS = 256
 BONE_HU = 130
 CENTRAL_MM = 22.0
 """Bone this near the midline is spine or sternum."""
+SPINE_MM = 40.0
+"""How far spine and sternum may stand from the middle of the body's outline."""
 RIB_GAP = RAYS * 40 // 360
 ARC_GAP = RAYS * 75 // 360
 SPIKE = RAYS * 30 // 360
@@ -34,9 +36,10 @@ class Rays:
     outwards: npt.NDArray[np.intp]
 
     @classmethod
-    def round_middle(cls, bodies: Bits) -> Rays:
-        """Rays from the middle of the bodies' boxes; one centre for the stack."""
+    def round_middle(cls, bodies: Bits, hu: Hu) -> Rays:
+        """Rays from half the bodies' height, in the column of spine and sternum; one centre for the stack."""
         row, middle = (_centre(bodies, axis) for axis in (2, 1))
+        middle = _spine(bodies, hu, middle)
         y, x = np.indices(bodies.shape[1:], np.float32)
         y, x = y - row, x - middle + 0.5
         angle = ((np.arctan2(x, -y) / (2 * np.pi) + 0.5) * RAYS).astype(np.intp) % RAYS
@@ -131,6 +134,14 @@ def _to_spine(line: Line) -> Line:
     turn = np.cos((np.arange(known[0] + 1) + 0.5) * 2 * np.pi / RAYS)
     line[: known[0]] = (line[known[0]] * turn[-1] / turn[:-1]).astype(np.float32)
     return line
+
+
+def _spine(bodies: Bits, hu: Hu, middle: int) -> int:
+    """The median column of the bone that is near `middle`; `middle` itself where there is none."""
+    low = max(0, middle - round(SPINE_MM / WORK_MM))
+    near = (slice(None), slice(None), slice(low, middle + round(SPINE_MM / WORK_MM) + 1))
+    bone = np.cumsum(((hu[near] > BONE_HU) & (bodies[near] > 0)).sum(axis=(0, 1)))
+    return low + int(np.searchsorted(bone, bone[-1] / 2)) if bone[-1] else middle
 
 
 def _centre(bodies: Bits, axis: int) -> int:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from pipeline.lung.air import WORK_MM
 from pipeline.lung.along import bridged
-from pipeline.lung.consolidation import consolidated
+from pipeline.lung.consolidation import consolidated, mirrored
 from pipeline.lung.rays import RAYS, Line, Rays, arched, around, flanked
 from pipeline.lung.shapes import Bits, closed, disk, filled
 from pipeline.lung.sides import sides
@@ -29,12 +29,13 @@ RING_PX, RING = 5, 0.6
 SUPPORTED = 0.4
 AIRY_HU, AIRY = -150, 0.4
 FAT_HU = (-130, -30)
+DEFICIT, PASSES = 0.8, 2
 Hu = npt.NDArray[np.int16]
 
 
 def closed_lungs(air: Bits, hu: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64]) -> Bits:
     """Lung air [S, r, c] -> lungs [S, r, c], from the lowest slice up, so that each knows the lung below."""
-    rays = Rays.round_middle(bodies)
+    rays = Rays.round_middle(bodies, hu)
     halves = [sides(mask, image, rays.middle) for mask, image in zip(air, hu, strict=True)]
     walls = [_wall_reach(np.stack([rays.reach(half[side]) for half in halves]), z_mm) for side in (0, 1)]
     lungs = np.zeros_like(air)
@@ -59,8 +60,10 @@ def _with_consolidation(pair: list[Bits], hu: Hu, free: Bits, rays: Rays) -> Bit
     first, second = (0, 1) if pair[0].sum() >= pair[1].sum() else (1, 0)
     for side, other in ((first, second), (second, first)):
         here = free & (np.arange(hu.shape[1]) < rays.middle if side == 0 else np.arange(hu.shape[1]) >= rays.middle)
-        for _ in range(2):  # what lies behind a consolidation found by the mirror borders on it
-            more = consolidated(pair[side], pair[other], hu, here, rays)
+        short = pair[side].sum() < DEFICIT * pair[other].sum()
+        mirror = mirrored(pair[other], rays.middle) * np.uint8(short)
+        for _ in range(PASSES):  # what lies behind a consolidation found by the mirror borders on it
+            more = consolidated(pair[side], mirror, hu, here, rays)
             if not more.any():
                 break
             holes = filled(pair[side]) & (pair[side] == 0)
