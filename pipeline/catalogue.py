@@ -104,6 +104,11 @@ class Catalogue:
         lines = self._lines(self._groups.pictures[folder])
         return [r for found in lines for r in found.records if r.picture and picture_folder(r.picture) == folder]
 
+    def pictures_by_path(self) -> dict[str, FileRecord]:
+        """The records of all pictures that are files of their own."""
+        lines = (found for places in self._groups.pictures.values() for found in self._lines(places))
+        return {found.path: found.records[0] for found in lines if found.records[0].picture}
+
     def left_out(self) -> list[Event]:
         """Files outside any study, by reason; with strays, pictures that stand among DICOM images."""
         counts = Counter(self._groups.left_out)

@@ -116,7 +116,7 @@ def _add_cluster(commands: Any) -> None:
 
 
 def _add_archive(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("archive", type=Path, help="the archive's top folder")
+    parser.add_argument("archive", type=Path, help="the archive's top folder, or a CSV that lists pictures")
     parser.add_argument("--out", type=Path, required=True, help="the run's folder")
     parser.add_argument("--ranks", type=int, default=1, help="start this many MPI ranks on this machine")
     parser.add_argument("--config", type=Path, help="TOML; see configs/")
@@ -130,7 +130,7 @@ def _part(text: str) -> tuple[int, int]:
 
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     train = commands.add_parser("train", help="train a network on an archive with labels; started again it resumes")
-    train.add_argument("archive", type=Path, help="the archive's top folder, or a run's folder that `drenet index` made")
+    train.add_argument("archive", type=Path, help="the archive's top folder, a CSV that lists pictures, or a run's folder")
     train.add_argument("--labels", type=Path, required=True, help="CSV: patient_id or patient_key, label, optional study_uid")
     train.add_argument("--task", required=True, help="covid-vs-bacterial, covid-vs-healthy or three-class")
     train.add_argument("--out", type=Path, required=True, help="the training run's folder")

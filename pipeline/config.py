@@ -28,6 +28,8 @@ class SeriesConfig(Section, frozen=True):
     min_extent_mm: float = 120.0
     max_spacing_mm: float = 10.0
     kernels: Literal["lung", "soft", "any"] = "lung"  # must match what the network was trained on
+    picture_low_hu: float = -1000.0  # what black stands for in exported JPEG or PNG slices,
+    picture_high_hu: float = -235.0  # and white: the published code's; -1450 and 50 for slices exported in the lung window
 
 
 class SliceConfig(Section, frozen=True):

@@ -13,11 +13,24 @@ from pathlib import Path
 
 import msgspec
 
-from pipeline.archive import FileRecord, FoundFile, build_picture_study, build_study, list_folder, scan_file
+from pipeline.archive import (
+    FileRecord,
+    FoundFile,
+    Listed,
+    build_picture_study,
+    build_study,
+    is_list,
+    list_folder,
+    listed_files,
+    listed_study,
+    read_list,
+    root_of,
+    scan_file,
+)
 from pipeline.catalogue import Catalogue
 from pipeline.config import Config, SeriesConfig, SliceConfig
 from pipeline.deal import Deal
-from pipeline.errors import Drained
+from pipeline.errors import ConfigurationError, Drained
 from pipeline.manifest import Heading, write_manifest
 from pipeline.preprocess import choose_slices
 from pipeline.pseudonym import fingerprint, pseudonym
@@ -48,16 +61,19 @@ class Report:
 
 
 class IndexSource:
-    """Root's side: folders and batches still to do, and what of them is known already."""
+    """Root's side: folders and batches still to do, and what is known already; begins with `files`, or else the top."""
 
-    def __init__(self, catalogue: Catalogue, size: int) -> None:
+    def __init__(self, catalogue: Catalogue, size: int, files: Sequence[FoundFile] | None = None) -> None:
         self.catalogue = catalogue
         self._deal = Deal(size=size)
         self._tasks: dict[int, Task] = {}
         self._n_tasks = 0
         self.n_read = 0
         self.unlisted: list[str] = []
-        self._add(Task(folder=""))
+        if files is None:
+            self._add(Task(folder=""))
+        else:
+            self._take(files)
 
     def give(self, rank: int) -> list[bytes]:
         """Tasks for `rank`, each with its number."""
@@ -90,8 +106,11 @@ class IndexSource:
             self._add(Task(folder=folder))
         if found.unlisted:
             self.unlisted.append(found.unlisted)
+        self._take(found.files)
+
+    def _take(self, files: Sequence[FoundFile]) -> None:
         fresh: list[FoundFile] = []
-        for file in found.files:
+        for file in files:
             if file.records:
                 self.catalogue.add(file)
             elif not self.catalogue.recall(file):
@@ -109,16 +128,21 @@ def index(
     world: Alone | World, root: Path, private: Path | None, config: Config, key: bytes | None,
     pause: Callable[[], bool] = lambda: False,
 ) -> None:  # fmt: skip
-    """Write the manifest of `root` into `private`; root alone has `private` and `key`."""
+    """Write the manifest of `root`, a folder or a CSV of pictures, into `private`; root alone has `private` and `key`."""
     with Catalogue(private) if private else nullcontext() as catalogue:
-        source = IndexSource(catalogue, world.size) if catalogue else None
+        listed = on_root(world, lambda: read_list(root) if is_list(root) else None)
+        files = listed_files(root, listed) if listed else None
+        source = IndexSource(catalogue, world.size, files) if catalogue else None
         with closing(world.deal(source, pause=pause)) as tasks:
             for task, done in tasks:
-                done(_work(root, task, world.tick))
-        on_root(world, lambda: _write(source, root, private, config, key))
+                done(_work(root_of(root), task, world.tick))
+        on_root(world, lambda: _write(source, root, private, config, key, listed))
 
 
-def _write(source: IndexSource | None, root: Path, private: Path | None, config: Config, key: bytes | None) -> None:
+def _write(
+    source: IndexSource | None, root: Path, private: Path | None, config: Config, key: bytes | None,
+    listed: Sequence[Listed] | None,
+) -> None:  # fmt: skip
     """Root groups what was found into studies, and writes the manifest."""
     if source is None or private is None or key is None:
         raise ValueError("root has the source, the folder and the key")
@@ -128,7 +152,8 @@ def _write(source: IndexSource | None, root: Path, private: Path | None, config:
     events = catalogue.left_out() + [Event("run", "walk", reason) for reason in source.unlisted]
     log.info("indexed %d files, %d read anew", catalogue.n_files, source.n_read)
     heading = Heading(str(root), fingerprint(key), selection_digest(config), catalogue.n_files, tuple(events))
-    write_manifest(private, heading, _studies(catalogue, config, key))
+    studies = _studies(catalogue, config, key) if listed is None else _listed(catalogue, listed, config, key)
+    write_manifest(private, heading, studies)
 
 
 def _studies(catalogue: Catalogue, config: Config, key: bytes) -> Iterator[Study]:
@@ -138,6 +163,17 @@ def _studies(catalogue: Catalogue, config: Config, key: bytes) -> Iterator[Study
     jobs += [(folder, build_picture_study, catalogue.pictures) for folder in catalogue.picture_folders()]
     for name, build, records in sorted(jobs, key=lambda job: pseudonym(key, "study", job[0])):
         yield _thinned(build(name, records(name), config.series, key), config.slices)
+
+
+def _listed(catalogue: Catalogue, rows: Sequence[Listed], config: Config, key: bytes) -> list[Study]:
+    """A study a patient, in the order of its key."""
+    if catalogue.study_uids():
+        raise ConfigurationError("the list names DICOM images: screen their folder instead, it needs no list")
+    records, patients = catalogue.pictures_by_path(), dict[str, list[Listed]]()
+    for row in rows:
+        patients.setdefault(row.patient, []).append(row)
+    studies = (listed_study(members, records, config.series, key) for members in patients.values())
+    return sorted((_thinned(study, config.slices) for study in studies), key=lambda study: study.study_key)
 
 
 def _thinned(study: Study, config: SliceConfig) -> Study:

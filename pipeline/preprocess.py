@@ -39,7 +39,8 @@ def choose_slices(z_mm: Sequence[float], config: SliceConfig) -> list[int]:
 
 def kept_slices(area_mm2: npt.NDArray[np.float64], config: SliceConfig) -> list[int]:
     """Slices with enough lung: a share of the study's largest, and never below a tenth of it."""
-    if (area_mm2 > MIN_LUNG_MM2 / 4).sum() < MIN_LUNG_SLICES or area_mm2.max() < MIN_LUNG_MM2:
+    wanted = min(MIN_LUNG_SLICES, -(-len(area_mm2) // 3))  # patients of one or two exported pictures are none the less some
+    if (area_mm2 > MIN_LUNG_MM2 / 4).sum() < wanted or area_mm2.max() < MIN_LUNG_MM2:
         raise StudyError(Reason.NO_LUNG_FOUND, "lung")
     share = max(config.keep_fraction, LOWEST_SHARE)
     return np.flatnonzero(area_mm2 >= share * area_mm2.max()).tolist()

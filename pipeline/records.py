@@ -40,7 +40,7 @@ class SliceSource:
 
     `path` is relative to the archive's root, bytes beyond printable ASCII percent-encoded; `member` is the name inside a ZIP,
     else empty. `place` numbers the slice in its series sorted along +z. `offset` and `length` give the pixel data's bytes
-    within the file: the raw value of a native frame, or the single encapsulated frame.
+    within the file: the raw value of a native frame, or the single encapsulated frame. `mask` is the path of a given lung mask.
     """
 
     path: str
@@ -62,6 +62,7 @@ class SliceSource:
     size: int = 0
     mtime_ns: int = 0
     place: int = 0
+    mask: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from pipeline import __version__
+from pipeline.archive import is_list
 from pipeline.config import Config, differing_fields, results_digest
 from pipeline.errors import ConfigurationError
 from pipeline.indexing import selection_digest
@@ -102,8 +103,8 @@ class Plan(msgspec.Struct, frozen=True):
 
 def check_archive(archive: Path) -> None:
     """Raises ConfigurationError where there is no folder to read."""
-    if not archive.is_dir():
-        raise ConfigurationError(f"{archive} is no folder: name the archive's top folder")
+    if not archive.is_dir() and not (is_list(archive) and archive.is_file()):
+        raise ConfigurationError(f"{archive} is no folder: name the archive's top folder, or a CSV that lists pictures")
 
 
 def plan(request: Request) -> Plan:

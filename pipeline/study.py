@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from pipeline.aggregate import failed_result, study_result
 from pipeline.album import Album, study_pictures
-from pipeline.archive import Decoder, read_volume
+from pipeline.archive import Decoder, read_mask, read_volume, root_of
 from pipeline.config import Config
 from pipeline.contactsheet import write_contact_sheet
 from pipeline.errors import PipelineError, Reason, StudyError
@@ -36,7 +37,7 @@ class Preparer:
     def __init__(
         self, archive: Path, config: Config, *, tick: Callable[[], None] = lambda: None, sheets: Path | None = None
     ) -> None:
-        self._archive, self._config, self._tick, self._sheets = archive, config, tick, sheets
+        self._archive, self._config, self._tick, self._sheets = root_of(archive), config, tick, sheets
         cv2.setNumThreads(config.engine.threads)
         self._decoder = Decoder(config.run.decode_cpu_s)
         self.seconds: dict[str, float] = {}
@@ -64,13 +65,24 @@ class Preparer:
         with self.timed("read"):
             volume = read_volume(self._archive, series, range(len(series.slices)), self._decoder)
         with self.timed("lung"):
-            masks = lung_masks(volume.hu, volume.z_mm, volume.spacing_mm, config.lung.recipe)
+            masks = self._masks(series, volume)
         with self.timed("prepare"):
             prepared = prepare(volume, masks, series.seed, config)
         self.seen = (volume, masks, prepared)
         if self._sheets:
             write_contact_sheet(self._sheets / f"{study.study_key}.png", volume, masks, prepared)
         return prepared
+
+    def _masks(self, series: Series, volume: Volume) -> Mask:
+        """The lungs as found, or as given with exported pictures."""
+        given = [place for place, source in enumerate(series.slices) if source.mask]
+        if len(given) == len(volume.hu):
+            masks = np.zeros(volume.hu.shape, bool)
+        else:
+            masks = lung_masks(volume.hu, volume.z_mm, volume.spacing_mm, self._config.lung.recipe)
+        for place in given:
+            masks[place] = read_mask(self._archive, series.slices[place], volume.hu.shape[1:], self._decoder)
+        return masks
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.training.figures import Scored, calibration_error, figures, metric_functions, quick_metrics
 from pipeline.training.intervals import newcombe, wilson
-from pipeline.training.written import Measured, write_evaluation
+from pipeline.training.written import Measured, interval, paired_figure, write_evaluation
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,15 @@ def test_perfect_scores_get_the_interval_that_the_number_of_patients_allows_and_
     assert found["recall"].low == pytest.approx(wilson(10, 10)[1])  # 10 patients, however many slices
     assert found["AUC"].low == pytest.approx(newcombe(1.0, 10, 10)[0])
     assert np.isnan([found["average precision"].low, found["Brier score"].high]).all()
-    assert found["Brier score"].method == "no interval, since every draw is alike"
+    assert found["Brier score"].method == "every draw is alike"
+
+
+def test_two_runs_that_rank_all_patients_alike_differ_by_nothing_with_no_interval():
+    _, patients = cohort()
+    figure = paired_figure(patients, (patients.score / 2).tolist())
+    assert figure.value == 0.0
+    assert np.isnan([figure.low, figure.high]).all()
+    assert interval(figure) == "no interval"
 
 
 def test_scores_that_are_all_wrong_get_an_interval_too():

@@ -2,10 +2,11 @@
 
 from pipeline.archive.decode import Decoder
 from pipeline.archive.found import FileRecord, FoundFile, Header
+from pipeline.archive.listed import Listed, is_list, listed_files, listed_study, read_list, root_of
 from pipeline.archive.pictures import build_picture_study, picture_folder
 from pipeline.archive.scan import scan_file
 from pipeline.archive.selection import build_study
-from pipeline.archive.volume import read_volume
+from pipeline.archive.volume import read_mask, read_volume
 from pipeline.archive.walk import list_folder
 
 __all__ = [
@@ -13,10 +14,17 @@ __all__ = [
     "FileRecord",
     "FoundFile",
     "Header",
+    "Listed",
     "build_picture_study",
     "build_study",
+    "is_list",
     "list_folder",
+    "listed_files",
+    "listed_study",
     "picture_folder",
+    "read_list",
+    "read_mask",
     "read_volume",
+    "root_of",
     "scan_file",
 ]

@@ -1,4 +1,4 @@
-"""Folders of exported JPEG or PNG slices: one folder a patient, in the order of the numbers in the names.
+"""Exported JPEG or PNG slices: one folder a patient, in the order of the numbers in the names, or as a CSV says (listed.py).
 
 A folder is a patient when it holds pictures and no DICOM image; pictures beside DICOM images are strays.
 """
@@ -23,23 +23,34 @@ COST = 300.0
 
 def build_picture_study(folder: str, records: Sequence[FileRecord], config: SeriesConfig, key: bytes) -> Study:
     """The patient in `folder`; too few pictures make an EXCLUDED one."""
-    pairs = [(record.picture, record.picture_sha256) for record in records if record.picture is not None]
-    pairs.sort(key=lambda pair: _natural(pair[0]))
-    study = Study(
-        pseudonym(key, "study", folder), pseudonym(key, "patient", folder), folder, folder, n_files=len(records), cost=COST
-    )  # fmt: skip
-    if len(pairs) < config.min_slices:
+    ordered = sorted((_natural(record.picture), place) for place, record in enumerate(records) if record.picture is not None)
+    study = picture_study(folder, [(records[place], "") for _, place in ordered], config, key)
+    if len(ordered) < config.min_slices:
+        study = replace(study, status="EXCLUDED", reason=Reason.TOO_FEW_SLICES, cost=0.0, candidates=())
+    return replace(study, n_files=len(records))
+
+
+def picture_study(name: str, pictures: Sequence[tuple[FileRecord, str]], config: SeriesConfig, key: bytes) -> Study:
+    """One study of pictures, (each, the path of its mask or ""), in that order; none make an EXCLUDED one."""
+    study = Study(pseudonym(key, "study", name), pseudonym(key, "patient", name), name, name, n_files=len(pictures), cost=COST)
+    slope = (config.picture_high_hu - config.picture_low_hu) / 255.0
+    slices = [
+        replace(record.picture, z_mm=float(place), place=place, mask=mask, slope=slope, intercept=config.picture_low_hu)
+        for place, (record, mask) in enumerate(pictures)
+        if record.picture is not None
+    ]
+    if not slices:
         return replace(study, status="EXCLUDED", reason=Reason.TOO_FEW_SLICES, cost=0.0)
-    spacing_mm = USUAL_FIELD_MM / max(1, pairs[0][0].columns)
+    spacing_mm = USUAL_FIELD_MM / max(1, slices[0].columns)
     series = Series(
-        pseudonym(key, "series", folder),
-        folder,
-        seed("".join(digest for _, digest in pairs).encode()),
-        tuple(replace(source, z_mm=float(place), place=place) for place, (source, _) in enumerate(pairs)),
+        pseudonym(key, "series", name),
+        name,
+        seed("".join(record.picture_sha256 for record, _ in pictures).encode()),
+        tuple(slices),
         (spacing_mm, spacing_mm),
         kind="image",
         events=(Event("series", "select", Reason.MISSING_GEOMETRY),),
-        facts=Facts(n_slices=len(pairs)),
+        facts=Facts(n_slices=len(slices)),
     )
     return replace(study, candidates=(series,))
 

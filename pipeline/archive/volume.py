@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pipeline.archive.decode import Decoder, Stored
 from pipeline.archive.reading import read_frames
+from pipeline.archive.walk import native, open_regular
 from pipeline.errors import Reason, StudyError
 from pipeline.records import Affine, Series, SliceSource, Volume
 
@@ -30,6 +31,8 @@ def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Deco
     frames = read_frames(root, sources)
     to_hu = _picture_hu if series.kind == "image" else _slice_hu
     raw = [to_hu(frame, source, decoder) for frame, source in zip(frames, sources, strict=True)]
+    if series.kind == "image":
+        raw = [_sized(image, raw[0].shape) for image in raw]
     if len({image.shape for image in raw}) > 1:
         raise StudyError(Reason.MIXED_GEOMETRY, "volume")
     if series.kind == "dicom":
@@ -49,9 +52,21 @@ def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Deco
     )
 
 
-def _picture_hu(data: bytes, _source: SliceSource, decoder: Decoder) -> Values:
-    """The published mapping of exported slices: grey = (HU + 1000) / 3."""
-    return np.asarray(decoder.decode_picture(data) * 3.0 - 1000.0)
+def read_mask(root: Path, source: SliceSource, shape: tuple[int, int], decoder: Decoder) -> npt.NDArray[np.bool_]:
+    """The given lung mask of a picture: what is lighter than half of its lightest."""
+    with open_regular(root / native(source.mask)) as stream:
+        values = _sized(np.asarray(decoder.decode_picture(stream.read()), np.float64), shape)
+    return np.asarray(values > values.max() / 2)
+
+
+def _sized(image: Values, shape: tuple[int, ...]) -> Values:
+    """Pictures of one patient may differ in size; a volume cannot."""
+    return image if image.shape == shape else np.asarray(cv2.resize(image, (shape[1], shape[0]), interpolation=cv2.INTER_AREA))
+
+
+def _picture_hu(data: bytes, source: SliceSource, decoder: Decoder) -> Values:
+    """Grey as the configuration says (`[series] picture_low_hu`): by default the published mapping, (HU + 1000) / 3."""
+    return np.asarray(decoder.decode_picture(data) * source.slope + source.intercept)
 
 
 def _slice_hu(frame: bytes, source: SliceSource, decoder: Decoder) -> Values:

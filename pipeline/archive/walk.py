@@ -46,7 +46,7 @@ def list_folder(root: Path, folder: str) -> tuple[list[str], list[FoundFile], st
         if entry.is_dir(follow_symlinks=False) or _leads_elsewhere(root, entry):
             folders.append(path)
         else:
-            files.append(_looked_at(entry, path))
+            files.append(looked_at(entry, path))
     return folders, files, ""
 
 
@@ -75,7 +75,8 @@ def _leads_elsewhere(root: Path, entry: os.DirEntry[str]) -> bool:
     return here.is_relative_to(top) and not there.is_relative_to(top) and not top.is_relative_to(there)
 
 
-def _looked_at(entry: os.DirEntry[str], path: str) -> FoundFile:
+def looked_at(entry: os.DirEntry[str] | Path, path: str) -> FoundFile:
+    """A file that may stand in the archive, or why it cannot be read."""
     try:
         info = entry.stat()
     except OSError as error:

@@ -135,7 +135,7 @@ def _without_spread(name: str, value: float, scored: Scored, threshold: float) -
     if name == "AUC":
         n_positive, n_negative = _n_patients(scored, scored.target), _n_patients(scored, ~scored.target)
         return *newcombe(value, n_positive, n_negative), f"Newcombe over {n_positive} and {n_negative} patients{why}"
-    return math.nan, math.nan, f"no interval{why}"
+    return math.nan, math.nan, "every draw is alike"
 
 
 def _n_patients(scored: Scored, rows: Target) -> int:

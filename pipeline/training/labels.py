@@ -1,6 +1,6 @@
 """labels.csv -> the label of every patient of a manifest that the task asks for; everything left out is counted.
 
-Columns: `patient_id` or `patient_key`, `label`, optional `study_uid`. Messages name lines, never an ID.
+Columns: `patient_id` (or `patient`) or `patient_key`, `label`, optional `study_uid`. Messages name lines, never an ID.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def read_labels(path: Path, known: frozenset[str] = KNOWN) -> Labels:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigurationError(f"cannot read the labels {path}: {error}; expected a CSV file in UTF-8") from error
     columns = set(rows[0]) if rows else set()
-    column = next((name for name in ("patient_key", "patient_id") if name in columns), None)
+    column = next((name for name in ("patient_key", "patient_id", "patient") if name in columns), None)
     if column is None or "label" not in columns:
         raise ConfigurationError(f"{path} needs the columns label and patient_id (or patient_key), and at least one row")
     patients: dict[str, tuple[str, int]] = {}

@@ -23,6 +23,7 @@ from pipeline.model.checkpoint import load_backbone
 from pipeline.pseudonym import default_key_file, read_or_create_key
 from pipeline.ranks import Alone, World, agreed, on_root
 from pipeline.records import Study
+from pipeline.resume import check_archive
 from pipeline.run import asked_to_stop
 from pipeline.store import write_whole
 from pipeline.training.cache import CachedStudy, cache_studies
@@ -144,8 +145,7 @@ def _archive_of(request: Request) -> Path:
     """The archive's own folder, where `archive` is that or a run with its manifest."""
     if (request.archive / "private" / NAME).exists():
         return Path(read_heading(request.archive / "private").root)
-    if not request.archive.is_dir():
-        raise ConfigurationError(f"{request.archive} is no folder: name the archive's top folder, or a run's with a manifest")
+    check_archive(request.archive)
     return request.archive.absolute()
 
 

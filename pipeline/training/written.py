@@ -121,7 +121,7 @@ def paired_figure(scored: Scored, other: Sequence[float]) -> Figure:
     """The area less that of `other`'s scores of the same patients."""
     area = paired_difference(scored.target, scored.score, np.array(other))
     if area.error == 0.0:  # both rank all pairs alike: nothing to estimate a spread from
-        nothing = "DeLong, paired: no interval, the two rank every pair of patients alike"
+        nothing = "DeLong, paired: the two rank every pair of patients alike"
         return Figure("patient", "AUC difference", area.area, math.nan, math.nan, nothing)
     return Figure("patient", "AUC difference", area.area, area.low, area.high, "DeLong, paired")
 
