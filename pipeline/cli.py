@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
-from pipeline.errors import ConfigurationError, PipelineError
+from pipeline.errors import ConfigurationError, PipelineError, RankDied
 from pipeline.launch import connect, end_all_ranks, launched_rank, launched_size, part_ways, start_ranks
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ NOTICE = "Research use only. Not a medical device."
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns its exit code (0 done, 2 usage, 74 storage, 75 drained, 1 other)."""
+    """Run one command; returns its exit code (0 done, 2 usage, 74 storage, 75 drained, 76 a rank died, 1 other)."""
     given = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(given)
     options.given = given
@@ -32,6 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
         if launched_rank() == 0:
             print(f"drenet: {error}", file=sys.stderr)
         return part_ways(error.exit_code)
+    except RankDied as error:
+        log.error("%s", error)  # noqa: TRY400  no fault of this rank's
+        end_all_ranks(error.exit_code)
+        return error.exit_code
     except KeyboardInterrupt:
         end_all_ranks(75)
         return 75

@@ -2,7 +2,8 @@
 
 `ConfigurationError`: the user, before anything starts (exit 2). `StudyError`: one study's input; it is recorded with its
 reason and the run goes on. `StorageError` and `DeviceError`: the run stops cleanly and can be resumed (exit 74, 1).
-`Drained`: the run was asked to stop in time and wants to be started again (exit 75). Messages hold numbers and advice,
+`Drained`: the run was asked to stop in time and wants to be started again (exit 75).
+`RankDied`: so does one that lost a rank it cannot do without (exit 76). Messages hold numbers and advice,
 never a path of the archive or a header's value.
 """
 
@@ -127,3 +128,9 @@ class Drained(PipelineError):  # noqa: N818  it is an outcome, not a fault
     """The run stopped early because it was asked to; starting it again goes on where it stopped."""
 
     exit_code = 75
+
+
+class RankDied(Exception):  # noqa: N818  it is news of another, not this rank's fault
+    """A rank died where the others cannot go on without it; started again, the run resumes."""
+
+    exit_code = 76

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from pipeline.agreement import on_root
 from pipeline.archive import (
     FileRecord,
     FoundFile,
@@ -34,7 +35,7 @@ from pipeline.errors import ConfigurationError, Drained
 from pipeline.manifest import Heading, write_manifest
 from pipeline.preprocess import choose_slices
 from pipeline.pseudonym import fingerprint, pseudonym
-from pipeline.ranks import Alone, World, on_root
+from pipeline.ranks import Alone, World
 from pipeline.records import Event, Series, Study
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class IndexSource:
             self._listed(found)
         self._deal.done(rank, found.number)
 
-    def lost(self, rank: int) -> None:
+    def lost(self, rank: int, *, died: bool = False) -> None:  # noqa: ARG002  a report says all there is
         """What `rank` held is open again."""
         self._deal.lost(rank)
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import ConfigurationError
-from pipeline.ranks import Alone, World, leave_mpi
+from pipeline.mail import leave_mpi, survives_deaths
+from pipeline.ranks import Alone, World
 
 SIZE = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_SIZE", "SLURM_STEP_NUM_TASKS")
 RANK = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
@@ -25,6 +26,9 @@ def connect(*, root_computes_up_to: int = 32) -> Alone | World:
     if expected <= 1 and "MPI_LOCALNRANKS" not in os.environ:
         return Alone()
     try:
+        import mpi4py
+
+        mpi4py.rc.finalize = not survives_deaths()  # finalising would wait for the dead
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise ConfigurationError(
@@ -37,7 +41,7 @@ def connect(*, root_computes_up_to: int = 32) -> Alone | World:
             f"{expected} ranks were launched but MPI sees {size}: the launcher and the MPI library do not speak the same "
             "PMI. Start with the MPI's own mpiexec, or: srun --mpi=pmi2 (MPICH), srun --mpi=pmix (Open MPI)"
         )
-    return World(MPI.COMM_WORLD, root_computes_up_to=root_computes_up_to) if size > 1 else Alone()
+    return World(MPI.COMM_WORLD, root_computes_up_to=root_computes_up_to, survives=survives_deaths()) if size > 1 else Alone()
 
 
 def launched_size() -> int:

@@ -1,11 +1,11 @@
-"""The MPI door: rank, size, broadcast, dealing by request and reply, abort; `Alone` where there is no MPI.
+"""The ranks: broadcast, gather, dealing by request and reply; `Alone` where there is no MPI.
 
-Messages are bytes, never pickles, and waiting is polling with a short sleep, so that ranks waiting on an oversubscribed machine
-leave the cores to those that work. Root (rank 0) deals; up to `root_computes_up_to` ranks it works too, and answers requests
+Root (rank 0) deals; up to `root_computes_up_to` ranks it works too, and answers requests
 between the slices of its own study (`tick`).
 
 A deal is one conversation: a worker asks before it begins the last task it holds, reports each finished task, and may leave
-early; root answers every ask with tasks, or with none, which is the last word.
+early; root answers every ask with tasks, or with none, which is the last word. Every conversation is with root: so where the
+MPI survives a death, the others need not hear of it. What the dead rank held is dealt again.
 """
 
 from __future__ import annotations
@@ -13,15 +13,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Generator
+from typing import Any, Protocol
 
-from pipeline.errors import DeviceError, PipelineError
+from pipeline.errors import DeviceError, RankDied
+from pipeline.mail import POLL_S, Mail, pack, unpack
 
 ASK, REPORT, LEAVE = b"A", b"R", b"L"
 GATHER, TAKEN, COMING, FIRST_DEAL = 11, 12, 13, 100
-POLL_S = 0.0005
 
 
 class Source(Protocol):
@@ -33,8 +32,8 @@ class Source(Protocol):
     def report(self, rank: int, report: bytes) -> None:
         """`rank` reports one finished task."""
 
-    def lost(self, rank: int) -> None:
-        """`rank` does no more: what it holds is open again."""
+    def lost(self, rank: int, *, died: bool = False) -> None:
+        """`rank` does no more, perhaps without a last word: what it holds is open again."""
 
     @property
     def finished(self) -> bool:
@@ -43,7 +42,6 @@ class Source(Protocol):
 
 Task = tuple[bytes, Callable[[bytes], None]]
 Tasks = Generator[Task, None, None]
-Made = TypeVar("Made")
 
 
 def never() -> bool:
@@ -79,20 +77,35 @@ class Alone:
         """Every rank's bytes on root."""
         return [data]
 
+    def gather_living(self, data: bytes) -> dict[int, bytes]:
+        """Every rank's bytes on root, by rank."""
+        return {0: data}
 
-class World:
+
+class World(Mail):
     """The ranks of one MPI communicator."""
 
-    def __init__(self, communicator: Any, *, root_computes_up_to: int = 32) -> None:
-        self._comm = communicator
-        self.rank: int = communicator.Get_rank()
-        self.size: int = communicator.Get_size()
+    def __init__(self, communicator: Any, *, root_computes_up_to: int = 32, survives: bool = False) -> None:
+        super().__init__(communicator, survives=survives)
         self._root_computes = self.size <= root_computes_up_to
         self._tag = FIRST_DEAL
         self._desk: Desk | None = None
 
     def broadcast(self, data: bytes | None) -> bytes:
         """Root's bytes, on every rank; every rank's digest is compared with root's."""
+        received = self._told_one_by_one(data) if self.survives else self._told_together(data)
+        self._compare_digests(received)
+        return received
+
+    def _told_one_by_one(self, data: bytes | None) -> bytes:
+        """Slower than a collective, which a death would break for all."""
+        if data is None:
+            return self.receive(0, COMING)
+        for rank in range(1, self.size):
+            self.send(data, rank, COMING)
+        return data
+
+    def _told_together(self, data: bytes | None) -> bytes:
         import numpy as np
 
         self._await_root()
@@ -102,9 +115,7 @@ class World:
         step = 1 << 28  # counts beyond 2 GiB overflow in older MPIs
         for start in range(0, len(buffer), step):
             self._comm.Bcast(memoryview(buffer)[start : start + step], root=0)
-        received = bytes(buffer)
-        self._compare_digests(received)
-        return received
+        return bytes(buffer)
 
     def _await_root(self) -> None:
         """Wait for root politely: inside a collective a waiting rank burns a core."""
@@ -115,16 +126,30 @@ class World:
                 self.send(b"", rank, COMING)
 
     def gather(self, data: bytes) -> list[bytes]:
-        """Every rank's bytes on root, in order of rank; an empty list elsewhere."""
+        """Every rank's bytes on root, in order of rank; an empty list elsewhere. Raises RankDied where one is missing."""
         if self.rank:
             self.send(data, 0, GATHER)
             self.receive(0, TAKEN)  # keeps two gathers apart
             return []
-        received = [data]
+        return [data, *(self._collected(rank) for rank in range(1, self.size))]
+
+    def gather_living(self, data: bytes) -> dict[int, bytes]:
+        """As `gather`, by rank, without the dead."""
+        if self.rank:
+            self.gather(data)
+            return {}
+        received = {0: data}
         for rank in range(1, self.size):
-            received.append(self.receive(rank, GATHER))
-            self.send(b"", rank, TAKEN)
+            try:
+                received[rank] = self._collected(rank)
+            except RankDied:
+                continue
         return received
+
+    def _collected(self, rank: int) -> bytes:
+        message = self.receive(rank, GATHER)
+        self.send(b"", rank, TAKEN)
+        return message
 
     def deal(self, source: Source | None, *, pause: Callable[[], bool] = never) -> Tasks:
         """Yield (task, done) on every rank until root's source is finished; `pause()` true: begin nothing new.
@@ -193,34 +218,9 @@ class World:
     def _say(self, message: bytes) -> None:
         self.send(message, 0, self._tag)
 
-    def send(self, data: bytes, rank: int, tag: int) -> None:
-        """One message."""
-        self._comm.Send(data, dest=rank, tag=tag)
-
-    def receive(self, rank: int, tag: int) -> bytes:
-        """The next message of `rank`, waited for with little CPU."""
-        while not self._comm.Iprobe(source=rank, tag=tag):
-            time.sleep(POLL_S)
-        return self._take(rank, tag)[1]
-
-    def receive_any(self, tag: int) -> tuple[int, bytes] | None:
-        """(rank, message) that has arrived from anybody, or None."""
-        from mpi4py import MPI
-
-        return self._take(MPI.ANY_SOURCE, tag) if self._comm.Iprobe(source=MPI.ANY_SOURCE, tag=tag) else None
-
-    def _take(self, rank: int, tag: int) -> tuple[int, bytes]:
-        from mpi4py import MPI
-
-        status = MPI.Status()
-        self._comm.Probe(source=rank, tag=tag, status=status)
-        buffer = bytearray(status.Get_count(MPI.BYTE))
-        self._comm.Recv(buffer, source=status.Get_source(), tag=tag)
-        return status.Get_source(), bytes(buffer)
-
     def _compare_digests(self, data: bytes) -> None:
         mine = hashlib.sha256(data).digest()
-        wrong = [rank for rank, digest in enumerate(self.gather(mine)) if digest != mine]
+        wrong = [rank for rank, digest in self.gather_living(mine).items() if digest != mine]
         if wrong:
             raise DeviceError(f"ranks {wrong} received other bytes than root sent: check the interconnect")
 
@@ -231,7 +231,8 @@ class Desk:
     def __init__(self, world: World, tag: int, source: Source, pause: Callable[[], bool]) -> None:
         self._world, self._tag, self._source, self._pause = world, tag, source, pause
         self._waiting: set[int] = set()
-        self._working = set(range(1, world.size))
+        self._working = set(range(1, world.size)) - world.dead
+        self._buried = set(world.dead)
         self._draining = False
 
     def closing(self) -> bool:
@@ -246,6 +247,8 @@ class Desk:
         """Take in every message that has arrived, then answer whoever can be given work or let go."""
         while (arrived := self._world.receive_any(self._tag)) is not None:
             self._take(*arrived)
+        for rank in self._world.dead - self._buried:
+            self._bury(rank)
         for rank in sorted(self._waiting):
             tasks = [] if self.closing() else self._source.give(rank)
             if tasks or self._source.finished or self.closing():
@@ -260,6 +263,12 @@ class Desk:
             self.serve()
             time.sleep(POLL_S)
 
+    def _bury(self, rank: int) -> None:
+        self._buried.add(rank)
+        self._waiting.discard(rank)
+        self._working.discard(rank)
+        self._source.lost(rank, died=True)
+
     def _take(self, rank: int, message: bytes) -> None:
         if message.startswith(REPORT):
             self._source.report(rank, message[1:])
@@ -268,80 +277,3 @@ class Desk:
             if message == LEAVE:
                 self._source.lost(rank)
                 self.drain()
-
-
-def leave_mpi(mpi: Any) -> None:
-    """Finalise with all ranks; what a leaving rank said last and nobody needed to hear is taken in, or MPI would complain."""
-    while mpi.COMM_WORLD.Iprobe(source=mpi.ANY_SOURCE, tag=mpi.ANY_TAG):
-        status = mpi.Status()
-        mpi.COMM_WORLD.Probe(source=mpi.ANY_SOURCE, tag=mpi.ANY_TAG, status=status)
-        mpi.COMM_WORLD.Recv(bytearray(status.Get_count(mpi.BYTE)), source=status.Get_source(), tag=status.Get_tag())
-    mpi.Finalize()
-
-
-def agreed(world: Alone | World, on_root: Callable[[], bytes]) -> bytes:
-    """What `on_root` returns, on every rank; a PipelineError of root's is raised on every rank."""
-    if world.rank:
-        return _unwrapped(world.broadcast(None))
-    try:
-        data = b"\0" + on_root()
-    except PipelineError as error:
-        world.broadcast(_wrapped(error))
-        raise
-    return _unwrapped(world.broadcast(data))
-
-
-def on_root(world: Alone | World, make: Callable[[], Made]) -> Made | None:
-    """What root makes, on root alone; a PipelineError of root's is raised on every rank."""
-    made: list[Made] = []
-
-    def keep() -> bytes:
-        made.append(make())
-        return b""
-
-    agreed(world, keep)
-    return made[0] if made else None
-
-
-@contextmanager
-def trouble_shared(world: Alone | World) -> Iterator[None]:
-    """Where any rank meets a PipelineError inside, every rank raises: its own, else that of the lowest rank."""
-    trouble: PipelineError | None = None
-    try:
-        yield
-    except PipelineError as error:
-        trouble = error
-    told = world.gather(_wrapped(trouble) if trouble else b"")
-    first = world.broadcast(next((message for message in told if message), b"") if world.rank == 0 else None)
-    if trouble is not None:
-        raise trouble
-    if first:
-        _unwrapped(first)
-
-
-def _wrapped(error: PipelineError) -> bytes:
-    return bytes([error.exit_code]) + str(error).encode()
-
-
-def _unwrapped(data: bytes) -> bytes:
-    """The bytes behind the leading 0, or the error that was sent in their place."""
-    if not data[0]:
-        return data[1:]
-    told = PipelineError(data[1:].decode())
-    told.exit_code = data[0]
-    raise told
-
-
-def pack(parts: list[bytes]) -> bytes:
-    """Length-prefixed concatenation."""
-    return b"".join(len(part).to_bytes(8, "little") + part for part in parts)
-
-
-def unpack(data: bytes) -> list[bytes]:
-    """The parts that `pack` joined."""
-    parts, start = [], 0
-    while start < len(data):
-        length = int.from_bytes(data[start : start + 8], "little")
-        parts.append(data[start + 8 : start + 8 + length])
-        start += 8 + length
-    return parts

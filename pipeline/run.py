@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from pipeline.agreement import agreed, on_root, trouble_shared
 from pipeline.config import Config, read_config
 from pipeline.errors import TRANSIENT, ConfigurationError, Drained, PipelineError
 from pipeline.gather import Summary, gather
@@ -28,7 +29,7 @@ from pipeline.indexing import index
 from pipeline.launch import connect, end_time, local_rank
 from pipeline.manifest import read_manifest
 from pipeline.pace import Pace
-from pipeline.ranks import Alone, World, agreed, on_root, trouble_shared
+from pipeline.ranks import Alone, World
 from pipeline.records import DealtStudy
 from pipeline.resume import Plan, Request, check_archive, describe, plan, provenance, read_described, read_weights
 from pipeline.source import Report, Share, StudySource, journal_findings
@@ -146,7 +147,7 @@ def _open(request: Request, made: Plan, size: int) -> StudySource:
     share = Share(*(request.part or (1, 1)), Pace(end_time()), retry_lost=request.retry_lost)
     with Journal(made.journal(0).with_name("root.jsonl"), fsync_every_s=1.0) as journal:
         journal_findings(journal, manifest, done, share.numbers(manifest))
-    return StudySource(manifest, done, size, made.config.run, share)
+    return StudySource(manifest, done, size, made.config.run, share, partial(last_places, request.out))
 
 
 def _screen_dealt(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -47,9 +48,12 @@ class StudySource:
     """Deals open studies, dearest first; a study that failed for a passing reason is dealt again, last."""
 
     def __init__(
-        self, manifest: Manifest, done: dict[str, Place], size: int, config: RunConfig, share: Share | None = None
+        self, manifest: Manifest, done: dict[str, Place], size: int, config: RunConfig, share: Share | None = None,
+        journalled: Callable[[], dict[str, Place]] = dict,
     ) -> None:  # fmt: skip
+        """`done` is what the journals hold now; `journalled` reads them anew."""
         self._manifest, self._config, self._share = manifest, config, share or Share()
+        self._before, self._journalled = done, journalled
         self._pace = self._share.pace
         self._had_s = self._pace.left_s
         self._number = {entry.study_key: n for n, entry in enumerate(manifest.entries)}
@@ -84,8 +88,20 @@ class StudySource:
         self._n_internal += told.reason == "INTERNAL_ERROR"
         self.progress.step(failed=told.status == "FAILED")
 
-    def lost(self, rank: int) -> None:
-        """What `rank` held is open again."""
+    def lost(self, rank: int, *, died: bool = False) -> None:
+        """What `rank` held is open again, but for what it, or its watcher, journalled before it died."""
+        held = self._deal.held_by(rank) if died else ()
+        done = self._journalled() if held else {}
+        for number in held:
+            key = self._manifest.entries[number].study_key
+            place = done.get(key)
+            if place is None or place == self._before.get(key):
+                continue
+            self._tries[number] = place.tries
+            if is_settled(self._manifest, number, done, self._config.max_attempts):
+                self._deal.done(rank, number)
+                self._n_finished += 1
+                self.progress.step(failed=place.status == "FAILED")
         self._deal.lost(rank)
 
     @property

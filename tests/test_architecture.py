@@ -10,8 +10,21 @@ import pipeline
 ROWS = {
     0: ["records", "errors"],
     1: ["config", "pseudonym"],
-    2: ["fill", "lung", "model", "store", "ranks", "phantom", "progress", "guard", "pace"],
-    3: ["archive", "manifest", "deal", "preprocess", "infer", "aggregate", "gather", "tables", "launch", "catalogue", "holder"],
+    2: ["fill", "lung", "model", "store", "mail", "ranks", "phantom", "progress", "guard", "pace"],
+    3: [
+        "archive",
+        "manifest",
+        "deal",
+        "preprocess",
+        "infer",
+        "aggregate",
+        "gather",
+        "tables",
+        "launch",
+        "agreement",
+        "catalogue",
+        "holder",
+    ],
     4: ["contactsheet", "album", "indexing", "source", "status", "estimate"],
     5: ["study", "resume", "report"],
     6: ["run"],
@@ -24,6 +37,7 @@ SIDEWAYS = {
     ("errors", "records"),
     ("pseudonym", "config"),
     ("model", "store"),
+    ("ranks", "mail"),
     ("phantom", "store"),
 }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.deal import Deal
 from pipeline.errors import StorageError, PipelineError
 from pipeline.launch import connect
-from pipeline.ranks import trouble_shared, agreed, on_root
+from pipeline.agreement import trouble_shared, agreed, on_root
 
 class Numbers:
     def __init__(self, n, size):
@@ -24,7 +24,7 @@ class Numbers:
         return [str(i).encode() for i in self.deal.give(rank)]
     def report(self, rank, report):
         self.deal.done(rank, int(report)); self.seen.append(int(report))
-    def lost(self, rank):
+    def lost(self, rank, *, died=False):
         self.deal.lost(rank)
     @property
     def finished(self):

@@ -93,7 +93,7 @@ class PrepareSource:
         self._deal.done(rank, int(report))
         self._bar.update()
 
-    def lost(self, rank: int) -> None:
+    def lost(self, rank: int, *, died: bool = False) -> None:  # noqa: ARG002  a report says all there is
         """What `rank` held is open again."""
         self._deal.lost(rank)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import torch
 
+from pipeline.agreement import agreed, on_root
 from pipeline.config import Config, EngineConfig, to_toml
 from pipeline.errors import ConfigurationError, Reason
 from pipeline.holder import hold
@@ -21,7 +22,7 @@ from pipeline.manifest import NAME, read_heading, read_manifest
 from pipeline.model import Baseline, DreNet, load_checkpoint
 from pipeline.model.checkpoint import load_backbone
 from pipeline.pseudonym import default_key_file, read_or_create_key
-from pipeline.ranks import Alone, World, agreed, on_root
+from pipeline.ranks import Alone, World
 from pipeline.records import Study
 from pipeline.resume import check_archive
 from pipeline.run import asked_to_stop
