@@ -1,11 +1,11 @@
 """The ranks: broadcast, gather, dealing by request and reply; `Alone` where there is no MPI.
 
-Root (rank 0) deals; up to `root_computes_up_to` ranks it works too, and answers requests
-between the slices of its own study (`tick`).
+Root (rank 0) deals; up to `root_computes_up_to` ranks it works too, and answers requests between the slices of its own study
+(`tick`).
 
 A deal is one conversation: a worker asks before it begins the last task it holds, reports each finished task, and may leave
-early; root answers every ask with tasks, or with none, which is the last word. Every conversation is with root: so where the
-MPI survives a death, the others need not hear of it. What the dead rank held is dealt again.
+early; root answers every ask with tasks, or with none, and then hears the worker's last reports and goodbye. Every conversation
+is with root: so where the MPI survives a death, the others need not hear of it. What the dead rank held is dealt again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from pipeline.errors import DeviceError, RankDied
 from pipeline.mail import POLL_S, Mail, pack, unpack
 
-ASK, REPORT, LEAVE = b"A", b"R", b"L"
+ASK, REPORT, LEAVE, BYE = b"A", b"R", b"L", b"B"
 GATHER, TAKEN, COMING, FIRST_DEAL = 11, 12, 13, 100
 
 
@@ -208,6 +208,7 @@ class World(Mail):
         finally:
             if not released:
                 self._leave()
+            self._say(BYE)
 
     def _leave(self) -> None:
         """Give back what is held, and wait until root has let this rank go."""
@@ -254,11 +255,9 @@ class Desk:
             if tasks or self._source.finished or self.closing():
                 self._world.send(pack(tasks), rank, self._tag + 1)
                 self._waiting.discard(rank)
-                if not tasks:
-                    self._working.discard(rank)
 
     def serve_until_empty(self) -> None:
-        """Serve until every worker has been let go."""
+        """Serve until every worker has reported its last task and said goodbye."""
         while self._working:
             self.serve()
             time.sleep(POLL_S)
@@ -272,6 +271,8 @@ class Desk:
     def _take(self, rank: int, message: bytes) -> None:
         if message.startswith(REPORT):
             self._source.report(rank, message[1:])
+        elif message == BYE:
+            self._working.discard(rank)
         elif rank in self._working:
             self._waiting.add(rank)
             if message == LEAVE:
