@@ -10,7 +10,7 @@ import pipeline
 ROWS = {
     0: ["records", "errors"],
     1: ["config", "pseudonym"],
-    2: ["fill", "lung", "model", "store", "mail", "ranks", "phantom", "progress", "guard", "pace"],
+    2: ["fill", "lung", "model", "store", "mail", "ranks", "phantom", "progress", "guard", "pace", "columns", "rows"],
     3: [
         "archive",
         "manifest",
@@ -38,6 +38,7 @@ SIDEWAYS = {
     ("pseudonym", "config"),
     ("model", "store"),
     ("ranks", "mail"),
+    ("rows", "store"),
     ("phantom", "store"),
 }
 
