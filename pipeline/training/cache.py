@@ -29,6 +29,8 @@ from pipeline.study import Preparer
 
 LUNG_BYTES = IMAGE_PX * IMAGE_PX // 8
 ROW_BYTES = IMAGE_PX**2 + ZOOM_PX**2 + LUNG_BYTES
+NO_MASK = b',"mask":""'
+"""What says that no lung mask was given counts for nothing: slices cached before masks could be given stay good."""
 Grey = npt.NDArray[np.uint8]
 
 
@@ -135,5 +137,6 @@ def rows(prepared: PreparedStudy) -> Iterable[bytes]:
 def cache_name(study: Study, config: Config) -> str:
     """The study's file: its key, and a digest of its manifest entry and of the settings that prepare it."""
     prepares: Any = (study, config.slices, config.lung, config.fill, config.window)
-    digest = hashlib.sha256(msgspec.json.encode(prepares, order="deterministic")).hexdigest()
+    encoded = msgspec.json.encode(prepares, order="deterministic")
+    digest = hashlib.sha256(encoded.replace(NO_MASK, b"")).hexdigest()
     return f"{study.study_key}-{digest[:16]}"

@@ -13,13 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.model import load_checkpoint
+from pipeline.config import Config
+from pipeline.manifest import read_manifest
+from pipeline.model import DreNet, load_checkpoint
 from pipeline.phantom import CohortPlan, write_cohort
 from pipeline.pseudonym import pseudonym, read_or_create_key
 from pipeline.run import screen
+from pipeline.study import Preparer
 from pipeline.tables import open_run
+from pipeline.training.cache import cache_name, read_cached, write_study
 from pipeline.training.delong import area_with_interval
 from pipeline.training.intervals import wilson
+from pipeline.training.localise import Tally, summed, tally
 from pipeline.training.recipe import POSITIVE
 
 HELD_OUT = CohortPlan((60, 60, 60), seed=7717, matrix=192, slices=24)
@@ -41,8 +46,30 @@ def held_out(folder: Path, weights: Mapping[str, Path], plan: CohortPlan = HELD_
         figures = patient_figures(target, column.loc[keys].to_numpy(float), metadata.threshold or 0.5)
         n_not_scored = sum(label in metadata.classes for label in labels.values()) - len(keys)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        found[task] = {"sha256": sha256, "not_scored": n_not_scored, **figures}
+        localised = localisation(folder, load_checkpoint(path), labels)
+        found[task] = {"sha256": sha256, "not_scored": n_not_scored, **figures, "localisation": localised}
     return found
+
+
+def localisation(folder: Path, network: DreNet, labels: Mapping[str, str]) -> dict[str, Any]:
+    """Findings against the lesions that the phantom knows of, for each of the network's classes that has any, and for all."""
+    manifest, cache, config = read_manifest(folder / "run" / "private"), folder / "cache", Config()
+    cache.mkdir(exist_ok=True)
+    tallies: dict[str, list[Tally]] = {}
+    with Preparer(folder / "archive", config) as preparer:
+        for number in range(len(manifest.entries)):
+            study = manifest.study(number)
+            name = study.patient_id.rpartition("CANARYID-")[2]
+            lesion = np.load(folder / "archive-truth" / "masks" / f"{name}.npz")["lesion"]
+            label = labels[study.patient_key]
+            if label not in network.metadata.classes or not lesion.any():
+                continue
+            file = cache_name(study, config)
+            if not (cache / f"{file}.json").exists():
+                write_study(cache, file, preparer, study)
+            tallies.setdefault(label, []).append(tally(network, cache, read_cached(cache, file), lesion))
+    everybody = [one for members in tallies.values() for one in members]
+    return {"all": summed(everybody), **{label: summed(members) for label, members in sorted(tallies.items())}}
 
 
 def patient_figures(target: np.ndarray[Any, Any], score: np.ndarray[Any, Any], threshold: float) -> dict[str, Any]:

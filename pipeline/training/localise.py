@@ -66,6 +66,19 @@ def findings(network: DreNet, ct_slice: CachedSlice) -> list[list[int]]:
     return [boxes[k] for k in sorted(shown, key=lambda k: -float(score_K[k]))[:N_FINDINGS]]
 
 
+def summed(tallies: Sequence[Tally]) -> dict[str, object]:
+    """Of some patients: how many findings, the share that hits, the share that chance would, their ratio, the mean IoU."""
+    n = sum(one.findings for one in tallies)
+    return {
+        "patients": len(tallies),
+        "findings": n,
+        "hits": sum(one.hits for one in tallies) / max(1, n),
+        "chance": sum(one.chance for one in tallies) / max(1, n),
+        "ratio": ratio_with_interval(tallies),
+        "iou": sum(one.overlap for one in tallies) / max(1, n),
+    }
+
+
 def ratio_with_interval(tallies: Sequence[Tally], seed: int = 0) -> tuple[float, float, float]:
     """(hits / chance, low, high): 95 % by resampling patients."""
     hits = np.array([one.hits for one in tallies], float)
