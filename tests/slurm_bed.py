@@ -1,7 +1,8 @@
 """A real Slurm with several nodes on one machine, for tests and the torture: munge, MariaDB, slurmdbd, slurmctld and slurmd.
 
-Every daemon is started here, as root, with files below one folder, and ended by its own process number; a Slurm of the
-machine itself is left alone. `python tests/slurm_bed.py FOLDER COMMAND...` runs a command with a bed up.
+Every node has two GPUs by its own account, which are /dev/null and /dev/zero. Every daemon is started here, as root, with files
+below one folder, and ended by its own process number; a Slurm of the machine itself is left alone.
+`python tests/slurm_bed.py FOLDER COMMAND...` runs a command with a bed up.
 """
 
 import contextlib
@@ -62,13 +63,14 @@ AccountingStorageHost=127.0.0.1
 AccountingStoragePort={dbd_port}
 AccountingStoragePass={folder}/munge.sock
 MaxArraySize=101
+GresTypes=gpu
 {nodes}
 PartitionName=main Nodes=n[1-{n}] Default=YES MaxTime=60 DefaultTime=10 PriorityTier=10 PreemptMode=REQUEUE GraceTime=8 State=UP
 PartitionName=urgent Nodes=n[1-{n}] MaxTime=60 DefaultTime=10 PriorityTier=100 PreemptMode=OFF State=UP
 """
 NODE = (
     "NodeName=n{i} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 Boards=1 SocketsPerBoard=1 CoresPerSocket=2 "
-    "ThreadsPerCore=1 RealMemory=16000 State=UNKNOWN"
+    "ThreadsPerCore=1 RealMemory=16000 Gres=gpu:2 State=UNKNOWN"
 )
 DBD = """
 AuthType=auth/munge
@@ -128,6 +130,7 @@ class Bed:
         conf = CONF.format(nodes="\n".join(nodes), **place).replace(f"SlurmdPort={ports[0]}0\n", "")
         (self.folder / "slurm.conf").write_text(conf)
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
+        (self.folder / "gres.conf").write_text("".join(f"Name=gpu File=/dev/{name}\n" for name in ("null", "zero")))
         dbd = self.folder / "slurmdbd.conf"
         dbd.write_text(DBD.format(**place))
         dbd.chmod(0o600)

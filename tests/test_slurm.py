@@ -83,6 +83,39 @@ def test_a_job_over_four_nodes_gives_the_digest_of_one_rank(launcher, bed, studi
     assert len(ranks) == 4
 
 
+def test_a_gpu_job_is_given_gpus_and_has_the_digest_of_one_rank(bed, studies, weights, one_rank, tmp_path):
+    """The GPUs are /dev/null and /dev/zero, and this cluster cannot bind: tried is the asking. Ranks compute on the CPU."""
+    look = f'echo "a rank sees $CUDA_VISIBLE_DEVICES" >&2; exec {sys.executable} -m pipeline "$@"'
+    script = _script(tmp_path, nodes=1, ranks_per_node=2, gpus_per_node=2, command=("bash", "-c", look, "drenet"))
+    job = bed.submit(script, studies, "--weights", weights, "--out", tmp_path / "run")
+    bed.wait(job)
+    assert bed.state(job) == ("COMPLETED", 0), _log(bed)
+    assert _digest(bed, tmp_path / "run") == one_rank
+    assert (bed.folder / f"drenet-{job}.log").read_text().count("a rank sees 0,1\n") == 2
+
+
+def test_tianhes_form_runs_under_its_own_commands_and_clock(bed, studies, weights, one_rank, tmp_path):
+    """Tianhe's commands are Slurm's under other names, and so they are here."""
+    for ours, theirs in (
+        ("batch", "sbatch"),
+        ("run", "srun"),
+        ("control", "scontrol"),
+        ("queue", "squeue"),
+        ("cancel", "scancel"),
+    ):
+        (tmp_path / f"yh{ours}").write_text(f'#!/bin/sh\nexec {theirs} "$@"\n')
+        (tmp_path / f"yh{ours}").chmod(0o755)
+    slow = (sys.executable, f"{ROOT}/tests/faults.py", "every_study_takes_longer")
+    script = _script(tmp_path, flavour="tianhe", scratch=str(tmp_path / "scratch"), command=slow, walltime_min=2, drain_s=60)
+    environment = bed.environment | {"PATH": f"{tmp_path}:{bed.environment['PATH']}", "LONGER_S": "10"}
+    arguments = (script, studies, "--weights", weights, "--out", tmp_path / "run")
+    job = bed.run(tmp_path / "yhbatch", "--parsable", *arguments, env=environment).strip()
+    bed.wait(job, timeout_s=600)
+    assert bed.state(job) == ("COMPLETED", 0), _log(bed)
+    assert _digest(bed, tmp_path / "run") == one_rank
+    assert len(list((tmp_path / "run" / "journal").iterdir())) > 1, "it was to be stopped once, and queued again"
+
+
 def test_a_job_array_gives_the_digest_of_one_rank(bed, studies, weights, one_rank, tmp_path):
     script = _script(tmp_path, nodes=1, parts=3)
     job = bed.submit(script, studies, "--weights", weights, "--out", tmp_path / "run")

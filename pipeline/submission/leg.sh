@@ -16,9 +16,13 @@ if [ -n "$scratch" ]; then
     trap '"${nodes[@]}" rm -rf "$folder"' EXIT
 fi
 
-# Slurm tells this shell alone (--signal=B:); the launcher passes it on, and the ranks finish their study and stop with 75.
+# Slurm tells this shell alone (--signal=B:), or this shell's own clock does; the launcher passes it on, and the ranks finish their study and stop with 75.
 child='' caught=no stopping=no
 trap 'caught=yes stopping=yes; [ -z "$child" ] || kill -USR1 "$child" 2>/dev/null' USR1 TERM
+
+if [ -n "$drain_s" ] && [ -n "${SLURM_JOB_END_TIME:-}" ]; then
+    (sleep $((SLURM_JOB_END_TIME - drain_s - $(date +%s))) && kill -USR1 $$) &
+fi
 
 run_once() {
     "${launch[@]}" "${drenet[@]}" screen "$@" &

@@ -59,7 +59,8 @@ def options(cluster: ClusterConfig) -> list[str]:
     many = [("array", f"1-{cluster.parts}")] if cluster.parts > 1 else []
     named = [f"--{name}={value}" for name, value in asked + many if value]
     log_name = "%x-%A-%a.log" if cluster.parts > 1 else "%x-%j.log"
-    treated = [f"--signal=B:USR1@{cluster.drain_s}", "--requeue", "--open-mode=append", f"--output={log_name}"]
+    told = [f"--signal=B:USR1@{cluster.drain_s}"] if cluster.flavour == "slurm" else []  # see script.py's own clock
+    treated = [*told, "--requeue", "--open-mode=append", f"--output={log_name}"]
     return [f"--job-name={JOB_NAME}", *named, *cluster.options, *treated]
 
 

@@ -40,10 +40,16 @@ def _site(cluster: ClusterConfig) -> list[str]:
         f"relaunches={cluster.relaunches} # within this allocation, after a rank or the launcher died",
         f"requeues={cluster.requeues} # of this job, after it was stopped before its end",
         f"part=({_part(cluster)})",
+        f"drain_s={_own_clock(cluster)} # so long before its end this script stops the ranks; nothing: the queue tells it when",
         f"scratch={shlex.quote(cluster.scratch)} # node-local folder for temporary files, or nothing",
         f"export OMP_NUM_THREADS={cluster.cpus_per_rank}",
         "# " + "-" * 100,
     ]
+
+
+def _own_clock(cluster: ClusterConfig) -> str:
+    """Slurm 22.05 takes --signal=B: only by the name of sbatch: under another name a job has to look at the clock itself."""
+    return "''" if cluster.flavour == "slurm" else str(cluster.drain_s)
 
 
 def _part(cluster: ClusterConfig) -> str:
