@@ -91,7 +91,7 @@ def test_a_gpu_job_is_given_gpus_and_has_the_digest_of_one_rank(bed, studies, we
     bed.wait(job)
     assert bed.state(job) == ("COMPLETED", 0), _log(bed)
     assert _digest(bed, tmp_path / "run") == one_rank
-    assert (bed.folder / f"drenet-{job}.log").read_text().count("a rank sees 0,1\n") == 2
+    assert (bed.folder / f"drenet-{job}.log").read_text().count("a rank sees 0,1\n") >= 2
 
 
 def test_tianhes_form_runs_under_its_own_commands_and_clock(bed, studies, weights, one_rank, tmp_path):
