@@ -20,7 +20,7 @@ test-browser: test-env  # needs chromium, chromium-driver and dicom3tools
 test-slurm: test-env
 	PATH="$$PATH:/usr/sbin:/sbin" $(VENV)/bin/python -m pytest -q -m "slurm and not slow"
 
-test-slurm-slow: test-env  # a chain over time limits, preemption
+test-slurm-slow: test-env  # a chain over time limits, preemption, the Tianhe form
 	PATH="$$PATH:/usr/sbin:/sbin" $(VENV)/bin/python -m pytest -q -m "slurm and slow"
 
 torture: test-env

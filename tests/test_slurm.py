@@ -94,6 +94,7 @@ def test_a_gpu_job_is_given_gpus_and_has_the_digest_of_one_rank(bed, studies, we
     assert (bed.folder / f"drenet-{job}.log").read_text().count("a rank sees 0,1\n") >= 2
 
 
+@pytest.mark.slow
 def test_tianhes_form_runs_under_its_own_commands_and_clock(bed, studies, weights, one_rank, tmp_path):
     """Tianhe's commands are Slurm's under other names, and so they are here."""
     for ours, theirs in (
@@ -107,7 +108,7 @@ def test_tianhes_form_runs_under_its_own_commands_and_clock(bed, studies, weight
         (tmp_path / f"yh{ours}").chmod(0o755)
     slow = (sys.executable, f"{ROOT}/tests/faults.py", "every_study_takes_longer")
     script = _script(tmp_path, flavour="tianhe", scratch=str(tmp_path / "scratch"), command=slow, walltime_min=2, drain_s=60)
-    environment = bed.environment | {"PATH": f"{tmp_path}:{bed.environment['PATH']}", "LONGER_S": "10"}
+    environment = bed.environment | {"PATH": f"{tmp_path}:{bed.environment['PATH']}", "LONGER_S": "25"}
     arguments = (script, studies, "--weights", weights, "--out", tmp_path / "run")
     job = bed.run(tmp_path / "yhbatch", "--parsable", *arguments, env=environment).strip()
     bed.wait(job, timeout_s=600)
