@@ -7,8 +7,18 @@ import torch
 from pipeline.model import DreNetOutput, formula_network
 from pipeline.model.drenet import PAD_PX
 from pipeline.records import Box
-from pipeline.training.cache import CachedSlice
-from pipeline.training.localise import Tally, best_overlap, chance_of, findings, in_picture, ratio_with_interval
+from pipeline.training.cache import CachedSlice, CachedStudy
+from pipeline.training.localise import (
+    Seen,
+    Tally,
+    best_overlap,
+    chance_of,
+    in_picture,
+    judged,
+    ranked_details,
+    ratio_with_interval,
+    tally,
+)
 
 EMPTY = np.zeros((448, 448), bool)
 
@@ -36,16 +46,42 @@ def test_a_box_overlaps_the_lesion_it_fits_best():
     assert best_overlap([0, 0, 48, 48], truth) == 0.0
 
 
-def test_details_that_show_mostly_fill_are_no_findings_however_high_they_score():
+@pytest.fixture
+def ct_slice():
+    """Lung on the left, fill on the right."""
+    return CachedSlice(np.zeros((448, 448), np.uint8), np.zeros((600, 600), np.uint8), half(left=True))
+
+
+@pytest.fixture
+def network():
+    """A network that says the same of every slice: three sure details in the fill, three others in the lung."""
     boxes = torch.tensor([[[40, 300, 88, 348]] * 3 + [[40, 40, 88, 88], [80, 80, 128, 128], [140, 90, 188, 138]]]) + PAD_PX
     part = torch.zeros(1, 6, 2)
     part[0, :, 1] = torch.tensor([9.0, 9.0, 9.0, 1.0, 3.0, 2.0])
-    network = formula_network(1 / 16)
     nothing = torch.zeros(1, 2)
     output = DreNetOutput(nothing, nothing, part, torch.zeros(1, 6), torch.zeros(1, 6), boxes, torch.zeros(1, 6))
+    network = formula_network(1 / 16)
     network.forward = lambda *_: output
-    ct_slice = CachedSlice(np.zeros((448, 448), np.uint8), np.zeros((600, 600), np.uint8), half(left=True))
-    assert findings(network, ct_slice) == [[80, 80, 128, 128], [140, 90, 188, 138]]
+    return network
+
+
+def test_details_are_ranked_by_their_score_and_those_that_show_mostly_fill_are_told(network, ct_slice):
+    ranked = ranked_details(network, ct_slice)
+    assert [one.in_lung for one in ranked] == [False] * 3 + [True] * 3
+    assert [one.box for one in ranked[3:]] == [[80, 80, 128, 128], [140, 90, 188, 138], [40, 40, 88, 88]]
+
+
+def test_what_lies_in_the_fill_is_no_finding_and_as_a_top_detail_a_miss(network, ct_slice, monkeypatch):
+    monkeypatch.setattr("pipeline.training.localise.read_slice", lambda *_: ct_slice)
+    truth = EMPTY.copy()
+    truth[80:128, 80:128] = True
+    truth[40:88, 300:348] = True  # a lesion that would be hit, were it not in the fill
+    study = CachedStudy("", (0,), (Box(0, 0, 448, 448),))
+    findings, top = tally(network, None, study, truth[None])
+    assert (findings.n, findings.hits, findings.overlap) == (2, 1, pytest.approx(1.0))
+    assert (top.n, top.hits, top.overlap) == (2, 0, 0.0)
+    assert findings.chance == top.chance == pytest.approx(2 * chance_of(48, ct_slice.lung, truth))
+    assert judged(Seen([40, 300, 88, 348], in_lung=True), ct_slice.lung, truth)[0]  # the centre does lie in it
 
 
 def test_a_lesion_lies_in_the_picture_where_the_crop_shows_it():

@@ -52,24 +52,27 @@ def held_out(folder: Path, weights: Mapping[str, Path], plan: CohortPlan = HELD_
 
 
 def localisation(folder: Path, network: DreNet, labels: Mapping[str, str]) -> dict[str, Any]:
-    """Findings against the lesions that the phantom knows of, for each of the network's classes that has any, and for all."""
+    """Findings, and top details, against the lesions that the phantom knows of: of all patients, and of each class."""
     manifest, cache, config = read_manifest(folder / "run" / "private"), folder / "cache", Config()
     cache.mkdir(exist_ok=True)
-    tallies: dict[str, list[Tally]] = {}
+    tallies: dict[str, list[tuple[Tally, Tally]]] = {"all": []}
     with Preparer(folder / "archive", config) as preparer:
         for number in range(len(manifest.entries)):
             study = manifest.study(number)
-            name = study.patient_id.rpartition("CANARYID-")[2]
+            name, label = study.patient_id.rpartition("CANARYID-")[2], labels[study.patient_key]
             lesion = np.load(folder / "archive-truth" / "masks" / f"{name}.npz")["lesion"]
-            label = labels[study.patient_key]
             if label not in network.metadata.classes or not lesion.any():
                 continue
             file = cache_name(study, config)
             if not (cache / f"{file}.json").exists():
                 write_study(cache, file, preparer, study)
-            tallies.setdefault(label, []).append(tally(network, cache, read_cached(cache, file), lesion))
-    everybody = [one for members in tallies.values() for one in members]
-    return {"all": summed(everybody), **{label: summed(members) for label, members in sorted(tallies.items())}}
+            counted = tally(network, cache, read_cached(cache, file), lesion)
+            for group in ("all", label):
+                tallies.setdefault(group, []).append(counted)
+    return {
+        what: {group: summed([pair[place] for pair in members]) for group, members in tallies.items()}
+        for place, what in enumerate(("findings", "top_details"))
+    }
 
 
 def patient_figures(target: np.ndarray[Any, Any], score: np.ndarray[Any, Any], threshold: float) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Whether a network's details lie on lesions, where the truth is known: hits against chance, and the overlap of boxes.
 
-A slice's findings are its two details that score highest of those that show at least half original lung (the fill copies
-lesions, so others are none). A finding hits when its centre lies in a lesion. Chance is the same share over all anchors of the
-same size whose centre lies in lung: what endless draws would give. Shapes: R x C pixels of the network's picture.
+Two counts of a slice. Its findings: the two details that score highest of those that show at least half original lung (the fill
+copies lesions; a detail in it is no finding). And its top details: the two that score highest of all six, those in the fill
+being misses. A detail hits when its centre lies in a lesion. Chance is the same share over all anchors of the same size whose
+centre lies in lung: what endless draws would give. Shapes: R x C pixels of the network's picture.
 """
 
 from __future__ import annotations
@@ -30,21 +31,35 @@ N_RESAMPLES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """One patient's findings: how many, how many hit, how many would by chance, and the sum of their IoU."""
+    """One patient's findings, or top details: how many, how many hit, how many would by chance, and the sum of their IoU."""
 
-    findings: int
+    n: int
     hits: int
     chance: float
     overlap: float
 
 
-def tally(network: DreNet, folder: Path, study: CachedStudy, lesion: Mask) -> Tally:
-    """`lesion` [S, rows, columns] is the truth of the whole series, in volume pixels."""
-    parts = []
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One of a slice's details: its box (picture pixels), and whether it shows at least half original lung."""
+
+    box: list[int]
+    in_lung: bool
+
+
+def tally(network: DreNet, folder: Path, study: CachedStudy, lesion: Mask) -> tuple[Tally, Tally]:
+    """(of findings, of top details); `lesion` [S, rows, columns] is the truth of the whole series, in volume pixels."""
+    findings, top = [], []
     for row, place in enumerate(study.slice_index):
         ct_slice = read_slice(folder, study, row)
         truth = in_picture(lesion[place], study.crops[row])
-        parts += [_judged(box, ct_slice.lung, truth) for box in findings(network, ct_slice)]
+        ranked = ranked_details(network, ct_slice)
+        findings += [judged(one, ct_slice.lung, truth) for one in [one for one in ranked if one.in_lung][:N_FINDINGS]]
+        top += [judged(one, ct_slice.lung, truth) for one in ranked[:N_FINDINGS]]
+    return _sum(findings), _sum(top)
+
+
+def _sum(parts: Sequence[tuple[bool, float, float]]) -> Tally:
     hits, chance, overlap = (sum(column) for column in zip(*parts, strict=True)) if parts else (0, 0.0, 0.0)
     return Tally(len(parts), int(hits), float(chance), float(overlap))
 
@@ -56,22 +71,22 @@ def in_picture(mask: Mask, crop: Box) -> Mask:
 
 
 @torch.inference_mode()
-def findings(network: DreNet, ct_slice: CachedSlice) -> list[list[int]]:
-    """The boxes (picture pixels) of the slice's findings, the highest score first."""
+def ranked_details(network: DreNet, ct_slice: CachedSlice) -> list[Seen]:
+    """The slice's six details, the highest score (the positive class's softmax of the part logits) first."""
     output = network(*plain_batch([ct_slice]))
-    score_K = torch.softmax(output.part_logits[0], dim=1)[:, network.metadata.positive]
+    score_K = torch.softmax(output.part_logits[0], dim=1)[:, network.metadata.positive].tolist()
     boxes: list[list[int]] = (output.boxes[0] - PAD_PX).tolist()
     covered = lung_integral(ct_slice.lung)
-    shown = [k for k, box in enumerate(boxes) if lung_share(covered, Box(*map(float, box))) >= MIN_LUNG_FRACTION]
-    return [boxes[k] for k in sorted(shown, key=lambda k: -float(score_K[k]))[:N_FINDINGS]]
+    seen = [Seen(box, lung_share(covered, Box(*map(float, box))) >= MIN_LUNG_FRACTION) for box in boxes]
+    return [seen[k] for k in sorted(range(len(seen)), key=lambda k: -score_K[k])]
 
 
 def summed(tallies: Sequence[Tally]) -> dict[str, object]:
-    """Of some patients: how many findings, the share that hits, the share that chance would, their ratio, the mean IoU."""
-    n = sum(one.findings for one in tallies)
+    """Of some patients: how many were counted, the share that hits, the share that chance would, their ratio, the mean IoU."""
+    n = sum(one.n for one in tallies)
     return {
         "patients": len(tallies),
-        "findings": n,
+        "n": n,
         "hits": sum(one.hits for one in tallies) / max(1, n),
         "chance": sum(one.chance for one in tallies) / max(1, n),
         "ratio": ratio_with_interval(tallies),
@@ -90,12 +105,12 @@ def ratio_with_interval(tallies: Sequence[Tally], seed: int = 0) -> tuple[float,
     return float(hits.sum() / max(chance.sum(), 1e-9)), low, high
 
 
-def _judged(box: list[int], lung: Mask, truth: Mask) -> tuple[bool, float, float]:
-    """(hit, its chance, IoU with the lesion that overlaps most)."""
-    top, left, bottom, right = box
+def judged(seen: Seen, lung: Mask, truth: Mask) -> tuple[bool, float, float]:
+    """(hit, its chance, IoU with the lesion that overlaps most); what lies in the fill hits and overlaps nothing."""
+    top, left, bottom, right = seen.box
     middle = (top + bottom) // 2, (left + right) // 2
-    hit = max(middle) < IMAGE_PX and bool(truth[middle])
-    return hit, chance_of(bottom - top, lung, truth), best_overlap(box, truth)
+    hit = seen.in_lung and max(middle) < IMAGE_PX and bool(truth[middle])
+    return hit, chance_of(bottom - top, lung, truth), best_overlap(seen.box, truth) if seen.in_lung else 0.0
 
 
 def chance_of(side: int, lung: Mask, truth: Mask) -> float:
