@@ -1,0 +1,75 @@
+"""submit, doctor: a run on a cluster."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.cli.shared import add_archive
+from pipeline.launch import part_ways
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Their arguments."""
+    submit = commands.add_parser("submit", help="submit a screening to the cluster's queue, as the [cluster] section says")
+    add_archive(submit)
+    submit.add_argument("--weights", type=Path, action="append", required=True, help="checkpoint; may repeat")
+    submit.add_argument("--dry-run", action="store_true", help="print the script, submit nothing")
+    submit.add_argument("--estimate", action="store_true", help="say what it will take, submit nothing")
+    submit.add_argument("--measured", type=Path, metavar="RUN", help="with --estimate: the run whose studies were timed")
+    submit.add_argument("--local", action="store_true", help="start it on this machine, in the background")
+    submit.set_defaults(command=_submit)
+
+    doctor = commands.add_parser("doctor", help="what would go wrong here: on a login node, or under srun or mpiexec")
+    doctor.add_argument("--out", type=Path, help="the run's folder")
+    doctor.add_argument("--weights", type=Path, action="append", default=[], help="checkpoint; may repeat")
+    doctor.add_argument("--config", type=Path, help="TOML; see configs/")
+    doctor.add_argument("--key-file", type=Path, help="pseudonym key")
+    doctor.set_defaults(command=_doctor)
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from pipeline.config import read_config
+    from pipeline.submission import job_script, submit, submit_script
+
+    config = read_config(options.config)
+    cluster = config.cluster
+    if options.estimate:
+        from pipeline.estimate import estimate
+
+        needed = estimate(options.out, options.measured or options.out, cluster, config.run)
+        print(f"{needed.n_open} studies to do; {needed.n_measured} were timed: {needed.study_s:.2f} s a study and rank")
+        print(f"walltime {needed.walltime_s / 60:,.1f} min a job, {needed.node_hours:,.2f} node hours in all")
+        print(f"output about {needed.output_bytes / 1e6:,.1f} MB")
+        return 0
+    if options.dry_run:
+        print(job_script(cluster), end="")
+        return 0
+    if options.local:
+        files = {"config": options.config, "key_file": options.key_file}
+        job = submit(options.archive, options.weights, options.out, local=True, **files)
+        print(f"process {job.job_id} works on {options.out}; its words: {job.paths.stderr}")
+        return 0
+    jobs = submit_script(cluster, screen_arguments(options), options.out)
+    print(f"submitted as {', '.join(jobs)}; output in {options.out}/submitted, progress: drenet status {options.out}")
+    return 0
+
+
+def screen_arguments(options: argparse.Namespace) -> list[str]:
+    """What `drenet screen` is to be told, with paths that hold on any node."""
+    named = [("--weights", path) for path in options.weights]
+    named += [("--out", options.out), ("--config", options.config), ("--key-file", options.key_file)]
+    pairs = [(name, str(path.absolute())) for name, path in named if path is not None]
+    return [str(options.archive.absolute()), *(part for pair in pairs for part in pair)]
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from pipeline.config import read_config
+    from pipeline.doctor import Patient, examine
+
+    found = examine(Patient(read_config(options.config), options.out, tuple(options.weights), options.key_file))
+    for finding in found or []:
+        print(f"{finding.name}: {finding.seen}\n  cure: {finding.cure}")
+    if found == []:
+        print("nothing found that would go wrong")
+    return part_ways(1) if found else 0

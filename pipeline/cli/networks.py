@@ -1,0 +1,78 @@
+"""train, evaluate: networks and what they are worth."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.cli.shared import NOTICE
+from pipeline.launch import connect, launched_size, start_ranks
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Their arguments."""
+    train = commands.add_parser("train", help="train a network on an archive with labels; started again it resumes")
+    train.add_argument("archive", type=Path, help="the archive's top folder, a CSV that lists pictures, or a run's folder")
+    train.add_argument("--labels", type=Path, required=True, help="CSV: patient_id or patient_key, label, optional study_uid")
+    train.add_argument("--task", required=True, help="covid-vs-bacterial, covid-vs-healthy or three-class")
+    train.add_argument("--out", type=Path, required=True, help="the training run's folder")
+    train.add_argument("--recipe", type=Path, help="TOML; see configs/train-*.toml (default: the paper's)")
+    train.add_argument("--model", help="drenet, resnet50, vgg16 or densenet121 (default: the recipe's)")
+    train.add_argument("--start", type=Path, help="checkpoint, or torchvision-named ResNet-50, to start from")
+    train.add_argument("--split", type=Path, help="split.csv of an earlier run with the same pseudonym key")
+    train.add_argument("--cache", type=Path, help="where prepared slices are kept (default: within --out); may be shared")
+    train.add_argument("--ranks", type=int, default=1, help="start this many MPI ranks on this machine")
+    train.add_argument("--config", type=Path, help="how slices are prepared; see configs/")
+    train.add_argument("--key-file", type=Path, help="pseudonym key (default: $DRENET_KEY_FILE, ~/.config/drenet/)")
+    train.set_defaults(command=_train)
+
+    evaluate = commands.add_parser("evaluate", help="figures with intervals and curves of a training run or a screened run")
+    evaluate.add_argument("run", type=Path, help="the folder of a training run, or of a screened one")
+    evaluate.add_argument("--labels", type=Path, required=True, help="as for train")
+    evaluate.add_argument("--part", choices=("train", "validation", "test"), help="of a training run's split (default: test)")
+    evaluate.add_argument("--archive", type=Path, help="of a training run: where it was indexed, if not by the run itself")
+    evaluate.add_argument("--cache", type=Path, help="as for train")
+    evaluate.add_argument("--against", type=Path, help="another run, evaluated on the same patients: the AUCs' difference")
+    evaluate.add_argument("--key-file", type=Path, help="as for train")
+    evaluate.set_defaults(command=_evaluate)
+
+
+def _train(options: argparse.Namespace) -> int:
+    if options.ranks > 1 and launched_size() == 1:
+        return start_ranks(options.ranks, options.given)
+    from pipeline.config import read_config
+    from pipeline.training.recipe import read_recipe, with_model
+    from pipeline.training.run import Request, train
+
+    request = Request(
+        options.archive,
+        options.labels,
+        options.task,
+        options.out,
+        with_model(read_recipe(options.recipe), options.model),
+        read_config(options.config),
+        start=options.start,
+        split=options.split,
+        cache=options.cache,
+        key_file=options.key_file,
+    )
+    state = train(connect(), request)
+    if state is not None:
+        print(f"best validation AUC {state.best:.3f}; network: {options.out}/best.safetensors. {NOTICE}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from pipeline.training.evaluate import Asked, evaluate
+    from pipeline.training.plots import NOTICE as SYNTHETIC
+    from pipeline.training.written import interval
+
+    asked = Asked(
+        options.run, options.labels, options.part, options.archive, options.cache, options.key_file, options.against
+    )  # fmt: skip
+    for name, figures in evaluate(asked).items():
+        print(f"{options.run}/evaluation/{name}:")
+        for figure in figures:
+            print(f"{figure.level:<8} {figure.metric:<18} {figure.value:.3f}  ({interval(figure)}, {figure.method})")
+    print(SYNTHETIC)
+    return 0

@@ -1,0 +1,126 @@
+"""screen, index, gather, status, report: a run from its archive to its page."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.cli.shared import NOTICE, add_archive, log_to_file, table
+from pipeline.launch import connect, launched_size, start_ranks
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Their arguments."""
+    screen = commands.add_parser("screen", help="screen an archive; started again on the same --out it resumes")
+    add_archive(screen)
+    screen.add_argument("--weights", type=Path, action="append", required=True, help="checkpoint; may repeat")
+    screen.add_argument("--refresh", action="store_true", help="index again: take in what is new in the archive")
+    screen.add_argument("--part", type=_part, metavar="I/N", help="only the I-th of N fixed parts, held by a lock of its own")
+    screen.add_argument("--retry-lost", action="store_true", help="try studies again that were left out as WORKER_LOST")
+    screen.add_argument("--contact-sheet", action="store_true", help="write a labelled picture a study into images/")
+    screen.set_defaults(command=_screen)
+
+    index = commands.add_parser("index", help="read the archive's headers into the run's manifest")
+    add_archive(index)
+    index.set_defaults(command=_index)
+
+    gather = commands.add_parser("gather", help="rebuild the tables of a run from its journals")
+    gather.add_argument("run", type=Path)
+    gather.add_argument("--digest", action="store_true", help="print the SHA-256 of the payload")
+    gather.set_defaults(command=_gather)
+
+    status = commands.add_parser("status", help="how far a run is")
+    status.add_argument("run", type=Path)
+    status.set_defaults(command=_status)
+
+    report = commands.add_parser("report", help="the run as a page: RUN/report/index.html")
+    report.add_argument("run", type=Path)
+    report.add_argument("--box-from", type=float, default=0.8, help="detail score above which a box is drawn (default 0.8)")
+    report.add_argument("--pictured", type=int, default=100, help="most studies shown with pictures (default 100)")
+    report.add_argument("--dicom", type=Path, metavar="DIR", help="DICOM SR, SEG and overlays, which carry patients' identity")
+    report.add_argument("--dicom-studies", type=int, default=10, help="of this many studies, the highest scores (default 10)")
+    report.set_defaults(command=_report)
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, _, of = text.partition("/")
+    return int(number), int(of)
+
+
+def _screen(options: argparse.Namespace) -> int:
+    if options.ranks > 1 and launched_size() == 1:
+        return start_ranks(options.ranks, options.given)
+    from pipeline.guard import watched
+
+    in_hand = watched()
+    from pipeline.config import read_config
+    from pipeline.resume import Request
+    from pipeline.run import run
+
+    config = read_config(options.config)
+    request = Request(
+        options.archive,
+        tuple(options.weights),
+        options.out,
+        config,
+        options.key_file,
+        refresh=options.refresh,
+        contact_sheet=options.contact_sheet,
+        part=options.part,
+        retry_lost=options.retry_lost,
+    )
+    world = connect(root_computes_up_to=config.run.root_computes_up_to)
+    summary = run(world, request, begun=log_to_file, in_hand=in_hand)
+    if summary is not None:
+        print(table(summary.by_status, summary.by_reason))
+        print(
+            f"{summary.n_studies} studies of {summary.n_files} files; tables in {options.out}, to be seen in report/. {NOTICE}"
+        )
+        if summary.by_reason:
+            print("What each reason means, and its cure: docs/reasons.md")
+    return 0
+
+
+def _index(options: argparse.Namespace) -> int:
+    if options.ranks > 1 and launched_size() == 1:
+        return start_ranks(options.ranks, options.given)
+    from pipeline.config import read_config
+    from pipeline.run import index_only
+
+    heading = index_only(connect(), options.archive, options.out, read_config(options.config), options.key_file)
+    if heading is not None:
+        print(f"{heading.n_files} files, {heading.n_studies} studies, {heading.n_ready} to screen; manifest in {options.out}")
+    return 0
+
+
+def _gather(options: argparse.Namespace) -> int:
+    from pipeline.run import gather_run
+
+    summary = gather_run(options.run)
+    print(summary.digest if options.digest else table(summary.by_status, summary.by_reason))
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from pipeline.status import read_status
+
+    status = read_status(options.run)
+    print(f"{status.n_done} of {status.n_studies} studies have their record; {status.n_open} are open")
+    print(table(status.by_status, {}))
+    if status.rate_per_s:
+        print(f"{status.rate_per_s:.2f} studies/s lately, {status.n_open / status.rate_per_s:,.0f} s left at that rate")
+    print(f"attempt {status.attempt}; {f'held by {status.holder}' if status.holder else 'nobody is working on it'}")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from pipeline.report import Options, write_report
+
+    print(f"{write_report(options.run, Options(box_from=options.box_from, pictured=options.pictured))}. {NOTICE}")
+    if options.dicom:
+        from pipeline.report.dicom import write_dicom
+
+        done = write_dicom(options.run, options.dicom, studies=options.dicom_studies, box_from=options.box_from)
+        print(f"{done.n_objects} DICOM objects of {done.n_studies} studies in {options.dicom}; {done.n_left_out} left out")
+        print("They carry the patients' identity as the originals do: keep them where the archive is kept.")
+    return 0

@@ -1,0 +1,119 @@
+"""phantom, demo: synthetic patients, who prove the machinery and nothing clinical."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pipeline.errors import ConfigurationError
+from pipeline.launch import launched_rank, launched_size, start_ranks
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Their arguments."""
+    phantom = commands.add_parser("phantom", help="write a synthetic archive")
+    phantom.add_argument("folder", type=Path)
+    for name, default in (("studies", 12), ("matrix", 512), ("slices", 40), ("seed", 0)):
+        phantom.add_argument(f"--{name}", type=int, default=default)
+    phantom.add_argument("--compress", help="rle, jpeg-ls or jpeg2000")
+    phantom.add_argument("--cohort", help="COVID,BACTERIAL,HEALTHY: a labelled cohort of so many patients, to train on")
+    phantom.add_argument("--severity", default="0.1,0.95", help="of a cohort's sick patients: drawn from this range")
+    phantom.add_argument("--ranks", type=int, default=1, help="start this many MPI ranks to write a cohort")
+    phantom.add_argument("--clutter", action="store_true", help="with what real archives hold besides")
+    phantom.set_defaults(command=_phantom)
+
+    demo = commands.add_parser("demo", help="synthetic archive, screening on 2 ranks, where to find the results")
+    demo.add_argument("folder", type=Path, nargs="?", default=Path("demo"))
+    demo.set_defaults(command=_demo)
+
+
+def _phantom(options: argparse.Namespace) -> int:
+    if options.cohort:
+        return _cohort(options)
+    from pipeline.phantom import write_archive
+
+    rows = write_archive(
+        options.folder,
+        studies=options.studies,
+        matrix=options.matrix,
+        slices=options.slices,
+        seed=options.seed,
+        compress=options.compress,
+        clutter=options.clutter,
+    )
+    print(f"{len(rows)} synthetic studies in {options.folder}, their truth in {options.folder}-truth")
+    return 0
+
+
+def _cohort(options: argparse.Namespace) -> int:
+    if options.ranks > 1 and launched_size() == 1:
+        return start_ranks(options.ranks, options.given)
+    from pipeline.phantom import CohortPlan, write_cohort
+
+    try:
+        covid, bacterial, healthy = map(int, options.cohort.split(","))
+        low, high = map(float, options.severity.split(","))
+    except ValueError as error:
+        raise ConfigurationError(
+            "--cohort takes three whole numbers, --severity two numbers: 88,100,86 and 0.1,0.95"
+        ) from error
+    plan = CohortPlan((covid, bacterial, healthy), options.seed, (low, high), options.matrix, options.slices)
+    write_cohort(options.folder, plan, rank=launched_rank(), size=launched_size())
+    if launched_rank() == 0:
+        print(
+            f"{covid + bacterial + healthy} synthetic patients in {options.folder}, labels in {options.folder}-truth/labels.csv"
+        )
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from pipeline.phantom import write_archive
+
+    folder: Path = options.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "archive-truth" / "truth.csv").exists():
+        print("writing a synthetic archive of 12 patients ...")
+        write_archive(folder / "archive", studies=12, matrix=256, slices=32, clutter=True)
+    networks = _demo_networks(folder)
+    arguments = ["screen", str(folder / "archive"), "--out", str(folder / "run"), "--key-file", str(folder / "demo.key")]
+    arguments += [part for path in networks for part in ("--weights", str(path))]
+    code = start_ranks(2, [*arguments, "--contact-sheet"])
+    if code == 0:
+        if "formula" not in networks[0].name:
+            print(_scores_by_label(folder, [path.stem for path in networks]))
+        print(f"\nreport:   {folder}/run/report/index.html")
+        print(f"tables:   {folder}/run/studies.csv, patients.csv, exclusions.csv, slices.parquet, results.h5")
+        print(f"pictures: {folder}/run/images/\ntruth:    {folder}/archive-truth/truth.csv")
+    return code
+
+
+def _demo_networks(folder: Path) -> list[Path]:
+    """The shipped networks; while there are none, one whose weights come from a formula."""
+    from pipeline.model import formula_network, save_checkpoint
+    from pipeline.model.shipped import shipped_weights
+
+    if shipped := list(shipped_weights().values()):
+        print(f"screening it on 2 MPI ranks with {', '.join(path.stem for path in shipped)}, trained on synthetic patients ...")
+        return shipped
+    weights = folder / "formula.safetensors"
+    save_checkpoint(formula_network(1 / 8), weights)
+    print("screening it on 2 MPI ranks, with formula weights: THE SCORES MEAN NOTHING ...")
+    return [weights]
+
+
+def _scores_by_label(folder: Path, names: list[str]) -> str:
+    """Mean probability of the synthetic patients by what they are."""
+    import pandas as pd
+
+    from pipeline.pseudonym import pseudonym, read_or_create_key
+    from pipeline.tables import open_run
+
+    key = read_or_create_key(folder / "demo.key")
+    truth = pd.read_csv(folder / "archive-truth" / "truth.csv").query("what == 'patient'")
+    label = {pseudonym(key, "study", str(uid)): name for uid, name in zip(truth["study_uid"], truth["label"], strict=True)}
+    studies = open_run(folder / "run").studies
+    studies = studies[studies["study_key"].isin(label)].rename(columns={"probability": "probability_1"})
+    columns = [f"probability_{number + 1}" for number in range(len(names))]
+    means = studies.groupby(studies["study_key"].map(label))[columns].mean()
+    means.columns, means.index.name = pd.Index(names), "patients"
+    return f"\nmean probability of COVID-19 by network (synthetic patients: no word on accuracy):\n{means.round(3)}"
