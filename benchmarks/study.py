@@ -1,0 +1,165 @@
+"""The paper's experiment on a synthetic cohort: benchmarks/study.py [FOLDER] [--only MODEL] [--docs DOCS].
+
+Two tasks, four networks, the same patients in the same parts. Everything that was done stays in FOLDER and is not done again;
+at the end docs/study/ gets the two tables beside the paper's, the differences between the networks, and the curves. Synthetic
+patients say nothing about clinical accuracy: what is tried is the machinery.
+"""
+
+import argparse
+import csv
+import shutil
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import msgspec  # noqa: E402
+import numpy as np  # noqa: E402
+
+from pipeline.config import Config  # noqa: E402
+from pipeline.launch import connect  # noqa: E402
+from pipeline.phantom import CohortPlan, write_cohort  # noqa: E402
+from pipeline.training.delong import paired_difference  # noqa: E402
+from pipeline.training.evaluate import Asked, evaluate  # noqa: E402
+from pipeline.training.recipe import Recipe  # noqa: E402
+from pipeline.training.run import Request, train  # noqa: E402
+
+TASKS = {"covid-vs-bacterial": "classification", "covid-vs-healthy": "diagnosis"}
+MODELS = {"resnet50": "ResNet", "drenet": "DRE-Net", "vgg16": "VGG16", "densenet121": "DenseNet"}
+METRICS = ("AUC", "recall", "precision", "F1", "accuracy")
+PAPER = {  # Song et al., medRxiv 2020.02.23.20026930, test part, patient level
+    ("classification", "VGG16"): (0.91, 0.89, 0.80, 0.84, 0.84),
+    ("classification", "DenseNet"): (0.87, 0.93, 0.76, 0.83, 0.82),
+    ("classification", "ResNet"): (0.90, 0.93, 0.81, 0.86, 0.86),
+    ("classification", "DRE-Net"): (0.95, 0.96, 0.79, 0.87, 0.86),
+    ("diagnosis", "VGG16"): (0.98, 0.89, 0.92, 0.91, 0.90),
+    ("diagnosis", "DenseNet"): (0.97, 0.92, 0.85, 0.92, 0.92),
+    ("diagnosis", "ResNet"): (0.99, 0.89, 0.96, 0.92, 0.92),
+    ("diagnosis", "DRE-Net"): (0.99, 0.93, 0.96, 0.94, 0.94),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """configs/study.toml."""
+
+    cohort: CohortPlan
+    recipes: dict[str, Recipe]
+
+    @classmethod
+    def read(cls, path: Path) -> "Plan":
+        """The plan, with one recipe a network."""
+        said = tomllib.loads(path.read_text())
+        recipes = {}
+        for model in MODELS:
+            phase = said["drenet" if model == "drenet" else "baseline"]
+            recipes[model] = msgspec.convert({**said["recipe"], **phase, "model": model}, Recipe)
+        return cls(msgspec.convert(said["cohort"], CohortPlan), recipes)
+
+
+def main():
+    """Cohort, training, tables."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "build" / "study")
+    parser.add_argument("--only", choices=MODELS, help="train no other network, and write no tables")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "study")
+    options = parser.parse_args()
+    world, folder = connect(), options.folder.absolute()
+    plan = Plan.read(ROOT / "configs" / "study.toml")
+    write_cohort(folder / "cohort", plan.cohort, rank=world.rank, size=world.size)
+    world.gather(b"")  # nobody reads before everybody has written
+    for task in TASKS:
+        for model in [options.only] if options.only else MODELS:
+            trained(world, folder, task, plan.recipes[model])
+    if world.rank == 0 and not options.only:
+        write_tables(folder, plan, options.docs)
+
+
+def trained(world, folder, task, recipe):
+    """Train one network, where that is not done yet; every network of a task has the patients of the first in its parts."""
+    out, split = folder / task / recipe.model, folder / task / "split.csv"
+    if (out / "done").exists():
+        return
+    labels = folder / "cohort-truth" / "labels.csv"
+    train(
+        world,
+        Request(
+            folder / "cohort",
+            labels,
+            task,
+            out,
+            recipe,
+            Config(),
+            split=split if split.exists() else None,
+            cache=folder / "cache",
+            key_file=folder / "key",
+        ),
+    )
+    if world.rank == 0:
+        shutil.copyfile(out / "split.csv", split)
+        (out / "done").touch()
+
+
+def write_tables(folder, plan, docs):
+    """Evaluate every network on the test part and write docs/study/."""
+    docs.mkdir(parents=True, exist_ok=True)
+    parts = [(docs / "head.md").read_text(), _settings(plan)]
+    for task, name in TASKS.items():
+        runs = {model: folder / task / model for model in MODELS}
+        for run in runs.values():
+            evaluate(Asked(run, folder / "cohort-truth" / "labels.csv", cache=folder / "cache", key_file=folder / "key"))
+        parts += [f"## {task} (the paper's {name})", _table(name, runs), _differences(runs)]
+        for model, run in runs.items():
+            shutil.copyfile(run / "evaluation" / "test" / "curves.png", docs / f"{task}-{model}.png")
+        parts.append(f"![ROC, precision and recall, calibration of DRE-Net]({task}-drenet.png)")
+    (docs / "README.md").write_text("\n\n".join(parts) + "\n")
+
+
+def _settings(plan):
+    cohort = plan.cohort
+    covid, bacterial, healthy = cohort.counts
+    return (
+        f"Cohort: {covid} COVID-like, {bacterial} bacterial-like, {healthy} healthy phantoms, seed {cohort.seed}, severity "
+        f"{cohort.severity[0]} to {cohort.severity[1]}, {cohort.slices} slices of {cohort.matrix} x {cohort.matrix}; networks "
+        f"{plan.recipes['drenet'].width:g} times as wide as in the paper. All settings: "
+        "[configs/study.toml](../../configs/study.toml)."
+    )
+
+
+def _table(name, runs):
+    lines = ["| by patient, test part | " + " | ".join(METRICS) + " |", "|---" * (len(METRICS) + 1) + "|"]
+    for model, run in runs.items():
+        found = {row["metric"]: row for row in _rows(run, "figures.csv") if row["level"] == "patient"}
+        ours = [f"{float(r['value']):.2f} ({float(r['low']):.2f}-{float(r['high']):.2f})" for r in map(found.get, METRICS)]
+        lines.append(f"| {MODELS[model]}, synthetic patients | " + " | ".join(ours) + " |")
+        lines.append(
+            f"| {MODELS[model]}, the paper's patients | " + " | ".join(f"{v:.2f}" for v in PAPER[name, MODELS[model]]) + " |"
+        )
+    return "\n".join(lines)
+
+
+def _differences(runs):
+    """DRE-Net's AUC less each other's, on the same patients."""
+    ours = {row["patient_key"]: row for row in _rows(runs["drenet"], "patients.csv")}
+    told = []
+    for model, run in runs.items():
+        if model == "drenet":
+            continue
+        theirs = {row["patient_key"]: float(row["probability"]) for row in _rows(run, "patients.csv")}
+        target = np.array([row["positive"] == "1" for row in ours.values()])
+        score = np.array([float(row["probability"]) for row in ours.values()])
+        gap = paired_difference(target, score, np.array([theirs[key] for key in ours]))
+        told.append(f"{MODELS[model]} {gap.area:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})")
+    return f"DRE-Net's AUC less that of, on the same patients (paired DeLong): {'; '.join(told)}."
+
+
+def _rows(run, table):
+    with (run / "evaluation" / "test" / table).open() as file:
+        return list(csv.DictReader(file))
+
+
+if __name__ == "__main__":
+    main()
