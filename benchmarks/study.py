@@ -1,4 +1,4 @@
-"""The paper's experiment on a synthetic cohort: benchmarks/study.py [FOLDER] [--only MODEL] [--docs DOCS].
+"""The paper's experiment on a synthetic cohort: benchmarks/study.py [FOLDER] [--only MODEL] [--plan TOML] [--docs DOCS].
 
 Two tasks, four networks, the same patients in the same parts. Everything that was done stays in FOLDER and is not done again;
 at the end docs/study/ gets the two tables beside the paper's, the differences between the networks, and the curves. Synthetic
@@ -65,10 +65,11 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "build" / "study")
     parser.add_argument("--only", choices=MODELS, help="train no other network, and write no tables")
+    parser.add_argument("--plan", type=Path, default=ROOT / "configs" / "study.toml")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "study")
     options = parser.parse_args()
     world, folder = connect(), options.folder.absolute()
-    plan = Plan.read(ROOT / "configs" / "study.toml")
+    plan = Plan.read(options.plan)
     write_cohort(folder / "cohort", plan.cohort, rank=world.rank, size=world.size)
     world.gather(b"")  # nobody reads before everybody has written
     for task in TASKS:
