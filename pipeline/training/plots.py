@@ -47,7 +47,7 @@ def _curves(roc: Any, recall: Any, calibration: Any, named: tuple[str, Scored]) 
     precision, hits, _ = metrics.precision_recall_curve(scored.target, scored.score)
     recall.plot(hits, precision, style, label=f"{name}, {metrics.average_precision_score(scored.target, scored.score):.3f}")
     share, mean = calibration_curve(scored.target, np.clip(scored.score, 0, 1), n_bins=N_BINS)
-    calibration.plot(mean, share, style, marker="o", label=name)
+    calibration.plot(mean, share, style, marker="s" if name == "image" else "o", label=name)
 
 
 def _confusion(axes: Any, name: str, scored: Scored, threshold: float) -> None:
