@@ -1,6 +1,7 @@
-"""Lesions bridged along z: soft tissue with lung not far below it and lung not far above it is lung too.
+"""Lesions that other places know: soft tissue where the slices below and above, or the other lung, show lung is lung too.
 
-Heart and liver rest on the diaphragm, so no lung lies below them; fluid in the pleural space is told by its HU.
+Heart, aorta and diaphragm lie there as well, so disease must show itself near: consolidation that is already part of the
+lung, open bronchi, or lung nearly all round. Fluid in the pleural space is told by its HU.
 """
 
 from __future__ import annotations
@@ -9,28 +10,78 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.lung.shapes import Bits
+from pipeline.lung.consolidation import mirrored
+from pipeline.lung.rays import Rays
+from pipeline.lung.shapes import Bits, disk
 
+PASSES = 2
+"""What joins in one pass is the neighbour of what joins in the next."""
 REACH_MM = 45.0
+SOFT_HU = -200
+NEAR_PX = 21
+HAZE_HU, HAZE = -450, 0.15
+"""Share of hazy or denser lung near that speaks for lesion where lung lies both below and above."""
+DENSE_HU, DENSE = -120, 0.1
+"""Share of consolidated lung near that does so where one of slices below, slices above and other lung shows lung."""
+SURROUNDED = 0.5
+BRONCHUS_PX, BRONCHUS_NEAR_PX = 12, 11
 FLUID_HU = (-2, 16)
 FLUID_PX = 9
 WATERY, WATERY_HU = 0.7, (-40, 120)
 """What may be fluid: bronchi, fat and ribs beside it have no say in its HU."""
 
 Hu = npt.NDArray[np.int16]
+Chosen = npt.NDArray[np.bool_]
 
 
-def bridged(lungs: Bits, hu: Hu, free: Bits, z_mm: npt.NDArray[np.float64]) -> Bits:
-    """`lungs` [S, r, c] with what is `free` to join and has lung within REACH_MM both below and above."""
-    whole = lungs.copy()
-    for i, (image, here) in enumerate(zip(hu, free, strict=True)):
-        low, high = np.searchsorted(z_mm, (z_mm[i] - REACH_MM, z_mm[i] + REACH_MM))
-        below, above = lungs[low:i].max(axis=0, initial=0), lungs[i + 1 : high].max(axis=0, initial=0)
-        whole[i] |= below & above & here & ~fluid(image)
+def bridged(lungs: Bits, hu: Hu, free: Bits, z_mm: npt.NDArray[np.float64], rays: Rays) -> Bits:
+    """`lungs` [S, r, c] with what is `free` to join, known as lung elsewhere and near disease."""
+    whole = lungs
+    for _ in range(PASSES):
+        before, whole = whole, whole.copy()
+        for i, image in enumerate(hu):
+            low, high = np.searchsorted(z_mm, (z_mm[i] - REACH_MM, z_mm[i] + REACH_MM))
+            below, above = before[low:i].max(axis=0, initial=0), before[i + 1 : high].max(axis=0, initial=0)
+            whole[i] |= _joining(before[i], image, free[i], (below, above), rays)
     return whole
 
 
-def fluid(hu: Hu) -> npt.NDArray[np.bool_]:
+def _joining(lung: Bits, hu: Hu, free: Bits, stacked: tuple[Bits, Bits], rays: Rays) -> Bits:
+    """What joins the `lung` of one slice, given what lies below and above it."""
+    below, above = stacked
+    sick = (_dense(lung, hu, HAZE_HU) > HAZE) | (_bronchi(lung, hu, free) > 0) | _surrounded(lung, below | above, rays)
+    sicker = _dense(lung, hu, DENSE_HU) > DENSE
+    known = (below & above & sick) | ((below | above | mirrored(lung, rays.middle)) & sicker)
+    joining = (known & free & (1 - lung)) * ((hu > SOFT_HU) & ~fluid(hu))
+    return np.asarray(cv2.morphologyEx(joining.astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)))
+
+
+def _share(chosen: Bits) -> npt.NDArray[np.float32]:
+    """Share of the square round each pixel that is `chosen`."""
+    return np.asarray(cv2.blur(chosen.astype(np.float32), (NEAR_PX, NEAR_PX)), np.float32)
+
+
+def _dense(lung: Bits, hu: Hu, least_hu: int) -> npt.NDArray[np.float32]:
+    """Share of lung near that measures `least_hu` or more and is wider than a vessel."""
+    return _share(cv2.morphologyEx((hu > least_hu) * lung, cv2.MORPH_OPEN, disk(2)))
+
+
+def _surrounded(lung: Bits, stacked: Bits, rays: Rays) -> Chosen:
+    """Where the chest, as far out as lung reaches here, below or above, is mostly lung."""
+    chest = rays.within(rays.reach(lung | stacked))
+    return np.asarray(_share(lung) > SURROUNDED * _share(chest))
+
+
+def _bronchi(lung: Bits, hu: Hu, free: Bits) -> Bits:
+    """The neighbourhood of small spots of air outside the lung."""
+    air = ((hu < SOFT_HU) & (cv2.dilate(lung, disk(1)) == 0)) * free
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(air, connectivity=8)
+    small = stats[:, cv2.CC_STAT_AREA] <= BRONCHUS_PX
+    small[0] = False
+    return np.asarray(cv2.dilate(small.astype(np.uint8)[labels], np.ones((BRONCHUS_NEAR_PX, BRONCHUS_NEAR_PX), np.uint8)))
+
+
+def fluid(hu: Hu) -> Chosen:
     """Where what is neither air, fat nor bone measures as little as fluid."""
     watery = ((hu > WATERY_HU[0]) & (hu < WATERY_HU[1])).astype(np.float32)
     share, mean = (cv2.blur(plane, (FLUID_PX, FLUID_PX)) for plane in (watery, hu * watery))

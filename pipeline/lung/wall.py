@@ -19,7 +19,7 @@ ALONG_MM = 80.0
 SLACK_MM = 2.0
 RIB_SLACK_MM = 12.0
 DENT_MM, DENT_RAYS = 3.0, RAYS * 12 // 360
-MIDLINE_MM = 18.0
+MIDLINE_MM, CLOSE_MM = 18.0, 4.0
 SMALL_MM2, HOLE_MM2 = 80.0, 200.0
 RAGGED = 0.62
 CENTRAL_MM = 30.0
@@ -39,29 +39,36 @@ def closed_lungs(air: Bits, hu: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64])
     halves = [sides(mask, image, rays.middle) for mask, image in zip(air, hu, strict=True)]
     walls = [_wall_reach(np.stack([rays.reach(half[side]) for half in halves]), z_mm) for side in (0, 1)]
     lungs = np.zeros_like(air)
-    everywhere = np.stack([_free(image, mask, rays.middle) for image, mask in zip(hu, bodies, strict=True)])
+    everywhere, close = (
+        np.stack([_free(image, mask, rays.middle, least_mm) for image, mask in zip(hu, bodies, strict=True)])
+        for least_mm in (MIDLINE_MM, CLOSE_MM)
+    )
     for i, image in enumerate(hu):
         first = min(max(i - 1, 0), int(np.searchsorted(z_mm, z_mm[i] - BELOW_MM)))
         below, deep = lungs[first:i].max(axis=0, initial=0), lungs[first] if i else np.zeros_like(lungs[0])
         free = everywhere[i]
         pair = [_whole(half, image, free, (below, deep), wall[i], rays) for half, wall in zip(halves[i], walls, strict=True)]
-        lungs[i] = _with_consolidation(pair, image, free, rays)
-    return bridged(lungs, hu, everywhere, z_mm)
+        lungs[i] = _with_consolidation(pair, image, (free, close[i]), rays)
+    return bridged(lungs, hu, close, z_mm, rays)
 
 
-def _free(hu: Hu, body: Bits, middle: int) -> Bits:
-    """Where lung may be beyond its air: inside the body, not bone, not close to the midline."""
+def _free(hu: Hu, body: Bits, middle: int, least_mm: float) -> Bits:
+    """Where lung may be beyond its air: inside the body, not bone, not within `least_mm` of the midline."""
     x = np.abs(np.arange(hu.shape[1]) - middle + 0.5)
-    return np.asarray((hu < 200) & (cv2.erode(body, disk(4)) > 0) & (x > MIDLINE_MM / WORK_MM), np.uint8)
+    return np.asarray((hu < 200) & (cv2.erode(body, disk(4)) > 0) & (x > least_mm / WORK_MM), np.uint8)
 
 
-def _with_consolidation(pair: list[Bits], hu: Hu, free: Bits, rays: Rays) -> Bits:
-    """Both lungs, each with what is consolidated; the larger first, as the other's mirror."""
+def _with_consolidation(pair: list[Bits], hu: Hu, free: tuple[Bits, Bits], rays: Rays) -> Bits:
+    """Both lungs, each with what is consolidated; the larger first, as the other's mirror.
+
+    Pixels are `free` to join at large, or, closer to the midline, only where the mirror shows lung.
+    """
     first, second = (0, 1) if pair[0].sum() >= pair[1].sum() else (1, 0)
     for side, other in ((first, second), (second, first)):
-        here = free & (np.arange(hu.shape[1]) < rays.middle if side == 0 else np.arange(hu.shape[1]) >= rays.middle)
+        own = (np.arange(hu.shape[1]) < rays.middle if side == 0 else np.arange(hu.shape[1]) >= rays.middle)
         short = pair[side].sum() < DEFICIT * pair[other].sum()
         mirror = mirrored(pair[other], rays.middle) * np.uint8(short)
+        here = (free[0] | (free[1] & mirror)) & own
         for _ in range(PASSES):  # what lies behind a consolidation found by the mirror borders on it
             more = consolidated(pair[side], mirror, hu, here, rays)
             if not more.any():
