@@ -17,14 +17,15 @@ from pipeline.lung.shapes import Bits, disk
 PASSES = 2
 """What joins in one pass is the neighbour of what joins in the next."""
 REACH_MM = 45.0
-SOFT_HU = -200
+SOFT_HU, LUMEN_HU = -200, -700
 NEAR_PX = 21
 HAZE_HU, HAZE = -450, 0.15
 """Share of hazy or denser lung near that speaks for lesion where lung lies both below and above."""
 DENSE_HU, DENSE = -120, 0.1
 """Share of consolidated lung near that does so where one of slices below, slices above and other lung shows lung."""
 SURROUNDED = 0.5
-BRONCHUS_PX, BRONCHUS_NEAR_PX = 12, 11
+ABOVE = True
+BRONCHUS_PX, BRONCHUS_NEAR_PX = 12, 17
 FLUID_HU = (-2, 16)
 FLUID_PX = 9
 WATERY, WATERY_HU = 0.7, (-40, 120)
@@ -42,17 +43,20 @@ def bridged(lungs: Bits, hu: Hu, free: Bits, z_mm: npt.NDArray[np.float64], rays
         for i, image in enumerate(hu):
             low, high = np.searchsorted(z_mm, (z_mm[i] - REACH_MM, z_mm[i] + REACH_MM))
             below, above = before[low:i].max(axis=0, initial=0), before[i + 1 : high].max(axis=0, initial=0)
-            whole[i] |= _joining(before[i], image, free[i], (below, above), rays)
+            more = _joining(before[i], image, free[i], (below, above), rays)
+            whole[i] |= more | (cv2.morphologyEx(before[i] | more, cv2.MORPH_CLOSE, disk(2)) & cv2.dilate(more, disk(2)) & free[i])
     return whole
 
 
 def _joining(lung: Bits, hu: Hu, free: Bits, stacked: tuple[Bits, Bits], rays: Rays) -> Bits:
     """What joins the `lung` of one slice, given what lies below and above it."""
     below, above = stacked
-    sick = (_dense(lung, hu, HAZE_HU) > HAZE) | (_bronchi(lung, hu, free) > 0) | _surrounded(lung, below | above, rays)
+    airy = _bronchi(lung, hu, free) > 0
+    sick = (_dense(lung, hu, HAZE_HU) > HAZE) | airy | _surrounded(lung, below | above, rays)
     sicker = _dense(lung, hu, DENSE_HU) > DENSE
-    known = (below & above & sick) | ((below | above | mirrored(lung, rays.middle)) & sicker)
-    joining = (known & free & (1 - lung)) * ((hu > SOFT_HU) & ~fluid(hu))
+    one = below | mirrored(lung, rays.middle) | (above & (airy if ABOVE else 1))
+    known = (below & above & sick) | (one & sicker)
+    joining = (known & free & (1 - lung)) * ((hu > LUMEN_HU) & ~fluid(hu))
     return np.asarray(cv2.morphologyEx(joining.astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)))
 
 
