@@ -17,15 +17,15 @@ from pipeline.lung.shapes import Bits, disk
 PASSES = 2
 """What joins in one pass is the neighbour of what joins in the next."""
 REACH_MM = 45.0
-SOFT_HU, LUMEN_HU = -200, -700
+LUMEN_HU, SOFT_HU = -700, -200
 NEAR_PX = 21
 HAZE_HU, HAZE = -450, 0.15
-"""Share of hazy or denser lung near that speaks for lesion where lung lies both below and above."""
-DENSE_HU, DENSE = -120, 0.1
-"""Share of consolidated lung near that does so where one of slices below, slices above and other lung shows lung."""
+DENSE_HU, DENSE = -120, 0.06
+"""Share of the lung near that measures so much: lesion where lung lies both below and above, or on one side only."""
 SURROUNDED = 0.5
-ABOVE = True
-BRONCHUS_PX, BRONCHUS_NEAR_PX = 12, 17
+BRONCHUS_PX, BRONCHUS_NEAR_PX = 12, 23
+WALL_PX = 3
+"""How far a lesion may seem to lie outside the line of the pleura."""
 FLUID_HU = (-2, 16)
 FLUID_PX = 9
 WATERY, WATERY_HU = 0.7, (-40, 120)
@@ -43,21 +43,26 @@ def bridged(lungs: Bits, hu: Hu, free: Bits, z_mm: npt.NDArray[np.float64], rays
         for i, image in enumerate(hu):
             low, high = np.searchsorted(z_mm, (z_mm[i] - REACH_MM, z_mm[i] + REACH_MM))
             below, above = before[low:i].max(axis=0, initial=0), before[i + 1 : high].max(axis=0, initial=0)
-            more = _joining(before[i], image, free[i], (below, above), rays)
-            whole[i] |= more | (cv2.morphologyEx(before[i] | more, cv2.MORPH_CLOSE, disk(2)) & cv2.dilate(more, disk(2)) & free[i])
+            whole[i] |= _joining(before[i], image, free[i], (below, above), rays)
     return whole
 
 
 def _joining(lung: Bits, hu: Hu, free: Bits, stacked: tuple[Bits, Bits], rays: Rays) -> Bits:
     """What joins the `lung` of one slice, given what lies below and above it."""
     below, above = stacked
-    airy = _bronchi(lung, hu, free) > 0
-    sick = (_dense(lung, hu, HAZE_HU) > HAZE) | airy | _surrounded(lung, below | above, rays)
+    reach = rays.reach(lung)
+    chest = np.maximum(reach, rays.reach(below | above))
+    airy = _bronchi(lung, hu, free)
+    sick = (_dense(lung, hu, HAZE_HU) > HAZE) | airy | _surrounded(lung, rays.within(chest))
     sicker = _dense(lung, hu, DENSE_HU) > DENSE
-    one = below | mirrored(lung, rays.middle) | (above & (airy if ABOVE else 1))
-    known = (below & above & sick) | (one & sicker)
-    joining = (known & free & (1 - lung)) * ((hu > LUMEN_HU) & ~fluid(hu))
-    return np.asarray(cv2.morphologyEx(joining.astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)))
+    # lung above or across says little alone: it is there over every heart and diaphragm too
+    known = (below & above & sick) | ((below | ((above | mirrored(lung, rays.middle)) & airy)) & sicker)
+    ribs, _ = rays.ribs(hu, rays.within(reach))
+    inside = rays.within(np.where(ribs > 0, np.minimum(ribs + np.float32(WALL_PX), chest), chest))
+    joining = (known & inside & free & (1 - lung)) * ((hu > LUMEN_HU) & ~fluid(hu))
+    joining = cv2.morphologyEx(joining.astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
+    seams = cv2.morphologyEx(lung | joining, cv2.MORPH_CLOSE, disk(2)) & cv2.dilate(joining, disk(2)) & free
+    return np.asarray(joining | seams, np.uint8)
 
 
 def _share(chosen: Bits) -> npt.NDArray[np.float32]:
@@ -70,9 +75,8 @@ def _dense(lung: Bits, hu: Hu, least_hu: int) -> npt.NDArray[np.float32]:
     return _share(cv2.morphologyEx((hu > least_hu) * lung, cv2.MORPH_OPEN, disk(2)))
 
 
-def _surrounded(lung: Bits, stacked: Bits, rays: Rays) -> Chosen:
-    """Where the chest, as far out as lung reaches here, below or above, is mostly lung."""
-    chest = rays.within(rays.reach(lung | stacked))
+def _surrounded(lung: Bits, chest: Bits) -> Chosen:
+    """Where the `chest`, as far out as lung reaches here, below or above, is mostly lung."""
     return np.asarray(_share(lung) > SURROUNDED * _share(chest))
 
 
