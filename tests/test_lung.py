@@ -9,6 +9,7 @@ import pytest
 from pipeline.lung import lung_masks
 from pipeline.lung.along import bridged
 from pipeline.lung.published import published_mask
+from pipeline.lung.rays import Rays
 from pipeline.lung.sides import sides
 from pipeline.phantom import chest
 
@@ -195,14 +196,31 @@ def test_threads_change_no_pixel(healthy):
         cv2.setNumThreads(before)
 
 
-def test_what_has_lung_below_and_above_is_bridged_unless_it_is_fluid_or_rests_on_the_diaphragm():
-    lungs = np.ones((5, 40, 40), np.uint8)
-    lungs[2:, 5:15] = 0  # nothing above
-    lungs[2, 20:35] = 0  # lung both below and above
-    hu = np.full((5, 40, 40), 40, np.int16)
-    free, z_mm = np.ones_like(lungs), np.arange(5) * 18.0
-    mended = bridged(lungs, hu, free, z_mm)
-    assert mended[2, 20:35].all()
-    assert not mended[2:, 5:15].any()
-    assert not bridged(lungs, np.full_like(hu, 8), free, z_mm)[2, 20:35].any()
-    assert not bridged(lungs, hu, free, z_mm * 3)[2, 20:35].any()
+def bridge(lungs, lesion, z_mm, hu=40):
+    """What `bridged` adds in the middle slice of a chest of air with a `lesion` there, `hu` dense."""
+    image = np.where(lungs > 0, -850, 40).astype(np.int16)
+    image[2][lesion] = hu
+    bodies = np.ones_like(lungs)
+    return bridged(lungs, image, bodies, z_mm, Rays.round_middle(bodies, image))[2] > lungs[2]
+
+
+def test_what_lung_surrounds_and_lies_below_and_above_is_bridged_unless_it_is_fluid():
+    lungs, lesion, z_mm = np.ones((5, 80, 80), np.uint8), np.zeros((80, 80), bool), np.arange(5) * 18.0
+    lesion[30:44, 15:27] = True
+    lungs[2][lesion] = 0
+    assert bridge(lungs, lesion, z_mm)[lesion].all()
+    assert not bridge(lungs, lesion, z_mm, hu=8)[36:40, 19:23].any()  # its blurred rim has no HU of its own
+    assert not bridge(lungs, lesion, z_mm * 3).any()
+    lungs[3:, lesion] = 0  # nothing above it
+    assert not bridge(lungs, lesion, z_mm).any()
+
+
+def test_a_heart_with_lung_below_and_above_stays_out_unless_air_bronchograms_say_it_is_lung():
+    lungs, heart, z_mm = np.ones((5, 80, 80), np.uint8), np.zeros((80, 80), bool), np.arange(5) * 18.0
+    heart[20:60, 2:38] = True
+    lungs[2][heart] = 0
+    lungs[:, :20] = lungs[:, 60:] = lungs[:, :, :2] = 0
+    assert not bridge(lungs, heart, z_mm)[25:55, 5:33].any()
+    image = np.where(heart, 40, -850)
+    image[26:58:6, 6:36:6] = -500  # cut bronchi
+    assert bridge(lungs, heart, z_mm, hu=image[heart])[25:55, 5:33].mean() > 0.9

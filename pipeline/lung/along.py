@@ -59,7 +59,8 @@ def _joining(lung: Bits, hu: Hu, free: Bits, stacked: tuple[Bits, Bits], rays: R
     known = (below & above & sick) | ((below | ((above | mirrored(lung, rays.middle)) & airy)) & sicker)
     ribs, _ = rays.ribs(hu, rays.within(reach))
     inside = rays.within(np.where(ribs > 0, np.minimum(ribs + np.float32(WALL_PX), chest), chest))
-    joining = (known & inside & free & (1 - lung)) * ((hu > LUMEN_HU) & ~fluid(hu))
+    free = free & inside & ~fluid(hu)
+    joining = (known & free & (1 - lung)) * (hu > LUMEN_HU)
     joining = cv2.morphologyEx(joining.astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
     seams = cv2.morphologyEx(lung | joining, cv2.MORPH_CLOSE, disk(2)) & cv2.dilate(joining, disk(2)) & free
     return np.asarray(joining | seams, np.uint8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +12,13 @@ Mask = npt.NDArray[np.bool_]
 Bits = npt.NDArray[np.uint8]
 
 
+@cache
 def disk(radius: int) -> Bits:
     """A filled disk of 2 * radius + 1 pixels."""
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
-    return np.asarray(y * y + x * x <= radius * radius, np.uint8)
+    whole = np.asarray(y * y + x * x <= radius * radius, np.uint8)
+    whole.setflags(write=False)
+    return whole
 
 
 def widened(mask: Bits, radius: float) -> Bits:

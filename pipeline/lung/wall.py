@@ -65,7 +65,7 @@ def _with_consolidation(pair: list[Bits], hu: Hu, free: tuple[Bits, Bits], rays:
     """
     first, second = (0, 1) if pair[0].sum() >= pair[1].sum() else (1, 0)
     for side, other in ((first, second), (second, first)):
-        own = (np.arange(hu.shape[1]) < rays.middle if side == 0 else np.arange(hu.shape[1]) >= rays.middle)
+        own = np.arange(hu.shape[1]) < rays.middle if side == 0 else np.arange(hu.shape[1]) >= rays.middle
         short = pair[side].sum() < DEFICIT * pair[other].sum()
         mirror = mirrored(pair[other], rays.middle) * np.uint8(short)
         here = (free[0] | (free[1] & mirror)) & own
