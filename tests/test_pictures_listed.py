@@ -16,6 +16,7 @@ from pipeline.manifest import read_manifest
 from pipeline.model import load_checkpoint
 from pipeline.phantom import CohortPlan
 from pipeline.phantom.cohort import chest_of
+from pipeline.training.evaluate import Asked, evaluate
 
 RECIPE = """
 width = 0.0625
@@ -86,16 +87,14 @@ def test_every_patient_of_the_list_is_a_study_and_every_file_is_accounted_for(pi
     assert not [path.name for path in outside if b"CANARY" in path.read_bytes()]
 
 
-def test_a_list_is_trained_on_and_evaluated_and_the_network_screens(pictures, screened, drenet):
+def test_a_list_is_trained_on_and_trained_and_screened_runs_are_evaluated(pictures, screened, drenet, monkeypatch):
+    monkeypatch.setattr("pipeline.training.intervals.N_RESAMPLES", 20)
     listed = pictures / "pictures.csv"
     asked = ("--task", "covid-vs-bacterial", "--recipe", pictures / "recipe.toml", "--labels", listed)
-    for command in (
-        ("train", listed, *asked, "--out", pictures / "trained", "--key-file", pictures / "key"),
-        ("evaluate", pictures / "trained", "--labels", listed),
-        ("evaluate", pictures / "run", "--labels", listed),
-    ):
-        done = drenet(*command)
-        assert done.returncode == 0, done.stdout
+    done = drenet("train", listed, *asked, "--out", pictures / "trained", "--key-file", pictures / "key")
+    assert done.returncode == 0, done.stdout
+    for run in ("trained", "run"):
+        evaluate(Asked(pictures / run, listed))
     split = rows_of(pictures / "trained" / "split.csv")
     assert len(split) == N_PATIENTS
     tested = rows_of(pictures / "trained" / "evaluation" / "test" / "patients.csv")
