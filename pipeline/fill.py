@@ -22,7 +22,7 @@ SEAM, SHARE = 6.0, 0.95
 """Pixels over which a copy goes over into the lung, and the mirror's share in the first."""
 MEETING = 5
 """Coarse steps over which a copy's brightness goes over into the lung's."""
-USUAL_SPREAD, MOST_SHIFT = 20.0, 30.0
+USUAL_SPREAD, MOST_SHIFT, NOISE = 20.0, 30.0, 20.0
 
 Grey = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -104,7 +104,9 @@ def _sewn(canvas: Grey, lung: Grey) -> Grey:
     mirror = cv2.remap(canvas, mirror_x, mirror_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
     share = SHARE * (1 - np.maximum(out - 1, 0) / SEAM) * cv2.remap(lung, mirror_x, mirror_y, cv2.INTER_NEAREST)[0]
     usual = np.float32(np.median(canvas[::COARSE, ::COARSE]))
-    mixed = share * (mirror - usual) + np.sqrt(1 - share**2) * (canvas[y, x] - usual)
+    own = canvas[y, x] - usual
+    noise = np.clip(own, -NOISE, NOISE)  # keeps its spread; vessels, taken whole, would brighten the seam
+    mixed = share * (mirror - usual) + np.sqrt(1 - share**2) * noise + (1 - share) * (own - noise)
     sewn: Grey = canvas.copy()
     sewn[y, x] = np.clip(np.rint(mixed + usual), 0, 255).astype(np.uint8)
     return sewn
