@@ -161,6 +161,18 @@ def test_the_fill_leaves_no_blank_and_never_covers_lung():
         assert abs(float(np.median(filled[~lung])) - float(np.median(picture[lung]))) < 12
 
 
+def test_the_seam_is_as_bright_as_the_lung_beside_it_though_vessels_meet_it():
+    healthy = chest(3, "healthy", matrix=256, slices=15)
+    picture, lung = to_grey(healthy.hu[7], WindowConfig()), without_rim(healthy.lung[7], healthy.spacing_mm[0])
+    leaps = []
+    for seed in range(5):
+        filled = fill(picture, lung, FillConfig(), np.random.default_rng(seed)).astype(float)
+        inside, cross = lung.astype(np.uint8), np.ones((3, 3), np.uint8)
+        inner, outer = inside > cv2.erode(inside, cross), cv2.dilate(inside, cross) > inside
+        leaps.append(filled[outer].mean() - filled[inner].mean())
+    assert abs(np.mean(leaps)) < 2.5
+
+
 def test_a_small_lung_fills_a_large_blank_too():
     lung = ellipse((300, 300), (40, 40), (14, 20))
     filled = fill(np.full((300, 300), 90, np.uint8), lung, FillConfig(), np.random.default_rng(0))
