@@ -37,16 +37,18 @@ $(VENV)-ulfm/ready: setup.cfg constraints.txt
 study: test-env  # the paper's experiment on synthetic patients: two tasks, four networks; started again it goes on
 	$(VENV)/bin/python benchmarks/study.py build/study
 
-TASKS = covid-vs-bacterial covid-vs-healthy
-
 weights: test-env  # rebuilds the shipped networks from nothing; hours on two cores; started again it goes on
-	$(VENV)/bin/drenet phantom build/weights/cohort --cohort 180,180,180 --matrix 192 --slices 24 --seed 5021 --ranks 2
-	mkdir -p pipeline/weights
-	for task in $(TASKS); do \
-	  $(VENV)/bin/drenet train build/weights/cohort --labels build/weights/cohort-truth/labels.csv --task $$task \
-	    --recipe configs/train-slim.toml --out build/weights/$$task --cache build/weights/cache --key-file build/weights/key && \
-	  cp build/weights/$$task/best.safetensors pipeline/weights/$$task.safetensors || exit; done
+	$(VENV)/bin/drenet phantom build/weights/pneumonia --cohort 180,180,180 --matrix 192 --slices 24 --seed 5021 --ranks 2
+	$(VENV)/bin/drenet phantom build/weights/covid --cohort 180,0,180 --severity 0.5,0.95 --matrix 192 --slices 24 --seed 5022 --ranks 2
+	$(TRAIN) build/weights/pneumonia --labels build/weights/pneumonia-truth/labels.csv \
+	  --task covid-vs-bacterial --out build/weights/covid-vs-bacterial
+	cp build/weights/covid-vs-bacterial/best.safetensors pipeline/weights/covid-vs-bacterial.safetensors
+	$(TRAIN) build/weights/covid --labels build/weights/covid-truth/labels.csv --start pipeline/weights/covid-vs-bacterial.safetensors \
+	  --task covid-vs-healthy --out build/weights/covid-vs-healthy
+	cp build/weights/covid-vs-healthy/best.safetensors pipeline/weights/covid-vs-healthy.safetensors
 	$(VENV)/bin/python benchmarks/held_out.py build/held-out docs/held-out.json
+
+TRAIN = $(VENV)/bin/drenet train --recipe configs/train-slim.toml --key-file build/weights/key
 
 test-env: $(VENV)/test-ready
 

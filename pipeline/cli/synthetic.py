@@ -67,6 +67,7 @@ def _cohort(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
+    from pipeline.model.shipped import shipped_weights
     from pipeline.phantom import write_archive
 
     folder: Path = options.folder
@@ -74,31 +75,17 @@ def _demo(options: argparse.Namespace) -> int:
     if not (folder / "archive-truth" / "truth.csv").exists():
         print("writing a synthetic archive of 12 patients ...")
         write_archive(folder / "archive", studies=12, matrix=256, slices=32, clutter=True)
-    networks = _demo_networks(folder)
+    networks = list(shipped_weights().values())
+    print(f"screening it on 2 MPI ranks with {', '.join(path.stem for path in networks)}, trained on synthetic patients ...")
     arguments = ["screen", str(folder / "archive"), "--out", str(folder / "run"), "--key-file", str(folder / "demo.key")]
     arguments += [part for path in networks for part in ("--weights", str(path))]
     code = start_ranks(2, [*arguments, "--contact-sheet"])
     if code == 0:
-        if "formula" not in networks[0].name:
-            print(_scores_by_label(folder, [path.stem for path in networks]))
+        print(_scores_by_label(folder, [path.stem for path in networks]))
         print(f"\nreport:   {folder}/run/report/index.html")
         print(f"tables:   {folder}/run/studies.csv, patients.csv, exclusions.csv, slices.parquet, results.h5")
         print(f"pictures: {folder}/run/images/\ntruth:    {folder}/archive-truth/truth.csv")
     return code
-
-
-def _demo_networks(folder: Path) -> list[Path]:
-    """The shipped networks; while there are none, one whose weights come from a formula."""
-    from pipeline.model import formula_network, save_checkpoint
-    from pipeline.model.shipped import shipped_weights
-
-    if shipped := list(shipped_weights().values()):
-        print(f"screening it on 2 MPI ranks with {', '.join(path.stem for path in shipped)}, trained on synthetic patients ...")
-        return shipped
-    weights = folder / "formula.safetensors"
-    save_checkpoint(formula_network(1 / 8), weights)
-    print("screening it on 2 MPI ranks, with formula weights: THE SCORES MEAN NOTHING ...")
-    return [weights]
 
 
 def _scores_by_label(folder: Path, names: list[str]) -> str:
