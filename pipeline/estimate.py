@@ -12,8 +12,8 @@ from pipeline.store import last_places
 
 START_S = 60.0
 """Starting, indexing again and gathering; measured in docs/cluster.md, with room."""
-TABLES_SHARE = 1.0
-"""Tables and report take about as much again as the journals."""
+PICTURED = 100
+"""Studies that the report shows with pictures, as many as there are up to this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,19 @@ def estimate(run: Path, measured: Path, cluster: ClusterConfig, config: RunConfi
     n_working = n_ranks if n_ranks <= config.root_computes_up_to else n_ranks - 1
     per_job = -(-n_open // cluster.parts)
     walltime_s = START_S + per_job * study_s / n_working + slowest_s
-    size = sum(path.stat().st_size for path in measured.glob("**/journal/*/*.jsonl")) / len(seconds)
-    written = (1 + TABLES_SHARE) * size * len(ready)
     node_hours = walltime_s * cluster.nodes * cluster.parts / 3600
+    written = _written(measured, len(seconds), len(ready), config.images_mb * 1e6 * n_ranks * cluster.parts)
     return Estimate(n_open, len(seconds), study_s, slowest_s, walltime_s, node_hours, written)
+
+
+def _written(measured: Path, n_measured: int, n: int, most_pictures: float) -> float:
+    """Bytes of a run of `n` studies: journals, manifest and tables grow with it, pictures and report up to their bounds."""
+    size = {"images": 0, "report": 0, "private": 0, "rest": 0}
+    for path in measured.rglob("*"):
+        if path.is_file():
+            top = path.relative_to(measured).parts[0]
+            size[top if top in size else "rest"] += path.stat().st_size
+    pictures = min(size["images"] / n_measured * n, most_pictures)
+    report = size["report"] / min(n_measured, PICTURED) * min(n, PICTURED)
+    indexed = size["private"] / len(read_manifest(measured / "private").entries) * n
+    return size["rest"] / n_measured * n + indexed + pictures + report

@@ -114,6 +114,20 @@ def test_the_estimate_follows_from_the_manifest_and_the_measured_rate(timed, dre
     assert f"walltime {minutes:.1f} min a job, {3 * minutes / 60:.2f} node hours" in done.stdout, done.stdout
 
 
+def test_the_estimate_of_the_output_grows_with_what_grows_and_keeps_to_the_bounds_of_pictures(timed, drenet):
+    grown = sum(path.stat().st_size for path in timed.glob("journal/*/*")) / 10 * 1000
+    grown += sum(path.stat().st_size for path in timed.glob("private/*"))
+    for folder, size in (("images", 3_000_000), ("report", 1_000_000)):
+        (timed / folder).mkdir()
+        (timed / folder / "pictures").write_bytes(bytes(size))
+    (timed / "c.toml").write_text("")
+    done = drenet("submit", "A", "--weights", "W", "--out", timed, "--estimate")
+    bounded = (
+        64e6 + 10e6
+    )  # 300 MB of pictures would be more than one rank's pack holds; the report shows 100 studies, not 1,000
+    assert f"output about {(grown + bounded) / 1e6:.1f} MB" in done.stdout, done.stdout
+
+
 def test_clocks_that_differ_are_found():
     assert _names(doctor.skewed_clocks([0.0, 0.1, -1.9])) == []
     assert _names(doctor.skewed_clocks([0.0, 0.1, -30.0])) == ["clock-skew"]
