@@ -29,7 +29,7 @@ RING_PX, RING = 5, 0.6
 SUPPORTED = 0.4
 AIRY_HU, AIRY = -150, 0.4
 FAT_HU = (-130, -30)
-DEFICIT, PASSES = 0.8, 2
+DEFICIT, PASSES = 0.77, 2
 Hu = npt.NDArray[np.int16]
 
 
