@@ -135,5 +135,5 @@ def die_in_training():
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]]()
-    sys.exit(main(sys.argv[2:]))
+    globals()[sys.argv.pop(1)]()
+    sys.exit(main())

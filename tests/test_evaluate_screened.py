@@ -1,6 +1,7 @@
 """A screened run and labels: figures are those that scikit-learn finds in the run's own tables; bad labels are refused."""
 
 import csv
+import os
 import re
 import shutil
 from contextlib import redirect_stdout
@@ -47,10 +48,11 @@ def screened(tmp_path_factory, weights):
 
 
 def drenet(*arguments):
-    """Do as the command does, and return what it says."""
-    said = StringIO()
+    """Do as the command does, in this process and no child of it, and return what it says."""
+    said, process = StringIO(), os.getpid()
     with redirect_stdout(said):
         assert main([str(argument) for argument in arguments]) == 0
+    assert os.getpid() == process
     return said.getvalue()
 
 

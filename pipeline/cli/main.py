@@ -16,10 +16,13 @@ log = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns its exit code (0 done, 2 usage, 74 storage, 75 drained, 76 a rank died, 1 other)."""
+    """Run one command, the program's own or, from Python, `arguments`.
+
+    Its exit code: 0 done, 2 usage, 74 storage, 75 drained, 76 a rank died, 1 other.
+    """
     given = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(given)
-    options.given = given
+    options.given, options.is_program = given, arguments is None
     _log_to_terminal()
     try:
         return int(options.command(options) or 0)

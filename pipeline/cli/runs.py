@@ -50,9 +50,9 @@ def _part(text: str) -> tuple[int, int]:
 def _screen(options: argparse.Namespace) -> int:
     if options.ranks > 1 and launched_size() == 1:
         return start_ranks(options.ranks, options.given)
-    from pipeline.guard import watched
+    from pipeline.guard import nobody_watches, watched
 
-    in_hand = watched()
+    in_hand = watched() if options.is_program else nobody_watches  # who calls from Python is not to be forked
     from pipeline.config import read_config
     from pipeline.resume import Request
     from pipeline.run import run
