@@ -1,6 +1,6 @@
 """How far a faster engine moves the numbers of torch in fp32: the second table of docs/performance.md.
 
-    python benchmarks/precision.py [CHECKPOINT]
+    python benchmarks/precision.py [CHECKPOINT] [ENGINE:PRECISION ...]
 
 Twice: with the boxes forced to be those of the reference, which is rounding alone; and with the boxes that the engine chooses
 itself, where near-tied proposals may swap. Without a checkpoint the weights are formula-made and the scores mean nothing:
@@ -22,13 +22,14 @@ from pipeline.archive import Decoder, read_volume
 from pipeline.config import Config, EngineConfig
 from pipeline.infer.device import open_device
 from pipeline.infer.fast import fast_network, planes
+from pipeline.infer.shown import anchors_in_lung, lung_integral
 from pipeline.lung import lung_masks
-from pipeline.model import DreNet, formula_network, load_checkpoint
+from pipeline.model import DreNet, DreNetOutput, formula_network, load_checkpoint
 from pipeline.preprocess import choose_slices, prepare
 from pipeline.records import DealtStudy, PreparedStudy
 
 N_STUDIES = 4
-COMPARED = [("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16")]
+ENGINES = [("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16")]
 
 
 class Scores(NamedTuple):
@@ -40,7 +41,9 @@ class Scores(NamedTuple):
 
 def main() -> None:
     """Print, for every engine, forced and own boxes: slice and patient changes, and boxes that were replaced."""
-    network = load_checkpoint(sys.argv[1]) if len(sys.argv) > 1 else formula_network()
+    engines = [tuple(word.split(":")) for word in sys.argv[1:] if ":" in word] or ENGINES
+    checkpoints = [word for word in sys.argv[1:] if ":" not in word]
+    network = load_checkpoint(checkpoints[0]) if checkpoints else formula_network()
     with TemporaryDirectory() as folder:
         archive = Path(folder) / "archive"
         dealt = dealt_studies(archive, studies=N_STUDIES, matrix=256, slices=40)
@@ -49,7 +52,7 @@ def main() -> None:
     forced = [study.boxes for study in reference]
     spread = np.concatenate([study.probability for study in reference])
     print(f"reference: {len(spread)} slices of {N_STUDIES} studies, probability {spread.min():.3f}..{spread.max():.3f}")
-    for engine in COMPARED:
+    for engine in engines:
         for how, boxes in (("boxes forced equal", forced), ("own boxes", [None] * N_STUDIES)):
             print(f"{' '.join(engine)}, {how}: {compared(reference, scored(network, engine, studies, boxes))}")
 
@@ -66,15 +69,19 @@ def prepared(archive: Path, dealt: DealtStudy) -> PreparedStudy:
 def scored(
     network: DreNet, engine: tuple[str, str], studies: list[PreparedStudy], boxes: list[np.ndarray | None]
 ) -> list[Scores]:
-    """Every study by one engine, slice by slice as in a run."""
+    """Every study by one engine, slice by slice."""
     config = EngineConfig(name=engine[0], precision=engine[1])
-    fast = fast_network(network, config, open_device(config, 0))
+    device = open_device(config, 0)
+    fast = fast_network(network, config, device)
     result = []
     for study, forced in zip(studies, boxes, strict=True):
         outputs = []
         for row in range(len(study.images)):
-            image, zoom = (planes(torch.from_numpy(stack[row : row + 1])) for stack in (study.images, study.zoom))
-            outputs.append(fast(image, zoom, None if forced is None else torch.from_numpy(forced[row : row + 1])))
+            one = slice(row, row + 1)
+            image, zoom = (planes(torch.from_numpy(stack[one]).to(device)) for stack in (study.images, study.zoom))
+            in_lung = torch.from_numpy(anchors_in_lung(lung_integral(study.lung[row]))[None]).to(device)
+            boxes = None if forced is None else torch.from_numpy(forced[one]).to(device)
+            outputs.append(DreNetOutput(*(part.cpu() for part in fast(image, zoom, boxes, in_lung))))
         probability = torch.cat([o.concat_logits for o in outputs]).softmax(1)[:, network.metadata.positive]
         result.append(Scores(probability.numpy(), torch.cat([o.detail_index for o in outputs]).numpy()))
     return result

@@ -1,8 +1,11 @@
-"""The paper's experiment on a synthetic cohort: benchmarks/study.py [FOLDER] [--only MODEL] [--plan TOML] [--docs DOCS].
+"""The paper's experiment on a synthetic cohort: [mpiexec -n N] python benchmarks/study.py [FOLDER] [--plan TOML] [--docs DOCS].
 
 Two tasks, four networks, the same patients in the same parts. Everything that was done stays in FOLDER and is not done again;
 at the end docs/study/ gets the two tables beside the paper's, the differences between the networks, and the curves. Synthetic
 patients say nothing about clinical accuracy: what is tried is the machinery.
+
+Where several networks can be trained side by side (one GPU holds eight), prepare first (`--prepare`), then start one process
+each with `--task TASK --model MODEL`, and the whole once more for the tables.
 """
 
 import argparse
@@ -25,7 +28,7 @@ from pipeline.phantom import CohortPlan, write_cohort  # noqa: E402
 from pipeline.training.delong import paired_difference  # noqa: E402
 from pipeline.training.evaluate import Asked, evaluate  # noqa: E402
 from pipeline.training.recipe import Recipe  # noqa: E402
-from pipeline.training.run import Request, train  # noqa: E402
+from pipeline.training.run import Request, gather_cohort, train  # noqa: E402
 
 TASKS = {"covid-vs-bacterial": "classification", "covid-vs-healthy": "diagnosis"}
 MODELS = {"resnet50": "ResNet", "drenet": "DRE-Net", "vgg16": "VGG16", "densenet121": "DenseNet"}
@@ -64,7 +67,9 @@ def main():
     """Cohort, training, tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "build" / "study")
-    parser.add_argument("--only", choices=MODELS, help="train no other network, and write no tables")
+    parser.add_argument("--task", choices=TASKS, help="train for no other task, and write no tables")
+    parser.add_argument("--model", choices=MODELS, help="train no other network, and write no tables")
+    parser.add_argument("--prepare", action="store_true", help="write the patients and prepare their slices, no more")
     parser.add_argument("--plan", type=Path, default=ROOT / "configs" / "study.toml")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "study")
     options = parser.parse_args()
@@ -72,42 +77,30 @@ def main():
     plan = Plan.read(options.plan)
     write_cohort(folder / "cohort", plan.cohort, rank=world.rank, size=world.size)
     world.gather(b"")  # nobody reads before everybody has written
-    for task in TASKS:
-        for model in [options.only] if options.only else MODELS:
-            trained(world, folder, task, plan.recipes[model])
-    if world.rank == 0 and not options.only:
+    for task in [options.task] if options.task else TASKS:
+        for model in [options.model] if options.model else MODELS:
+            asked = request(folder, task, plan.recipes[model])
+            if options.prepare:
+                asked.place.cache.mkdir(exist_ok=True)
+                gather_cohort(world, asked)
+            elif not (asked.out / "done").exists():
+                train(world, asked)
+                if world.rank == 0:
+                    (asked.out / "done").touch()
+    if world.rank == 0 and not (options.task or options.model or options.prepare):
         write_tables(folder, plan, options.docs)
 
 
-def trained(world, folder, task, recipe):
-    """Train one network, where that is not done yet; every network of a task has the patients of the first in its parts."""
-    out, split = folder / task / recipe.model, folder / task / "split.csv"
-    if (out / "done").exists():
-        return
-    labels = folder / "cohort-truth" / "labels.csv"
-    train(
-        world,
-        Request(
-            folder / "cohort",
-            labels,
-            task,
-            out,
-            recipe,
-            Config(),
-            split=split if split.exists() else None,
-            cache=folder / "cache",
-            key_file=folder / "key",
-        ),
-    )
-    if world.rank == 0:
-        shutil.copyfile(out / "split.csv", split)
-        (out / "done").touch()
+def request(folder, task, recipe):
+    """One network's training; the seed gives every network of a task the same patients in its parts."""
+    labels, out = folder / "cohort-truth" / "labels.csv", folder / task / recipe.model
+    return Request(folder / "cohort", labels, task, out, recipe, Config(), cache=folder / "cache", key_file=folder / "key")
 
 
 def write_tables(folder, plan, docs):
     """Evaluate every network on the test part and write docs/study/."""
     docs.mkdir(parents=True, exist_ok=True)
-    parts = [(docs / "head.md").read_text(), _settings(plan)]
+    parts = [(ROOT / "docs" / "study" / "head.md").read_text(), _settings(plan)]
     for task, name in TASKS.items():
         runs = {model: folder / task / model for model in MODELS}
         for run in runs.values():

@@ -17,6 +17,8 @@ import numpy.typing as npt
 Status = Literal["OK", "OK_WITH_WARNINGS", "EXCLUDED", "FAILED"]
 Scope = Literal["file", "series", "study", "run"]
 Stage = Literal["walk", "unpack", "index", "select", "decode", "volume", "lung", "infer", "write"]
+Details = Literal["anywhere", "lung"]
+"""Where a network chooses its details: over the whole picture, as published, or among the anchors that show original lung."""
 
 Affine = tuple[float, float, float, float, float, float]
 """(a, b, c, d, e, f): row' = a*row + b*column + c, column' = d*row + e*column + f, for continuous pixel edges."""

@@ -12,9 +12,10 @@ import torch
 from pipeline.config import EngineConfig
 from pipeline.errors import DeviceError, Reason, StudyError
 from pipeline.infer import Engine, device, openvino, resolve_engine
-from pipeline.infer.engine import lung_integral, lung_share
 from pipeline.infer.fast import fast_network, normalised, planes
+from pipeline.infer.shown import anchors_in_lung, lung_integral, lung_shares
 from pipeline.model import formula_network
+from pipeline.model.drenet import LARGE_LEVELS, SMALL_LEVELS, anchors
 from pipeline.records import Box, PreparedStudy
 
 WIDTH = 1 / 16
@@ -132,8 +133,19 @@ def test_a_score_that_is_no_number_fails_its_study_only(study):
 def test_the_lung_share_of_a_box_counts_what_lies_outside_the_picture_as_none():
     lung = np.zeros((448, 448), bool)
     lung[:, :100] = True
-    assert lung_share(lung_integral(lung), Box(-100, 0, 100, 100)) == 0.5
-    assert lung_share(lung_integral(lung), Box(0, 50, 100, 150)) == 0.5
+    assert lung_shares(lung_integral(lung), np.array([[-100, 0, 100, 100], [0, 50, 100, 150]])).tolist() == [0.5, 0.5]
+
+
+def test_anchors_in_lung_are_those_that_show_at_least_half_of_it():
+    lung = np.zeros((448, 448), bool)
+    lung[40:260, 30:310] = True
+    boxes = (anchors((*SMALL_LEVELS, *LARGE_LEVELS)) - 224).tolist()
+    shares = [
+        lung[max(0, top) : bottom, max(0, left) : right].sum() / (bottom - top) ** 2 for top, left, bottom, right in boxes
+    ]
+    want = [share >= 0.5 for share in shares]
+    assert anchors_in_lung(lung_integral(lung)).tolist() == want
+    assert 0 < sum(want[245:]) < 16
 
 
 def test_memory_stays_flat_over_many_studies(network, study):

@@ -69,7 +69,26 @@ def test_of_equal_scores_the_lower_index_is_chosen(score, want):
         for index in sorted(range(245), key=lambda i: (-values[i], i)):
             if len(want) < 3 and not any(overlaps[index, chosen] for chosen in want):
                 want.append(index)
-    assert hard_nms(score_A[None], overlaps, 3).tolist() == [want]
+    assert hard_nms(score_A[None], overlaps, 3, torch.ones(1, 245, dtype=torch.bool)).tolist() == [want]
+
+
+def test_anchors_in_lung_come_first_and_others_fill_up_what_they_leave():
+    overlaps, score_A = torch.from_numpy(overlapping(anchors(SMALL_LEVELS))), torch.arange(245.0)
+    first_A = torch.zeros(245, dtype=torch.bool)
+    first_A[[0, 1, 30]] = True  # 0 and 1 overlap
+    assert hard_nms(score_A[None], overlaps, 3, first_A[None]).tolist() == [[30, 1, 244]]
+
+
+def test_only_a_network_trained_to_looks_for_its_details_in_the_lung(pictures):
+    network, (image, zoom) = formula_network(WIDTH), pictures
+    in_lung = torch.zeros(len(image), 261, dtype=torch.bool)
+    in_lung[:, [100, 102, 130, 250, 252, 258]] = True
+    plain = network(image, zoom).detail_index
+    assert torch.equal(network(image, zoom, in_lung=in_lung).detail_index, plain)
+    network.metadata = replace(network.metadata, details="lung")
+    assert torch.equal(network(image, zoom).detail_index, plain)
+    chosen = network(image, zoom, in_lung=in_lung).detail_index
+    assert sorted(chosen[0].tolist()) == [5, 7, 13, 100, 102, 130]
 
 
 def test_a_box_one_column_over_is_dropped_and_a_diagonal_one_is_kept():

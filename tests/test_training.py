@@ -8,9 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.config import Config
 from pipeline.errors import ConfigurationError
 from pipeline.model import load_checkpoint
 from pipeline.phantom import CohortPlan, write_cohort
+from pipeline.records import Study
+from pipeline.training.cache import cache_name
 
 RECIPE = """
 width = 0.0625
@@ -24,6 +27,7 @@ trunk_learning_rate = 2e-3
 learning_rate = 1e-3
 schedule = "one-cycle"
 explore = 1.0
+details = "lung"
 checkpoint_every_s = 0
 """
 
@@ -166,3 +170,15 @@ def _share_of_pairs(ascending):
     """Of all pairs (positive, negative) the share in which the positive comes later."""
     pairs = [(p, n) for p, positive in enumerate(ascending) if positive for n, other in enumerate(ascending) if not other]
     return sum(p > n for p, n in pairs) / len(pairs)
+
+
+def test_a_trained_network_says_where_it_looks_for_details(trained):
+    assert load_checkpoint(trained / "best.safetensors").metadata.details == "lung"
+
+
+def test_prepared_slices_are_prepared_again_by_other_code(monkeypatch):
+    study, config = Study("s1", "p1", "uid", "id"), Config()
+    name = cache_name(study, config)
+    assert cache_name(study, config) == name
+    monkeypatch.setattr("pipeline.training.cache._code", lambda: "of another day")
+    assert cache_name(study, config) != name

@@ -1,6 +1,7 @@
 """One rank's engine: prepared slices -> what every network says of them.
 
-A slice is its own batch (1 x 448, 6 x 224, 1 x 448), so that neither its neighbours nor the number of ranks can move a bit.
+On processors a slice is its own batch (1 x 448, 6 x 224, 1 x 448): no neighbour can move a bit. On a GPU a study's slices are
+one batch, which fills it; what goes together is the study's alone, so that no other study and no number of ranks can either.
 In bf16 only the trunk is; the proposal pyramid, the choice of details and the final linear layers stay fp32.
 """
 
@@ -17,6 +18,7 @@ from pipeline.config import EngineConfig
 from pipeline.errors import Reason, StudyError
 from pipeline.infer.device import open_device
 from pipeline.infer.fast import fast_network, planes
+from pipeline.infer.shown import Integral, anchors_in_lung, lung_integral, lung_shares
 from pipeline.model import DreNet, DreNetOutput
 from pipeline.model.drenet import PAD_PX
 from pipeline.records import Box, Detail, PreparedStudy, SlicePrediction
@@ -33,11 +35,14 @@ class Engine:
     def predict(
         self, prepared: PreparedStudy, tick: Callable[[], None] = lambda: None
     ) -> tuple[tuple[SlicePrediction, ...], ...]:
-        """[slice][network]; `tick` is called between slices. Raises StudyError NONFINITE_OUTPUT."""
+        """[slice][network]; `tick` is called between batches. Raises StudyError NONFINITE_OUTPUT."""
         images, zooms = self._on_device(prepared.images), self._on_device(prepared.zoom)
-        rows = []
-        for row, lung in enumerate(prepared.lung):
-            rows.append(self._predict_slice(images[row : row + 1], zooms[row : row + 1], lung_integral(lung)))
+        covered = [lung_integral(lung) for lung in prepared.lung]
+        at_once = len(covered) if self._device.type == "cuda" else 1
+        rows: list[tuple[SlicePrediction, ...]] = []
+        for start in range(0, len(covered), at_once):
+            batch = slice(start, start + at_once)
+            rows += self._predict_batch(images[batch], zooms[batch], covered[batch])
             tick()
         return tuple(rows)
 
@@ -47,37 +52,31 @@ class Engine:
         return grey.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else grey
 
     @torch.inference_mode()
-    def _predict_slice(self, image: Tensor, zoom: Tensor, covered: npt.NDArray[np.int64]) -> tuple[SlicePrediction, ...]:
-        pairs = zip(self._networks, self._positive, strict=True)
-        return tuple(_prediction(network(planes(image), planes(zoom)), positive, covered) for network, positive in pairs)
+    def _predict_batch(
+        self, image: Tensor, zoom: Tensor, covered: Sequence[Integral]
+    ) -> list[tuple[SlicePrediction, ...]]:  # fmt: skip
+        in_lung = torch.from_numpy(np.stack([anchors_in_lung(one) for one in covered])).to(self._device)
+        found = []
+        for network, positive in zip(self._networks, self._positive, strict=True):
+            output = DreNetOutput(*(part.cpu() for part in network(planes(image), planes(zoom), in_lung=in_lung)))
+            found.append([_prediction(output, row, positive, one) for row, one in enumerate(covered)])
+        return list(zip(*found, strict=True))
 
 
-def _prediction(output: DreNetOutput, positive: int, covered: npt.NDArray[np.int64]) -> SlicePrediction:
+def _prediction(output: DreNetOutput, row: int, positive: int, covered: Integral) -> SlicePrediction:
     """One slice's output as a record."""
-    probability = float(torch.softmax(output.concat_logits, dim=1)[0, positive])
-    parts = torch.softmax(output.part_logits, dim=2)[0, :, positive].tolist()
-    scores, weights = output.detail_score[0].tolist(), output.attention[0].tolist()
+    probability = float(torch.softmax(output.concat_logits[row], dim=0)[positive])
+    parts = torch.softmax(output.part_logits[row], dim=1)[:, positive].tolist()
+    scores, weights = output.detail_score[row].tolist(), output.attention[row].tolist()
     if not np.isfinite([probability, *parts, *scores]).all():
         raise StudyError(Reason.NONFINITE_OUTPUT, "infer")
-    boxes = [Box(*(float(edge - PAD_PX) for edge in box)) for box in output.boxes[0].tolist()]
+    edges_K4 = output.boxes[row].numpy() - PAD_PX
+    boxes = [Box(*box) for box in edges_K4.astype(float).tolist()]
+    shares = lung_shares(covered, edges_K4).tolist()
     return SlicePrediction(
         probability,
         tuple(
-            Detail(box, box, score, weight, part, lung_share(covered, box))
-            for box, score, weight, part in zip(boxes, scores, weights, parts, strict=True)
+            Detail(box, box, score, weight, part, share)
+            for box, score, weight, part, share in zip(boxes, scores, weights, parts, shares, strict=True)
         ),
     )
-
-
-def lung_integral(lung_HW: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """[H + 1, W + 1]: lung pixels above and left of each corner."""
-    return np.pad(lung_HW.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-
-
-def lung_share(covered: npt.NDArray[np.int64], box: Box) -> float:
-    """Share of the box's area that shows original lung; what lies outside the picture shows none."""
-    height, width = covered.shape[0] - 1, covered.shape[1] - 1
-    top, bottom = (int(np.clip(edge, 0, height)) for edge in (box.top, box.bottom))
-    left, right = (int(np.clip(edge, 0, width)) for edge in (box.left, box.right))
-    inside = covered[bottom, right] - covered[top, right] - covered[bottom, left] + covered[top, left]
-    return float(inside / ((box.bottom - box.top) * (box.right - box.left)))

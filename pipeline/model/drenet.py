@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from pipeline.model.resnet import ResNet
+from pipeline.records import Details
 
 IMAGE_PX, ZOOM_PX, DETAIL_PX, PAD_PX = 448, 600, 224, 224
 N_SMALL = N_LARGE = 3
@@ -53,6 +54,7 @@ class Metadata:
     task: str = ""
     threshold: float | None = None
     meaning: str = ""
+    details: Details = "anywhere"
     sha256: str = ""
 
 
@@ -123,12 +125,18 @@ class DreNet(nn.Module):
             self.register_buffer(f"{name}_boxes", torch.from_numpy(boxes_A4), persistent=False)
             self.register_buffer(f"{name}_overlaps", torch.from_numpy(overlapping(boxes_A4)), persistent=False)
 
-    def forward(self, image: Tensor, zoom_source: Tensor, forced_index: Tensor | None = None) -> DreNetOutput:
-        """Image [N, 3, 448, 448], zoom_source [N, 3, 600, 600], both normalised; `forced_index` [N, 6] replaces the choice."""
+    def forward(
+        self, image: Tensor, zoom_source: Tensor, forced_index: Tensor | None = None, in_lung: Tensor | None = None
+    ) -> DreNetOutput:  # fmt: skip
+        """Image [N, 3, 448, 448], zoom_source [N, 3, 600, 600], both normalised; `forced_index` [N, 6] replaces the choice.
+
+        `in_lung` [N, A], which anchors show original lung, counts where the network was trained to choose among those only;
+        without it any may be chosen.
+        """
         map_NCHW = self.trunk(image)
         slice_NF = self.pooled(map_NCHW)
         small_NA, large_NA = self.proposal_net(map_NCHW.detach().float())
-        index_NK = self._choose(small_NA, large_NA) if forced_index is None else forced_index
+        index_NK = self._choose(small_NA, large_NA, in_lung) if forced_index is None else forced_index
         boxes_NK4 = torch.cat([self.small_boxes[index_NK[:, :N_SMALL]], self.large_boxes[index_NK[:, N_SMALL:]]], dim=1)
         score_NK = torch.cat([small_NA.gather(1, index_NK[:, :N_SMALL]), large_NA.gather(1, index_NK[:, N_SMALL:])], dim=1)
         detail_NKF = self._look_at_details(image, boxes_NK4)
@@ -156,9 +164,15 @@ class DreNet(nn.Module):
         pooled: Tensor = self.dropout(map_NCHW.float().mean(dim=(2, 3)))
         return pooled
 
-    def _choose(self, small_NA: Tensor, large_NA: Tensor) -> Tensor:
+    def _choose(self, small_NA: Tensor, large_NA: Tensor, in_lung_NA: Tensor | None) -> Tensor:
+        if in_lung_NA is None or self.metadata.details == "anywhere":
+            in_lung_NA = torch.ones_like(torch.cat([small_NA, large_NA], dim=1), dtype=torch.bool)
+        first = torch.split(in_lung_NA, [small_NA.shape[1], large_NA.shape[1]], dim=1)
         small, large = (self._explored(score_NA.detach()) for score_NA in (small_NA, large_NA))
-        return torch.cat([hard_nms(small, self.small_overlaps, N_SMALL), hard_nms(large, self.large_overlaps, N_LARGE)], dim=1)
+        return torch.cat(
+            [hard_nms(small, self.small_overlaps, N_SMALL, first[0]), hard_nms(large, self.large_overlaps, N_LARGE, first[1])],
+            dim=1,
+        )
 
     def _explored(self, score_NA: Tensor) -> Tensor:
         return score_NA + self.explore * torch.randn_like(score_NA) if self.training and self.explore else score_NA
@@ -172,17 +186,20 @@ class DreNet(nn.Module):
         return features_NF.view(len(boxes), N_DETAILS, -1)
 
 
-def hard_nms(score_NA: Tensor, overlaps_AA: Tensor, n_keep: int) -> Tensor:
-    """Indices [N, n_keep]: the best score first, then the best that overlaps none chosen; of equals the lower index."""
+def hard_nms(score_NA: Tensor, overlaps_AA: Tensor, n_keep: int, first_NA: Tensor) -> Tensor:
+    """Indices [N, n_keep]: the best score first, then the best that overlaps none chosen; of equals the lower index.
+
+    Those of `first_NA` come before all others, which fill up what these leave.
+    """
     # Ranks are distinct whole numbers: argmax over the scores promises no order among equals, and an anchor that was dropped
     # must not be mistaken for one that scores -inf.
     n_anchors = score_NA.shape[1]
-    rank_NA = score_NA.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    rank_NA = score_NA.argsort(dim=1, descending=True, stable=True).argsort(dim=1) + n_anchors * ~first_NA
     chosen = []
     for _ in range(n_keep):
         best_N = rank_NA.argmin(dim=1)
         chosen.append(best_N)
-        rank_NA = rank_NA.masked_fill(overlaps_AA[best_N], n_anchors)
+        rank_NA = rank_NA.masked_fill(overlaps_AA[best_N], 2 * n_anchors)
     return torch.stack(chosen, dim=1)
 
 

@@ -16,16 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pipeline.infer.engine import lung_integral, lung_share
 from pipeline.infer.fast import normalised
+from pipeline.infer.shown import MIN_LUNG_FRACTION, anchors_in_lung, lung_integral, lung_shares
 from pipeline.model.drenet import DETAIL_PX, LARGE_LEVELS, PAD_PX, SMALL_LEVELS, anchors, cut
-from pipeline.records import Box
 from pipeline.training.cache import CachedSlice, CachedStudy, read_slice
 from pipeline.training.recipe import Recipe
 
 Grey = npt.NDArray[np.uint8]
 LEVELS = tuple(anchors((level,)) for level in (*SMALL_LEVELS, *LARGE_LEVELS))
-MIN_LUNG_FRACTION = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +37,52 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A micro-batch, normalised: image [N, C, 448, 448] and zoom [N, C, 600, 600], or image and zoom [N, C, 224, 224]."""
+    """Slices, normalised: image [N, C, 448, 448], zoom [N, C, 600, 600] and the anchors in_lung [N, A]; targets in training."""
 
     image: Tensor
     zoom: Tensor
+    in_lung: Tensor
     target: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on `device`, channels last."""
+        layout = torch.channels_last
+        image, zoom = (picture.to(device, memory_format=layout) for picture in (self.image, self.zoom))
+        return Batch(image, zoom, self.in_lung.to(device), self.target.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class TrunkBatch:
+    """A micro-batch for the trunk alone, normalised: slices of half the size and single details, both [N, C, 224, 224]."""
+
+    image: Tensor
+    detail: Tensor
+    target: Tensor
+
+    def to(self, device: torch.device) -> TrunkBatch:
+        """The same on `device`."""
+        return TrunkBatch(self.image.to(device), self.detail.to(device), self.target.to(device))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How a slice is augmented: the same flip and the same brightness for all its pictures."""
+
+    flips: bool
+    table: Grey
+
+    @classmethod
+    def drawn(cls, recipe: Recipe, generator: np.random.Generator) -> Change:
+        """At random, as the recipe says."""
+        flips = bool(generator.random() < 0.5) and recipe.flip
+        factor = generator.uniform(1 - recipe.brightness, 1 + recipe.brightness)
+        return cls(flips, np.clip(np.rint(np.arange(256) * factor), 0, 255).astype(np.uint8))
+
+    def of(self, ct_slice: CachedSlice) -> CachedSlice:
+        """`ct_slice`, changed."""
+        turn = slice(None, None, -1) if self.flips else slice(None)
+        image, zoom = (np.ascontiguousarray(self.table[picture[:, turn]]) for picture in (ct_slice.image, ct_slice.zoom))
+        return CachedSlice(image, zoom, ct_slice.lung[:, turn])
 
 
 def epoch_order(n_samples: int, recipe: Recipe, epoch: int) -> list[list[list[int]]]:
@@ -57,28 +96,27 @@ def epoch_order(n_samples: int, recipe: Recipe, epoch: int) -> list[list[list[in
 
 
 def full_batch(folder: Path, samples: Sequence[Sample], numbers: Sequence[int], recipe: Recipe, epoch: int) -> Batch:
-    """Whole slices with their zoom sources."""
-    images, zooms = [], []
+    """Whole slices with their zoom sources, augmented."""
+    slices = []
     for number in numbers:
-        ct_slice = read_slice(folder, samples[number].study, samples[number].row)
-        generator = np.random.default_rng([recipe.seed, 2, epoch, number])
-        image, zoom = augmented((ct_slice.image, ct_slice.zoom), recipe, generator)
-        images.append(image)
-        zooms.append(zoom)
-    return Batch(_tensor(images), _tensor(zooms), _targets(samples, numbers))
+        change = Change.drawn(recipe, np.random.default_rng([recipe.seed, 2, epoch, number]))
+        slices.append(change.of(read_slice(folder, samples[number].study, samples[number].row)))
+    return plain_batch(slices, [samples[number].target for number in numbers])
 
 
-def trunk_batch(folder: Path, samples: Sequence[Sample], numbers: Sequence[int], recipe: Recipe, epoch: int) -> Batch:
-    """Slices of half the size as `image`, and of each slice one detail that a network might look at as `zoom`."""
+def trunk_batch(
+    folder: Path, samples: Sequence[Sample], numbers: Sequence[int], recipe: Recipe, epoch: int
+) -> TrunkBatch:  # fmt: skip
+    """Slices of half the size, augmented, and of each one detail that a network might look at."""
     images, details = [], []
     for number in numbers:
         ct_slice = read_slice(folder, samples[number].study, samples[number].row)
         generator = np.random.default_rng([recipe.seed, 3, epoch, number])
         box = random_box(ct_slice.lung, generator)
-        (image,) = augmented((ct_slice.image,), recipe, generator)
+        image = Change.drawn(recipe, generator).of(ct_slice).image
         images.append(image)
         details.append(cut(pad(normalised(torch.from_numpy(image[None])), (PAD_PX,) * 4), box, DETAIL_PX))
-    return Batch(half_size(images), torch.cat(details), _targets(samples, numbers))
+    return TrunkBatch(half_size(images), torch.cat(details), torch.tensor([samples[number].target for number in numbers]))
 
 
 def random_box(lung: npt.NDArray[np.bool_], generator: np.random.Generator) -> list[int]:
@@ -86,25 +124,18 @@ def random_box(lung: npt.NDArray[np.bool_], generator: np.random.Generator) -> l
     covered = lung_integral(lung)
     for level in generator.permutation(len(LEVELS)).tolist():
         boxes_A4 = LEVELS[level]
-        shares = [lung_share(covered, Box(*map(float, box))) for box in (boxes_A4 - PAD_PX).tolist()]
-        good = np.flatnonzero(np.array(shares) >= MIN_LUNG_FRACTION)
+        good = np.flatnonzero(lung_shares(covered, boxes_A4 - PAD_PX) >= MIN_LUNG_FRACTION)
         if good.size:
             chosen: list[int] = boxes_A4[generator.choice(good)].tolist()
             return chosen
     return [PAD_PX, PAD_PX, PAD_PX + lung.shape[0], PAD_PX + lung.shape[1]]
 
 
-def augmented(pictures: Sequence[Grey], recipe: Recipe, generator: np.random.Generator) -> list[Grey]:
-    """The same flip and the same brightness for all pictures of one slice."""
-    flips = bool(generator.random() < 0.5) and recipe.flip
-    factor = generator.uniform(1 - recipe.brightness, 1 + recipe.brightness)
-    table = np.clip(np.rint(np.arange(256) * factor), 0, 255).astype(np.uint8)
-    return [np.ascontiguousarray(table[picture[:, ::-1] if flips else picture]) for picture in pictures]
-
-
-def plain_batch(slices: Sequence[CachedSlice]) -> tuple[Tensor, Tensor]:
-    """(image, zoom) of slices as they are, for scoring."""
-    return _tensor([ct_slice.image for ct_slice in slices]), _tensor([ct_slice.zoom for ct_slice in slices])
+def plain_batch(slices: Sequence[CachedSlice], targets: Sequence[int] = ()) -> Batch:
+    """Slices as they are."""
+    in_lung = np.stack([anchors_in_lung(lung_integral(ct_slice.lung)) for ct_slice in slices])
+    images, zooms = _tensor([ct_slice.image for ct_slice in slices]), _tensor([ct_slice.zoom for ct_slice in slices])
+    return Batch(images, zooms, torch.from_numpy(in_lung), torch.tensor(targets))
 
 
 def half_size(pictures: Sequence[Grey]) -> Tensor:
@@ -114,7 +145,3 @@ def half_size(pictures: Sequence[Grey]) -> Tensor:
 
 def _tensor(pictures: Sequence[Grey]) -> Tensor:
     return normalised(torch.from_numpy(np.stack(pictures)))
-
-
-def _targets(samples: Sequence[Sample], numbers: Sequence[int]) -> Tensor:
-    return torch.tensor([samples[number].target for number in numbers])

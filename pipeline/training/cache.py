@@ -1,7 +1,7 @@
 """Slices prepared once, as screening prepares them, and kept: one file a study, a row a slice, read slice by slice.
 
 A row holds the 448 x 448 image, the 600 x 600 zoom source and the lung's bits. A file is named after the study, its manifest
-entry and the settings of preparation, so that none is ever read for another.
+entry, the settings of preparation and the code that prepares, so that none is ever read for another.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+import pipeline
 from pipeline.config import Config
 from pipeline.deal import Deal
 from pipeline.errors import StudyError
@@ -29,8 +31,7 @@ from pipeline.study import Preparer
 
 LUNG_BYTES = IMAGE_PX * IMAGE_PX // 8
 ROW_BYTES = IMAGE_PX**2 + ZOOM_PX**2 + LUNG_BYTES
-NO_MASK = b',"mask":""'
-"""What says that no lung mask was given counts for nothing: slices cached before masks could be given stay good."""
+PREPARING = ("archive/*.py", "lung/*.py", "fill.py", "preprocess.py", "study.py")
 Grey = npt.NDArray[np.uint8]
 
 
@@ -135,8 +136,15 @@ def rows(prepared: PreparedStudy) -> Iterable[bytes]:
 
 
 def cache_name(study: Study, config: Config) -> str:
-    """The study's file: its key, and a digest of its manifest entry and of the settings that prepare it."""
-    prepares: Any = (study, config.slices, config.lung, config.fill, config.window)
-    encoded = msgspec.json.encode(prepares, order="deterministic")
-    digest = hashlib.sha256(encoded.replace(NO_MASK, b"")).hexdigest()
+    """The study's file: its key, and a digest of its manifest entry and of the settings and the code that prepare it."""
+    prepares: Any = (study, config.slices, config.lung, config.fill, config.window, _code())
+    digest = hashlib.sha256(msgspec.json.encode(prepares, order="deterministic")).hexdigest()
     return f"{study.study_key}-{digest[:16]}"
+
+
+@cache
+def _code() -> str:
+    """A digest of the modules between an archive's files and prepared slices."""
+    root = Path(pipeline.__file__).parent
+    modules = sorted(path for place in PREPARING for path in root.glob(place))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from pipeline.errors import ConfigurationError, Drained
 from pipeline.model import Baseline, DreNet
 from pipeline.ranks import Alone, World
-from pipeline.training.batches import Batch, Sample, epoch_order, full_batch, trunk_batch
+from pipeline.training.batches import Sample, epoch_order, full_batch, trunk_batch
 from pipeline.training.exchange import Exchange, Flat
 from pipeline.training.losses import PARTS, full_loss, trunk_loss
 from pipeline.training.optimiser import Optimiser
@@ -112,17 +112,10 @@ class Trainer:
             self.network.pretrained_model.requires_grad_(not (full and self.recipe.freeze_trunk))
 
     def _losses(self, epoch: int, numbers: Sequence[int]) -> Tensor:
-        trunk = self._is_trunk_epoch(epoch)
-        made = (trunk_batch if trunk else full_batch)(self.place.cache, self.samples, numbers, self.recipe, epoch)
-        layout = torch.channels_last
-        batch = Batch(
-            made.image.to(self._device, memory_format=layout),
-            made.zoom.to(self._device, memory_format=layout),
-            made.target.to(self._device),
-        )
-        if trunk and isinstance(self.network, DreNet):
-            return trunk_loss(self.network, batch)
-        return full_loss(self.network, batch)
+        asked = (self.place.cache, self.samples, numbers, self.recipe, epoch)
+        if isinstance(self.network, DreNet) and self._is_trunk_epoch(epoch):
+            return trunk_loss(self.network, trunk_batch(*asked).to(self._device))
+        return full_loss(self.network, full_batch(*asked).to(self._device))
 
 
 def fit(world: Alone | World, trainer: Trainer, stop: Callable[[], bool] = lambda: False) -> State:

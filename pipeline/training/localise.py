@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.infer.engine import lung_integral, lung_share
+from pipeline.infer.shown import MIN_LUNG_FRACTION, lung_integral, lung_shares
 from pipeline.model import DreNet
 from pipeline.model.drenet import IMAGE_PX, PAD_PX
 from pipeline.records import Box
-from pipeline.training.batches import LEVELS, MIN_LUNG_FRACTION, plain_batch
+from pipeline.training.batches import LEVELS, plain_batch
 from pipeline.training.cache import CachedSlice, CachedStudy, read_slice
 
 Mask = npt.NDArray[np.bool_]
@@ -73,11 +73,12 @@ def in_picture(mask: Mask, crop: Box) -> Mask:
 @torch.inference_mode()
 def ranked_details(network: DreNet, ct_slice: CachedSlice) -> list[Seen]:
     """The slice's six details, the highest score (the positive class's softmax of the part logits) first."""
-    output = network(*plain_batch([ct_slice]))
+    batch = plain_batch([ct_slice])
+    output = network(batch.image, batch.zoom, in_lung=batch.in_lung)
     score_K = torch.softmax(output.part_logits[0], dim=1)[:, network.metadata.positive].tolist()
-    boxes: list[list[int]] = (output.boxes[0] - PAD_PX).tolist()
-    covered = lung_integral(ct_slice.lung)
-    seen = [Seen(box, lung_share(covered, Box(*map(float, box))) >= MIN_LUNG_FRACTION) for box in boxes]
+    boxes = output.boxes[0].numpy() - PAD_PX
+    shares = lung_shares(lung_integral(ct_slice.lung), boxes).tolist()
+    seen = [Seen(box, share >= MIN_LUNG_FRACTION) for box, share in zip(boxes.tolist(), shares, strict=True)]
     return [seen[k] for k in sorted(range(len(seen)), key=lambda k: -score_K[k])]
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.model import Baseline, DreNet, DreNetOutput
 from pipeline.model.drenet import N_DETAILS
-from pipeline.training.batches import Batch
+from pipeline.training.batches import Batch, TrunkBatch
 
 PARTS = ("raw", "concat", "part", "rank")
 
@@ -41,14 +41,14 @@ def ranking_loss(score_NK: Tensor, loss_NK: Tensor) -> Tensor:
 def full_loss(network: DreNet | Baseline, batch: Batch) -> Tensor:
     """[4] of one micro-batch; a baseline has the first part only."""
     if isinstance(network, DreNet):
-        return four_parts(network(batch.image, batch.zoom), batch.target)
+        return four_parts(network(batch.image, batch.zoom, in_lung=batch.in_lung), batch.target)
     raw = cross_entropy(network(batch.image), batch.target)
     return torch.stack([raw, *[raw.new_zeros(())] * (len(PARTS) - 1)])
 
 
-def trunk_loss(network: DreNet, batch: Batch) -> Tensor:
+def trunk_loss(network: DreNet, batch: TrunkBatch) -> Tensor:
     """[4] with raw and part only: half-size slices and single details pass the trunk as one batch, under the same norms."""
-    map_NCHW = network.trunk(torch.cat([batch.image, batch.zoom]).contiguous(memory_format=torch.channels_last))
+    map_NCHW = network.trunk(torch.cat([batch.image, batch.detail]).contiguous(memory_format=torch.channels_last))
     slice_NF, detail_NF = network.pooled(map_NCHW).chunk(2)
     raw = cross_entropy(network.pretrained_model.fc(slice_NF), batch.target)
     part = cross_entropy(network.partcls_net(detail_NF), batch.target)

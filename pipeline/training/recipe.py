@@ -12,6 +12,7 @@ import msgspec
 
 from pipeline.config import Section
 from pipeline.errors import ConfigurationError
+from pipeline.records import Details
 
 Task = Literal["covid-vs-bacterial", "covid-vs-healthy", "three-class"]
 CLASSES: dict[str, tuple[str, ...]] = {
@@ -52,6 +53,7 @@ class Recipe(Section, frozen=True):
 
     flip: bool = True
     brightness: float = 0.126
+    details: Details = "anywhere"  # or "lung": DRE-Net looks only where at least half a detail shows original lung
     explore: float = 0.0  # spread of the noise on the proposal scores by which details are chosen in training
 
 

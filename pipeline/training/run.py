@@ -19,7 +19,7 @@ from pipeline.indexing import index
 from pipeline.infer.device import open_device
 from pipeline.launch import local_rank
 from pipeline.manifest import NAME, read_heading, read_manifest
-from pipeline.model import Baseline, DreNet, load_checkpoint
+from pipeline.model import Baseline, DreNet, Metadata, load_checkpoint
 from pipeline.model.checkpoint import load_backbone
 from pipeline.pseudonym import default_key_file, read_or_create_key
 from pipeline.ranks import Alone, World
@@ -124,6 +124,7 @@ def new_network(request: Request, task: str) -> DreNet | Baseline:
             raise ConfigurationError("--start is for DRE-Net only: baselines start from scratch")
         return Baseline(recipe.model, recipe.width, n_classes)
     network = DreNet(recipe.width, n_classes)
+    network.metadata = Metadata(width=recipe.width, details=recipe.details)
     if request.start is not None:
         load_start(network, request.start)
     return network

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.model import Baseline, DreNet
-from pipeline.training.batches import half_size, plain_batch
+from pipeline.model import Baseline, DreNet, DreNetOutput
+from pipeline.training.batches import Batch, half_size, plain_batch
 from pipeline.training.cache import CachedStudy, read_slice
 from pipeline.training.delong import placements
 
@@ -43,9 +43,9 @@ def probabilities(
     network.eval()
     found = []
     for start in range(0, len(slices), AT_ONCE):
-        image, zoom = plain_batch([read_slice(folder, study, row) for study, row in slices[start : start + AT_ONCE]])
-        device = next(network.parameters()).device
-        found.append(torch.softmax(slice_logits(network, image.to(device), zoom.to(device)).double(), dim=1).cpu().numpy())
+        batch = plain_batch([read_slice(folder, study, row) for study, row in slices[start : start + AT_ONCE]])
+        logits = slice_logits(network, batch.to(next(network.parameters()).device))
+        found.append(torch.softmax(logits.double(), dim=1).cpu().numpy())
     return np.concatenate(found)
 
 
@@ -63,9 +63,12 @@ def trunk_probabilities(
     return np.concatenate(found)
 
 
-def slice_logits(network: DreNet | Baseline, image: Tensor, zoom: Tensor) -> Tensor:
+def slice_logits(network: DreNet | Baseline, batch: Batch) -> Tensor:
     """[N, class]: DRE-Net's last word, a baseline's only one."""
-    logits: Tensor = network(image, zoom).concat_logits if isinstance(network, DreNet) else network(image)
+    if isinstance(network, DreNet):
+        output: DreNetOutput = network(batch.image, batch.zoom, in_lung=batch.in_lung)
+        return output.concat_logits
+    logits: Tensor = network(batch.image)
     return logits
 
 

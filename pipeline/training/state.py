@@ -70,6 +70,7 @@ def write_network(path: Path, network: DreNet | Baseline, recipe: Recipe, task: 
         task=task,
         threshold=threshold,
         meaning=f"probability of {POSITIVE} ({task}); research use only",
+        details=recipe.details,
     )
     write_whole(path, checkpoint_bytes(network))
 

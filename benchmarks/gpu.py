@@ -1,0 +1,80 @@
+"""One GPU: what a slice costs it, and how many studies a second ranks that share it screen.
+
+    python benchmarks/gpu.py [STUDIES]
+
+First the engine alone, a study's slices as one batch, in both precisions; then whole runs from DICOM to tables on 1, 4 and as
+many ranks as there are cores, whose results must not differ by a bit. Formula weights of full width: the scores mean nothing,
+the work is that of trained ones.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+
+from pipeline.config import EngineConfig
+from pipeline.infer import Engine
+from pipeline.launch import start_ranks
+from pipeline.model import formula_network, save_checkpoint
+from pipeline.records import Box, PreparedStudy
+from pipeline.store import journal_files, read_lines
+
+N_SLICES, REPEATS = 12, 9
+PRECISIONS = ("fp32", "bf16")
+
+
+def main() -> None:
+    """Print both tables."""
+    n_studies, cores = int(sys.argv[1]) if len(sys.argv) > 1 else 96, len(os.sched_getaffinity(0))
+    print(torch.cuda.get_device_name(0), torch.__version__)
+    network = formula_network()
+    for precision in PRECISIONS:
+        seconds = engine_seconds(Engine([network], EngineConfig(name="cuda", precision=precision)))
+        print(f"engine, {precision}: {1000 * seconds / N_SLICES:.2f} ms a slice, {1 / seconds:.1f} studies/s", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_checkpoint(network, folder / "weights.safetensors")
+        start_ranks(cores, ["phantom", str(folder / "archive"), "--cohort", f"0,0,{n_studies}", "--matrix", "512"])
+        for precision in PRECISIONS:
+            (folder / "config.toml").write_text(f'[engine]\nname = "cuda"\nprecision = "{precision}"\n')
+            for ranks in sorted({1, 4, cores}):
+                told = screened(folder, f"{precision}-{ranks}", ranks)
+                print(f"{precision}, {ranks} ranks: {told}", flush=True)
+
+
+def engine_seconds(engine: Engine) -> float:
+    """Median seconds of one study of noise, after two to warm up."""
+    draw = np.random.default_rng(0)
+    images, zoom = (draw.integers(0, 256, (N_SLICES, size, size), dtype=np.uint8) for size in (448, 600))
+    whole, places, crops = np.ones((N_SLICES, 448, 448), bool), np.arange(N_SLICES), (Box(0, 0, 448, 448),) * N_SLICES
+    study = PreparedStudy(images, zoom, whole, places.astype(np.int32), places * 5.0, crops, places + 1e4)
+    seconds = []
+    for _ in range(2 + REPEATS):
+        begun = perf_counter()
+        engine.predict(study)
+        seconds.append(perf_counter() - begun)
+    return statistics.median(seconds[2:])
+
+
+def screened(folder: Path, name: str, ranks: int) -> str:
+    """Studies a second from the first begun to the last finished, seconds of a study by stage, and the payload's digest."""
+    run = folder / name
+    arguments = ["--weights", str(folder / "weights.safetensors"), "--config", str(folder / "config.toml")]
+    start_ranks(ranks, ["screen", str(folder / "archive"), "--out", str(run), "--key-file", str(folder / "key"), *arguments])
+    lines = [line for path in journal_files(run) for _, line in read_lines(path) if line.seconds]
+    begun = min(line.ended - sum(line.seconds.values()) for line in lines)
+    rate = len(lines) / (max(line.ended for line in lines) - begun)
+    stages = {stage: statistics.median(line.seconds[stage] for line in lines) for stage in lines[0].seconds}
+    told = [sys.executable, "-m", "pipeline", "gather", str(run), "--digest"]
+    digest = subprocess.run(told, capture_output=True, text=True, check=True).stdout.split()[-1]
+    return f"{rate:.2f} studies/s; {', '.join(f'{k} {v:.3f}' for k, v in stages.items())} s; digest {digest[:12]}"
+
+
+if __name__ == "__main__":
+    main()
