@@ -39,8 +39,7 @@ def shrunk(image: Hu, spacing_mm: tuple[float, float]) -> Hu:
 def body(image: Hu) -> Bits:
     """The largest soft region, holes filled, thin sheets (table, blankets) stripped."""
     soft = cv2.morphologyEx((image > SOFT_HU).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
-    whole = filled(largest(soft)).astype(np.uint8)
-    return largest(cv2.morphologyEx(whole, cv2.MORPH_OPEN, disk(6)))
+    return largest(cv2.morphologyEx(filled(largest(soft)), cv2.MORPH_OPEN, disk(6)))
 
 
 def lung_air(hu: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64]) -> Bits:

@@ -57,7 +57,7 @@ def _joining(lung: Bits, hu: Hu, free: Bits, stacked: tuple[Bits, Bits], rays: R
     sicker = _dense(lung, hu, DENSE_HU) > DENSE
     # lung above or across says little alone: it is there over every heart and diaphragm too
     known = (below & above & sick) | ((below | ((above | mirrored(lung, rays.middle)) & airy)) & sicker)
-    ribs, _ = rays.ribs(hu, rays.within(reach))
+    ribs, _ = rays.ribs(hu, reach)
     inside = rays.within(np.where(ribs > 0, np.minimum(ribs + np.float32(WALL_PX), chest), chest))
     free = free & inside & ~fluid(hu)
     joining = (known & free & (1 - lung)) * (hu > LUMEN_HU)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.lung.rays import Rays, to_spine
-from pipeline.lung.shapes import Bits, disk
+from pipeline.lung.shapes import Bits, disk, window
 
 BRONCHUS_HU, BRONCHI = -200, 0.012
 HAZE_HU, HAZE = -140, 0.25
@@ -27,22 +27,31 @@ def consolidated(lung: Bits, mirror: Bits, hu: Hu, free: Bits, rays: Rays) -> Bi
     """What belongs to `lung` of one side [r, c], given the other side's `mirror` and the pixels that are `free` to join."""
     reach = rays.reach(lung)
     star = rays.within(reach)
-    ribs, met = rays.ribs(hu, star)
+    ribs, met = rays.ribs(hu, reach)
     ribs = np.where(met, ribs, np.minimum(ribs, reach + np.float32(BETWEEN_PX)))
     beyond = rays.within(ribs * to_spine(reach > 0)) & (1 - star)
     beyond &= 1 - rays.within(ribs - np.float32(DEPTH_PX))
     between = (beyond | mirror) & free & (1 - cv2.dilate(lung, disk(1)))
     between = cv2.morphologyEx(between, cv2.MORPH_OPEN, disk(1))
+    if between.any():
+        box = window(between, BORDER_PX + 1)
+        between[box] = _open_or_bordering(between[box], lung[box], hu[box])
+    return np.asarray(between, np.uint8)
+
+
+def _open_or_bordering(between: Bits, lung: Bits, hu: Hu) -> Bits:
+    """The regions of `between` that show bronchi or haze, or border on dense `lung`."""
     n, labels, stats, _ = cv2.connectedComponentsWithStats(between, connectivity=4)
     core = cv2.erode(between, disk(EDGE_PX)) > 0
+    region, hu_core = labels[core], hu[core]
 
     def share(chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-        return np.bincount(labels[core & chosen], minlength=n) / np.maximum(np.bincount(labels[core], minlength=n), 1)
+        return np.bincount(region[chosen], minlength=n) / np.maximum(np.bincount(region, minlength=n), 1)
 
-    airy, gas = share(hu < BRONCHUS_HU), share(hu < GAS_HU)
+    airy, gas = share(hu_core < BRONCHUS_HU), share(hu_core < GAS_HU)
     keep = (
         ((airy > BRONCHI) & (gas < np.maximum(GAS * airy, GAS_LEAST)))
-        | (share(hu < HAZE_HU) > HAZE)
+        | (share(hu_core < HAZE_HU) > HAZE)
         | (bordering_hu(labels, n, lung, hu) > SICK_HU)
     )
     keep &= stats[:, cv2.CC_STAT_AREA] >= LEAST_PX
@@ -53,9 +62,9 @@ def consolidated(lung: Bits, mirror: Bits, hu: Hu, free: Bits, rays: Rays) -> Bi
 def bordering_hu(labels: npt.NDArray[np.int32], n: int, lung: Bits, hu: Hu) -> npt.NDArray[np.float64]:
     """Mean of the lung next to each of `n` labelled regions, its blurred edge aside: dense where disease goes on."""
     near, edge = (cv2.dilate(labels.astype(np.uint8), disk(radius)) for radius in (BORDER_PX, EDGE_PX))
-    border = near * ((edge == 0) & (cv2.erode(lung, disk(1)) > 0) & (labels < 256))
-    count = np.bincount(border.ravel(), minlength=max(n, 256))[:n]
-    total = np.bincount(border.ravel(), hu.ravel().astype(np.float64), minlength=max(n, 256))[:n]
+    border = (near > 0) & (edge == 0) & (cv2.erode(lung, disk(1)) > 0) & (labels < 256)
+    count = np.bincount(near[border], minlength=max(n, 256))[:n]
+    total = np.bincount(near[border], hu[border], minlength=max(n, 256))[:n]
     return np.where(count > 0, total / np.maximum(count, 1), -1000.0)
 
 

@@ -31,9 +31,8 @@ class Rays:
     """Ray number and radius of each pixel; rays run from posterior over the patient's right, anterior and left."""
 
     middle: int
-    angle: npt.NDArray[np.intp]
+    angle: Bits
     radius: npt.NDArray[np.float32]
-    outwards: npt.NDArray[np.intp]
 
     @classmethod
     def round_middle(cls, bodies: Bits, hu: Hu) -> Rays:
@@ -44,27 +43,31 @@ class Rays:
         y, x = y - row, x - middle + 0.5
         angle = ((np.arctan2(x, -y) / (2 * np.pi) + 0.5) * RAYS).astype(np.intp) % RAYS
         radius = np.hypot(y, x).astype(np.float32)
-        return cls(middle, angle, radius, np.argsort(radius, axis=None, kind="stable"))
+        return cls(middle, angle.astype(np.uint8), radius)
 
     def within(self, reach: Line) -> Bits:
         """The pixels not farther out than `reach` on their ray."""
-        return np.asarray(self.radius <= reach[self.angle], np.uint8)
+        return np.asarray(self.radius <= cv2.LUT(self.angle, reach), np.uint8)
 
     def reach(self, mask: Bits) -> Line:
         """Radius of the outermost pixel of `mask` on each ray; 0 where there is none."""
-        inside = self.outwards[mask.ravel()[self.outwards] > 0]
         reach = np.zeros(RAYS, np.float32)
-        reach[self.angle.ravel()[inside]] = self.radius.ravel()[inside]
+        inside = np.flatnonzero(mask.view(np.bool_))
+        np.maximum.at(reach, self.angle.ravel()[inside], self.radius.ravel()[inside])
         return reach
 
-    def ribs(self, hu: Hu, star: Bits) -> tuple[Line, npt.NDArray[np.bool_]]:
-        """Radius of the pleura inside the ribs on each ray (bridged between ribs, 0 far from any); and whether it meets one."""
+    def ribs(self, hu: Hu, reach: Line) -> tuple[Line, npt.NDArray[np.bool_]]:
+        """Radius of the pleura inside the ribs on each ray (bridged between ribs, 0 far from any); and whether it meets one.
+
+        Ribs are the first bone beyond the `reach` of the lung.
+        """
         x = np.abs(np.arange(hu.shape[1]) - self.middle + 0.5)
-        bone = (hu > BONE_HU) & (star == 0) & (x > CENTRAL_MM / WORK_MM)
-        inwards = self.outwards[::-1]
-        inside = inwards[bone.ravel()[inwards]]
-        first = np.zeros(RAYS, np.float32)
-        first[self.angle.ravel()[inside]] = self.radius.ravel()[inside]
+        bone = np.flatnonzero((hu > BONE_HU) & (x > CENTRAL_MM / WORK_MM))
+        angle, radius = self.angle.ravel()[bone], self.radius.ravel()[bone]
+        beyond = radius > reach[angle]
+        first = np.full(RAYS, np.inf, np.float32)
+        np.minimum.at(first, angle[beyond], radius[beyond])
+        first[np.isinf(first)] = 0
         left, right = np.split(first, 2)
         line = np.concatenate([_to_spine(_bridged(left)), _to_spine(_bridged(right[::-1]))[::-1]])
         return line, (first > 0) & (line > first - 2 * PLEURA_MM / WORK_MM)

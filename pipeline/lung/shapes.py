@@ -21,6 +21,12 @@ def disk(radius: int) -> Bits:
     return whole
 
 
+def window(mask: Bits, margin: int = 0) -> tuple[slice, slice]:
+    """Rows and columns of the box round `mask` and `margin` pixels more, cut at the border of the picture."""
+    left, top, width, height = cv2.boundingRect(mask)
+    return slice(max(0, top - margin), top + height + margin), slice(max(0, left - margin), left + width + margin)
+
+
 def widened(mask: Bits, radius: float) -> Bits:
     """`mask` and all within `radius` pixels of it."""
     return (cv2.distanceTransform(1 - mask, cv2.DIST_L2, 5) <= radius).astype(np.uint8) if mask.any() else mask
@@ -30,17 +36,17 @@ def closed(mask: Bits, radius: float) -> Bits:
     """Closing with a disk of any size, by two distance maps; nothing is lost at the border."""
     if not mask.any():
         return mask
-    pad = int(radius) + 2
-    wide = widened(cv2.copyMakeBorder(mask, pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=0), radius)
-    shut = cv2.distanceTransform(wide, cv2.DIST_L2, 5) > radius
-    return np.asarray(shut[pad:-pad, pad:-pad].astype(np.uint8) | mask, np.uint8)
+    box, pad, shut = window(mask), int(radius) + 2, mask.copy()
+    wide = widened(cv2.copyMakeBorder(mask[box], pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=0), radius)
+    shut[box] |= cv2.distanceTransform(wide, cv2.DIST_L2, 5)[pad:-pad, pad:-pad] > radius
+    return shut
 
 
-def filled(mask: Bits) -> Mask:
+def filled(mask: Bits) -> Bits:
     """`mask` without holes."""
-    outside = np.pad(1 - mask, 1, constant_values=1).astype(np.uint8)
+    outside = cv2.copyMakeBorder(1 - mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
     cv2.floodFill(outside, None, (0, 0), 2)
-    return np.asarray(outside[1:-1, 1:-1] != 2)
+    return np.asarray(outside[1:-1, 1:-1] != 2, np.uint8)
 
 
 def largest(mask: Bits) -> Bits:

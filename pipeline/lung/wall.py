@@ -10,7 +10,7 @@ from pipeline.lung.air import WORK_MM
 from pipeline.lung.along import bridged
 from pipeline.lung.consolidation import consolidated, mirrored
 from pipeline.lung.rays import RAYS, Line, Rays, arched, around, flanked
-from pipeline.lung.shapes import Bits, closed, disk, filled
+from pipeline.lung.shapes import Bits, closed, disk, filled, window
 from pipeline.lung.sides import sides
 
 CHORD_MM = 45.0
@@ -73,9 +73,9 @@ def _with_consolidation(pair: list[Bits], hu: Hu, free: tuple[Bits, Bits], rays:
             more = consolidated(pair[side], mirror, hu, here, rays)
             if not more.any():
                 break
-            holes = filled(pair[side]) & (pair[side] == 0)
+            holes = filled(pair[side]) & ~pair[side]
             whole = cv2.morphologyEx(pair[side] | more, cv2.MORPH_CLOSE, disk(3))
-            pair[side] = (filled(whole) & ~holes).astype(np.uint8)
+            pair[side] = filled(whole) & ~holes
     return np.asarray(pair[0] | pair[1])
 
 
@@ -96,34 +96,35 @@ def _whole(side: Bits, hu: Hu, free: Bits, lower: tuple[Bits, Bits], wall: Line,
         return side
     inner = closed(side, INNER_MM / WORK_MM)
     below, deep = lower
-    backed = below | rays.within(np.where(rays.reach(inner) > CENTRAL_MM / WORK_MM, np.float32(np.inf), 0))
-    lung = inner | _lesions(_pockets(inner, hu, free, wall, rays), hu, backed, small_mm2=SMALL_MM2, ragged=0)
+    reach = rays.reach(inner)
+    backed = below | rays.within(np.where(reach > CENTRAL_MM / WORK_MM, np.float32(np.inf), 0))
+    lung = inner | _lesions(_pockets(reach, hu, free, wall, rays), hu, backed, small_mm2=SMALL_MM2, ragged=0)
     lung = cv2.morphologyEx(lung, cv2.MORPH_CLOSE, disk(2))
-    lung |= _lesions(filled(lung).astype(np.uint8) & ~lung, hu, below | _ringed(lung, deep), small_mm2=HOLE_MM2, ragged=RAGGED)
+    holes = filled(lung) & ~lung
+    lung |= _lesions(holes, hu, below | _ringed(holes, deep), small_mm2=HOLE_MM2, ragged=RAGGED)
     return np.asarray(cv2.morphologyEx(lung, cv2.MORPH_OPEN, disk(1)) | side, np.uint8)
 
 
-def _ringed(lung: Bits, deep: Bits) -> Bits:
-    """The holes of `lung` round which there is still lung BELOW_MM deeper: a diaphragm's dome has widened by then."""
-    n, labels = cv2.connectedComponents(filled(lung).astype(np.uint8) & (1 - lung), connectivity=4)
+def _ringed(holes: Bits, deep: Bits) -> Bits:
+    """The `holes` of a lung round which there is still lung BELOW_MM deeper: a diaphragm's dome has widened by then."""
+    n, labels = cv2.connectedComponents(holes, connectivity=4)
     if n < 2 or n > 255:
-        return np.zeros_like(lung)
+        return np.zeros_like(holes)
     ring = cv2.dilate(labels.astype(np.uint8), disk(RING_PX)) * (labels == 0)
     held = np.bincount(ring[deep > 0], minlength=n) > RING * np.bincount(ring.ravel(), minlength=n)
     held[0] = False
     return np.asarray(held.astype(np.uint8)[labels])
 
 
-def _pockets(lung: Bits, hu: Hu, free: Bits, wall: Line, rays: Rays) -> Bits:
-    """Soft tissue between the lung and its chest wall."""
-    reach = rays.reach(lung)
+def _pockets(reach: Line, hu: Hu, free: Bits, wall: Line, rays: Rays) -> Bits:
+    """Soft tissue between the lung, which has this `reach`, and its chest wall."""
     star = rays.within(reach)
     x = np.abs(np.arange(hu.shape[1]) - rays.middle + 0.5)
     free = free & (1 - star)
     hull = closed(star, CHORD_MM / WORK_MM)
     chord = hull & free
     hulled = rays.reach(hull & (x > 1))
-    ribs, met = rays.ribs(hu, star)
+    ribs, met = rays.ribs(hu, reach)
     slack = np.where(met & around(hulled > reach + DENT_MM / WORK_MM, DENT_RAYS), RIB_SLACK_MM, SLACK_MM) / WORK_MM
     wall = np.maximum(wall + slack, arched(reach, hulled))
     wall = np.where(ribs > 0, np.minimum(ribs, wall), wall - slack) * flanked(reach > 0)
@@ -137,12 +138,16 @@ def _lesions(pockets: Bits, hu: Hu, below: Bits, *, small_mm2: float, ragged: fl
 
     They are small, airy, have lung below, or fill less than `ragged` of their box (the dome of a diaphragm is round).
     """
-    n, labels, stats, _ = cv2.connectedComponentsWithStats(pockets, connectivity=4)
-    area = stats[:, cv2.CC_STAT_AREA]
-    supported = np.bincount(labels[below > 0], minlength=n) > SUPPORTED * area
-    airy = np.bincount(labels[hu < AIRY_HU], minlength=n) > AIRY * area
-    fat = np.bincount(labels[(hu > FAT_HU[0]) & (hu < FAT_HU[1])], minlength=n) > 0.5 * area
+    if not pockets.any():
+        return pockets
+    box, lesions = window(pockets), np.zeros_like(pockets)
+    n, labels, stats, _ = cv2.connectedComponentsWithStats(pockets[box], connectivity=4)
+    inside = pockets[box] > 0
+    region, hu, below, area = labels[inside], hu[box][inside], below[box][inside], stats[:, cv2.CC_STAT_AREA]
+    supported = np.bincount(region[below > 0], minlength=n) > SUPPORTED * area
+    airy = np.bincount(region[hu < AIRY_HU], minlength=n) > AIRY * area
+    fat = np.bincount(region[(hu > FAT_HU[0]) & (hu < FAT_HU[1])], minlength=n) > 0.5 * area
     loose = area < ragged * stats[:, cv2.CC_STAT_WIDTH] * stats[:, cv2.CC_STAT_HEIGHT]
     keep = ((supported | airy | loose) & ~fat) | (area * WORK_MM**2 < small_mm2)
-    keep[0] = False
-    return np.asarray(keep.astype(np.uint8)[labels])
+    lesions[box][inside] = keep[region]
+    return lesions
