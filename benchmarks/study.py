@@ -10,9 +10,11 @@ each with `--task TASK --model MODEL`, and the whole once more for the tables.
 
 import argparse
 import csv
+import logging
 import shutil
 import sys
 import tomllib
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +25,7 @@ import msgspec  # noqa: E402
 import numpy as np  # noqa: E402
 
 from pipeline.config import Config  # noqa: E402
-from pipeline.launch import connect  # noqa: E402
+from pipeline.launch import connect, end_all_ranks  # noqa: E402
 from pipeline.phantom import CohortPlan, write_cohort  # noqa: E402
 from pipeline.training.delong import paired_difference  # noqa: E402
 from pipeline.training.evaluate import Asked, evaluate  # noqa: E402
@@ -81,7 +83,8 @@ def main():
         for model in [options.model] if options.model else MODELS:
             asked = request(folder, task, plan.recipes[model])
             if options.prepare:
-                asked.place.cache.mkdir(exist_ok=True)
+                for place in (asked.out / "private", asked.place.cache):
+                    place.mkdir(parents=True, exist_ok=True)
                 gather_cohort(world, asked)
             elif not (asked.out / "done").exists():
                 train(world, asked)
@@ -156,4 +159,10 @@ def _rows(run, table):
 
 
 if __name__ == "__main__":
-    main()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    try:
+        main()
+    except BaseException:
+        traceback.print_exc()
+        end_all_ranks(1)
+        raise
