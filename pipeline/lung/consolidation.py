@@ -70,6 +70,7 @@ def bordering_hu(labels: npt.NDArray[np.int32], n: int, lung: Bits, hu: Hu) -> n
 
 def mirrored(mask: Bits, middle: int) -> Bits:
     """`mask` [r, c] reflected in column `middle`."""
-    columns = 2 * middle - 1 - np.arange(mask.shape[1])
-    inside = (columns >= 0) & (columns < mask.shape[1])
-    return np.asarray(mask[:, np.clip(columns, 0, mask.shape[1] - 1)] * inside, np.uint8)
+    both = slice(max(0, 2 * middle - mask.shape[1]), 2 * middle)
+    image = np.zeros_like(mask)
+    image[:, both] = mask[:, both][:, ::-1]
+    return image
