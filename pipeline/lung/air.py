@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.lung.shapes import Bits, disk, filled, largest, widened
+from pipeline.lung.shapes import Bits, disk, filled, largest, widened, window
 
 WORK_MM = 2.0
 AIR_HU = -400
@@ -49,7 +49,7 @@ def lung_air(hu: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64]) -> Bits:
     lumen_hu = min(-900.0, (usual - 1000.0) / 2)
     free = [mask & ~_lumens(image, mask, lumen_hu) for image, mask in zip(hu, air, strict=True)]
     regions = [_regions(cv2.morphologyEx(mask, cv2.MORPH_OPEN, disk(1))) for mask in free]
-    fullest = int(np.argmax([np.count_nonzero(mask) for mask in regions]))
+    fullest = int(np.argmax([cv2.countNonZero(mask) for mask in regions]))
     for place in range(fullest):
         regions[place] = _without_gas(regions[place], hu[place], lumen_hu)
     lungs = _follow(regions, fullest, z_mm)
@@ -69,14 +69,14 @@ def _softened(lung: Bits, hu: Hu) -> Bits:
     haze = cv2.morphologyEx(hazy.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     n, labels = cv2.connectedComponents(haze, connectivity=8)
     touching = np.zeros(n, np.uint8)
-    touching[np.unique(labels[cv2.dilate(lung, disk(1)) > 0])] = 1
+    touching[labels[cv2.dilate(lung, disk(1)) > 0]] = 1
     touching[0] = 0
     return np.asarray(lung | touching[labels], np.uint8)
 
 
 def _usual_hu(hu: Hu, air: Bits) -> float:
     """What lung measures in this study: the median of the fullest slice's air, pure gas aside."""
-    fullest = int(np.argmax(air.sum(axis=(1, 2))))
+    fullest = int(np.argmax([cv2.countNonZero(mask) for mask in air]))
     values = hu[fullest][(air[fullest] > 0) & (hu[fullest] > GAS_HU)]
     return float(np.median(values)) if len(values) else -850.0
 
@@ -109,33 +109,33 @@ def _window(stats: npt.NDArray[np.int32], margin: int, shape: tuple[int, ...]) -
 
 def _regions(mask: Bits) -> Bits:
     """`mask` without specks, its regions numbered."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    keep = stats[:, cv2.CC_STAT_AREA] * WORK_MM**2 >= LEAST_MM2
-    keep[0] = False
+    n, labels = cv2.connectedComponents(mask, connectivity=8)
+    keep = np.bincount(labels[mask > 0], minlength=n) * WORK_MM**2 >= LEAST_MM2
     numbers = np.where(keep, np.minimum(np.cumsum(keep), 255), 0).astype(np.uint8)
     return np.asarray(numbers[labels])
 
 
 def _without_gas(regions: Bits, hu: Hu, lumen_hu: float) -> Bits:
     """Numbered `regions` of a basal slice less the small ones with dark spots: gas among stool is no pure lumen."""
-    area = np.bincount(regions.ravel(), minlength=256)
-    dark = np.bincount(regions[hu < lumen_hu], minlength=256)
+    area = np.bincount(regions[regions > 0], minlength=256)
+    dark = np.bincount(regions[(regions > 0) & (hu < lumen_hu)], minlength=256)
     gas = (dark > GAS_SHARE * area) & (area * WORK_MM**2 < GAS_MM2)
     return np.where(gas[regions], 0, regions).astype(np.uint8)
 
 
 def _follow(candidates: list[Bits], start: int, z_mm: npt.NDArray[np.float64]) -> Bits:
     """From slice `start` outwards, keep the regions that mostly lie under the (widened) lung of the slice before."""
-    lungs = np.stack([mask > 0 for mask in candidates]).astype(np.uint8)
+    lungs = np.zeros((len(candidates), *candidates[0].shape), np.uint8)
+    lungs[start] = candidates[start] > 0
     for step in (1, -1):
         before, at = lungs[start], float(z_mm[start])
         for place in range(start + step, len(lungs) if step > 0 else -1, step):
             reach = (STEP_MM + SLOPE * abs(float(z_mm[place]) - at)) / WORK_MM
-            under = np.bincount(candidates[place][widened(before, reach) > 0], minlength=256)
-            all_of_it = np.bincount(candidates[place].ravel(), minlength=256)
-            keep = under > FOLLOWED * all_of_it
-            keep[0] = False
-            lungs[place] = keep[candidates[place]]
+            box = window(before | candidates[place])
+            inside = candidates[place][box] > 0
+            region, near = candidates[place][box][inside], widened(before[box], reach)[inside]
+            keep = np.bincount(region[near > 0], minlength=256) > FOLLOWED * np.bincount(region, minlength=256)
+            lungs[place][box][inside] = keep[region]
             if lungs[place].any():
                 before, at = lungs[place], float(z_mm[place])
     return lungs

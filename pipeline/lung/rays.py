@@ -125,7 +125,7 @@ def _bridged(first: Line) -> Line:
     chord = gap / (np.sin((after - at) * turn) / first[before] + np.sin((at - before) * turn) / first[after])
     near = (after - before <= RIB_GAP) & (at >= known[0]) & (at <= known[-1])
     line = np.where(near, chord, 0).astype(np.float32)
-    opened = cv2.morphologyEx(line.reshape(-1, 1), cv2.MORPH_OPEN, np.ones((SPIKE, 1), np.uint8)).ravel()
+    opened = cv2.morphologyEx(line.reshape(1, -1), cv2.MORPH_OPEN, np.ones((1, SPIKE), np.uint8)).ravel()
     return np.asarray(np.maximum(opened - np.float32(PLEURA_MM / WORK_MM), 0), np.float32)
 
 

@@ -51,7 +51,5 @@ def filled(mask: Bits) -> Bits:
 
 def largest(mask: Bits) -> Bits:
     """The largest connected region of `mask`."""
-    n, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
-    if n < 2:
-        return np.zeros_like(mask)
-    return np.asarray(labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA])), np.uint8)
+    n, labels = cv2.connectedComponents(mask, connectivity=4)
+    return mask if n <= 2 else np.asarray(labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:])), np.uint8)
