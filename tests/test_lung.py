@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.lung import lung_masks
+from pipeline.lung import along, lung_masks
 from pipeline.lung.along import bridged
 from pipeline.lung.published import published_mask
-from pipeline.lung.rays import Rays
+from pipeline.lung.rays import RAYS, Rays
+from pipeline.lung.shapes import closed
 from pipeline.lung.sides import sides
 from pipeline.phantom import chest
 
@@ -224,3 +225,39 @@ def test_a_heart_with_lung_below_and_above_stays_out_unless_air_bronchograms_say
     image = np.where(heart, 40, -850)
     image[26:58:6, 6:36:6] = -500  # cut bronchi
     assert bridge(lungs, heart, z_mm, hu=image[heart])[25:55, 5:33].mean() > 0.9
+
+
+def test_a_second_pass_that_looks_only_where_neighbours_changed_adds_what_one_over_every_slice_adds(monkeypatch):
+    lungs, lesion = np.ones((12, 80, 80), np.uint8), (slice(30, 44), slice(15, 27))
+    lungs[3:6, *lesion] = 0
+    image, bodies, z_mm = np.where(lungs > 0, -850, 40).astype(np.int16), np.ones_like(lungs), np.arange(12) * 18.0
+    rays = Rays.round_middle(bodies, image)
+    two_passes = bridged(lungs, image, bodies, z_mm, rays)
+    monkeypatch.setattr(along, "PASSES", 1)
+    one_pass = bridged(lungs, image, bodies, z_mm, rays)
+    assert one_pass[3:6, *lesion].sum() < two_passes[3:6, *lesion].sum()
+    np.testing.assert_array_equal(two_passes, bridged(one_pass, image, bodies, z_mm, rays))
+
+
+@pytest.mark.parametrize("radius", [3.0, 22.5])
+def test_closing_inside_the_box_of_a_mask_loses_nothing_of_closing_in_a_picture_without_end(radius):
+    noise = cv2.GaussianBlur(np.random.default_rng(1).normal(size=(120, 140)), (0, 0), 4)
+    mask = (noise > noise.std()).astype(np.uint8)
+    mask[:, :10] = mask[:25] = 0  # its box is smaller than the picture, but touches two borders
+    wide = cv2.distanceTransform(1 - np.pad(mask, 80), cv2.DIST_L2, 5) <= radius
+    shut = cv2.distanceTransform(wide.astype(np.uint8), cv2.DIST_L2, 5)[80:-80, 80:-80] > radius
+    assert shut.sum() > mask.sum()
+    np.testing.assert_array_equal(closed(mask, radius), shut)
+
+
+def test_rays_reach_to_the_outermost_pixel_and_meet_bone_only_beyond_it(healthy):
+    hu = healthy.hu[7]
+    rays = Rays.round_middle(np.ones((1, *hu.shape), np.uint8), hu[None])
+    lung, bone = healthy.lung[7], (hu > 130) & (abs(np.arange(256) - rays.middle + 0.5) > 11)
+    reach = rays.reach(lung.astype(np.uint8))
+    _, met = rays.ribs(hu, reach)
+    for ray in range(RAYS):
+        there = rays.angle == ray
+        assert reach[ray] == rays.radius[there & lung].max(initial=0)
+        assert not met[ray] or (rays.radius[there & bone] > reach[ray]).any()
+    assert met.sum() > RAYS / 4

@@ -71,7 +71,9 @@ def _softened(lung: Bits, hu: Hu) -> Bits:
     touching = np.zeros(n, np.uint8)
     touching[labels[cv2.dilate(lung, disk(1)) > 0]] = 1
     touching[0] = 0
-    return np.asarray(lung | touching[labels], np.uint8)
+    softened = lung.copy()
+    softened[haze > 0] |= touching[labels[haze > 0]]
+    return softened
 
 
 def _usual_hu(hu: Hu, air: Bits) -> float:
@@ -86,25 +88,16 @@ def _lumens(image: Hu, air: Bits, lumen_hu: float) -> Bits:
     dark = ((cv2.blur(image, (3, 3)) < lumen_hu) & (air > 0)).astype(np.uint8)
     near_soft = cv2.dilate((image > -500).astype(np.uint8), np.ones((3, 3), np.uint8))
     found = np.zeros_like(air)
-    n, labels, stats, _ = cv2.connectedComponentsWithStats(dark, connectivity=4)
-    for number in range(1, n):
-        if stats[number, cv2.CC_STAT_AREA] * WORK_MM**2 < LUMEN_LEAST_MM2:
-            continue
-        window = _window(stats[number], 5, air.shape)
-        region = (labels[window] == number).astype(np.uint8)
-        rim = cv2.dilate(region, disk(2))
-        ring = cv2.dilate(region, disk(3)) > rim
-        if np.mean(near_soft[window][ring]) > ENCLOSED:
-            found[window] |= rim
+    n, labels = cv2.connectedComponents(dark, connectivity=4)
+    area = np.bincount(labels[dark > 0], minlength=n)
+    for number in np.flatnonzero(area * WORK_MM**2 >= LUMEN_LEAST_MM2):
+        region = (labels == number).astype(np.uint8)
+        box = window(region, 5)
+        rim = cv2.dilate(region[box], disk(2))
+        ring = cv2.dilate(region[box], disk(3)) > rim
+        if np.mean(near_soft[box][ring]) > ENCLOSED:
+            found[box] |= rim
     return found
-
-
-def _window(stats: npt.NDArray[np.int32], margin: int, shape: tuple[int, ...]) -> tuple[slice, slice]:
-    left, top, width, height = stats[:4].tolist()
-    return (
-        slice(max(0, top - margin), min(shape[0], top + height + margin)),
-        slice(max(0, left - margin), min(shape[1], left + width + margin)),
-    )
 
 
 def _regions(mask: Bits) -> Bits:

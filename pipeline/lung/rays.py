@@ -68,7 +68,7 @@ class Rays:
         first = np.full(RAYS, np.inf, np.float32)
         np.minimum.at(first, angle[beyond], radius[beyond])
         first[np.isinf(first)] = 0
-        left, right = np.split(first, 2)
+        left, right = first.reshape(2, -1)
         line = np.concatenate([_to_spine(_bridged(left)), _to_spine(_bridged(right[::-1]))[::-1]])
         return line, (first > 0) & (line > first - 2 * PLEURA_MM / WORK_MM)
 
@@ -76,7 +76,7 @@ class Rays:
 def arched(reach: Line, hull: Line) -> Line:
     """Radius of a rounded wall: `reach` where it touches its `hull`, bridged between such rays on each side of the body."""
     touching = (reach > 0) & (reach >= hull - 1)
-    return np.concatenate([_arc(*half) for half in zip(np.split(reach, 2), np.split(touching, 2), strict=True)])
+    return np.concatenate([_arc(*half) for half in zip(reach.reshape(2, -1), touching.reshape(2, -1), strict=True)])
 
 
 def around(chosen: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.bool_]:
@@ -88,7 +88,7 @@ def around(chosen: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.bool_]:
 
 def flanked(met: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """The rays that are met, or lie on the same side of the body between two that are and are near."""
-    halves = np.pad(np.stack(np.split(met, 2)).astype(np.uint8), ((0, 0), (ARC_GAP, ARC_GAP)))
+    halves = cv2.copyMakeBorder(met.reshape(2, -1).astype(np.uint8), 0, 0, ARC_GAP, ARC_GAP, cv2.BORDER_CONSTANT, value=0)
     bridged = cv2.morphologyEx(halves, cv2.MORPH_CLOSE, np.ones((1, ARC_GAP), np.uint8))
     return np.asarray(bridged[:, ARC_GAP:-ARC_GAP].ravel() > 0)
 
@@ -107,7 +107,7 @@ def _arc(reach: Line, touching: npt.NDArray[np.bool_]) -> Line:
     known, at = np.flatnonzero(touching), np.arange(len(reach))
     if len(known) < 2:
         return reach
-    place = np.clip(np.searchsorted(known, at), 1, len(known) - 1)
+    place = 1 + np.searchsorted(known[1:-1], at)
     near = (known[place] - known[place - 1] <= ARC_GAP) & (at >= known[0]) & (at <= known[-1])
     return np.where(near, np.interp(at, known, reach[known]), reach).astype(np.float32)
 
@@ -118,7 +118,7 @@ def _bridged(first: Line) -> Line:
     if len(known) < 2:
         return np.zeros_like(first)
     at = np.arange(len(first))
-    place = np.clip(np.searchsorted(known, at), 1, len(known) - 1)
+    place = 1 + np.searchsorted(known[1:-1], at)
     before, after = known[place - 1], known[place]
     turn = 2 * np.pi / RAYS
     gap = np.sin((after - before) * turn)

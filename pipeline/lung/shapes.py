@@ -44,9 +44,13 @@ def closed(mask: Bits, radius: float) -> Bits:
 
 def filled(mask: Bits) -> Bits:
     """`mask` without holes."""
-    outside = cv2.copyMakeBorder(1 - mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
+    if not mask.any():
+        return mask
+    box, whole = window(mask), mask.copy()
+    outside = cv2.copyMakeBorder(1 - mask[box], 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
     cv2.floodFill(outside, None, (0, 0), 2)
-    return np.asarray(outside[1:-1, 1:-1] != 2, np.uint8)
+    whole[box] = outside[1:-1, 1:-1] != 2
+    return whole
 
 
 def largest(mask: Bits) -> Bits:

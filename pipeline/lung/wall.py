@@ -39,10 +39,9 @@ def closed_lungs(air: Bits, hu: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64])
     halves = [sides(mask, image, rays.middle) for mask, image in zip(air, hu, strict=True)]
     walls = [_wall_reach(np.stack([rays.reach(half[side]) for half in halves]), z_mm) for side in (0, 1)]
     lungs = np.zeros_like(air)
-    everywhere, close = (
-        np.stack([_free(image, mask, rays.middle, least_mm) for image, mask in zip(hu, bodies, strict=True)])
-        for least_mm in (MIDLINE_MM, CLOSE_MM)
-    )
+    inside = np.stack([_inside(image, mask) for image, mask in zip(hu, bodies, strict=True)])
+    from_middle = np.abs(np.arange(hu.shape[2]) - rays.middle + 0.5)
+    everywhere, close = (inside & (from_middle > least_mm / WORK_MM) for least_mm in (MIDLINE_MM, CLOSE_MM))
     for i, image in enumerate(hu):
         first = min(max(i - 1, 0), int(np.searchsorted(z_mm, z_mm[i] - BELOW_MM)))
         below, deep = lungs[first:i].max(axis=0, initial=0), lungs[first] if i else np.zeros_like(lungs[0])
@@ -52,10 +51,9 @@ def closed_lungs(air: Bits, hu: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64])
     return bridged(lungs, hu, close, z_mm, rays)
 
 
-def _free(hu: Hu, body: Bits, middle: int, least_mm: float) -> Bits:
-    """Where lung may be beyond its air: inside the body, not bone, not within `least_mm` of the midline."""
-    x = np.abs(np.arange(hu.shape[1]) - middle + 0.5)
-    return np.asarray((hu < 200) & (cv2.erode(body, disk(4)) > 0) & (x > least_mm / WORK_MM), np.uint8)
+def _inside(hu: Hu, body: Bits) -> Bits:
+    """Where lung may be beyond its air, the midline aside: inside the body, not bone."""
+    return np.asarray((hu < 200) * cv2.erode(body, disk(4)), np.uint8)
 
 
 def _with_consolidation(pair: list[Bits], hu: Hu, free: tuple[Bits, Bits], rays: Rays) -> Bits:
@@ -63,12 +61,12 @@ def _with_consolidation(pair: list[Bits], hu: Hu, free: tuple[Bits, Bits], rays:
 
     Pixels are `free` to join at large, or, closer to the midline, only where the mirror shows lung.
     """
-    first, second = (0, 1) if pair[0].sum() >= pair[1].sum() else (1, 0)
+    first, second = (0, 1) if cv2.countNonZero(pair[0]) >= cv2.countNonZero(pair[1]) else (1, 0)
     for side, other in ((first, second), (second, first)):
         own = np.arange(hu.shape[1]) < rays.middle if side == 0 else np.arange(hu.shape[1]) >= rays.middle
-        short = pair[side].sum() < DEFICIT * pair[other].sum()
-        mirror = mirrored(pair[other], rays.middle) * np.uint8(short)
-        here = (free[0] | (free[1] & mirror)) & own
+        short = cv2.countNonZero(pair[side]) < DEFICIT * cv2.countNonZero(pair[other])
+        mirror = mirrored(pair[other], rays.middle) if short else np.zeros_like(pair[side])
+        here = np.asarray((free[0] | (free[1] & mirror)) & own, np.uint8)
         for _ in range(PASSES):  # what lies behind a consolidation found by the mirror borders on it
             more = consolidated(pair[side], mirror, hu, here, rays)
             if not more.any():
@@ -101,14 +99,15 @@ def _whole(side: Bits, hu: Hu, free: Bits, lower: tuple[Bits, Bits], wall: Line,
     lung = inner | _lesions(_pockets(reach, hu, free, wall, rays), hu, backed, small_mm2=SMALL_MM2, ragged=0)
     lung = cv2.morphologyEx(lung, cv2.MORPH_CLOSE, disk(2))
     holes = filled(lung) & ~lung
-    lung |= _lesions(holes, hu, below | _ringed(holes, deep), small_mm2=HOLE_MM2, ragged=RAGGED)
+    if holes.any():
+        lung |= _lesions(holes, hu, below | _ringed(holes, deep), small_mm2=HOLE_MM2, ragged=RAGGED)
     return np.asarray(cv2.morphologyEx(lung, cv2.MORPH_OPEN, disk(1)) | side, np.uint8)
 
 
 def _ringed(holes: Bits, deep: Bits) -> Bits:
     """The `holes` of a lung round which there is still lung BELOW_MM deeper: a diaphragm's dome has widened by then."""
     n, labels = cv2.connectedComponents(holes, connectivity=4)
-    if n < 2 or n > 255:
+    if n > 255:
         return np.zeros_like(holes)
     ring = cv2.dilate(labels.astype(np.uint8), disk(RING_PX)) * (labels == 0)
     held = np.bincount(ring[deep > 0], minlength=n) > RING * np.bincount(ring.ravel(), minlength=n)
