@@ -89,6 +89,7 @@ def main():
             elif not (asked.out / "done").exists():
                 train(world, asked)
                 if world.rank == 0:
+                    evaluate(Asked(asked.out, asked.labels, cache=asked.cache, key_file=asked.key_file))
                     (asked.out / "done").touch()
     if world.rank == 0 and not (options.task or options.model or options.prepare):
         write_tables(folder, plan, options.docs)
@@ -101,13 +102,11 @@ def request(folder, task, recipe):
 
 
 def write_tables(folder, plan, docs):
-    """Evaluate every network on the test part and write docs/study/."""
+    """Write docs/study/ from what every network earned on the test part."""
     docs.mkdir(parents=True, exist_ok=True)
     parts = [(ROOT / "docs" / "study" / "head.md").read_text(), _settings(plan)]
     for task, name in TASKS.items():
         runs = {model: folder / task / model for model in MODELS}
-        for run in runs.values():
-            evaluate(Asked(run, folder / "cohort-truth" / "labels.csv", cache=folder / "cache", key_file=folder / "key"))
         parts += [f"## {task} (the paper's {name})", _table(name, runs), _differences(runs)]
         for model, run in runs.items():
             shutil.copyfile(run / "evaluation" / "test" / "curves.png", docs / f"{task}-{model}.png")

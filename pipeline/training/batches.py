@@ -37,7 +37,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Slices, normalised: image [N, C, 448, 448], zoom [N, C, 600, 600] and the anchors in_lung [N, A]; targets in training."""
+    """Slices: image [N, 448, 448] and zoom [N, 600, 600] in bytes, the anchors in_lung [N, A]; targets in training."""
 
     image: Tensor
     zoom: Tensor
@@ -45,23 +45,22 @@ class Batch:
     target: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """The same on `device`, channels last."""
-        layout = torch.channels_last
-        image, zoom = (picture.to(device, memory_format=layout) for picture in (self.image, self.zoom))
+        """The same on `device`, image and zoom normalised there to [N, C, H, W]: bytes travel, not floats."""
+        image, zoom = (_planes(grey.to(device)) for grey in (self.image, self.zoom))
         return Batch(image, zoom, self.in_lung.to(device), self.target.to(device))
 
 
 @dataclass(frozen=True, slots=True)
 class TrunkBatch:
-    """A micro-batch for the trunk alone, normalised: slices of half the size and single details, both [N, C, 224, 224]."""
+    """A micro-batch for the trunk alone: slices of half the size [N, 224, 224] in bytes, single details [N, C, 224, 224]."""
 
     image: Tensor
     detail: Tensor
     target: Tensor
 
     def to(self, device: torch.device) -> TrunkBatch:
-        """The same on `device`."""
-        return TrunkBatch(self.image.to(device), self.detail.to(device), self.target.to(device))
+        """The same on `device`, the slices normalised there to [N, C, 224, 224]."""
+        return TrunkBatch(_planes(self.image.to(device)), self.detail.to(device), self.target.to(device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,9 @@ class Change:
     def of(self, ct_slice: CachedSlice) -> CachedSlice:
         """`ct_slice`, changed."""
         turn = slice(None, None, -1) if self.flips else slice(None)
-        image, zoom = (np.ascontiguousarray(self.table[picture[:, turn]]) for picture in (ct_slice.image, ct_slice.zoom))
+        image, zoom = (
+            np.asarray(cv2.LUT(picture, self.table)[:, turn], np.uint8) for picture in (ct_slice.image, ct_slice.zoom)
+        )
         return CachedSlice(image, zoom, ct_slice.lung[:, turn])
 
 
@@ -115,8 +116,9 @@ def trunk_batch(
         box = random_box(ct_slice.lung, generator)
         image = Change.drawn(recipe, generator).of(ct_slice).image
         images.append(image)
-        details.append(cut(pad(normalised(torch.from_numpy(image[None])), (PAD_PX,) * 4), box, DETAIL_PX))
-    return TrunkBatch(half_size(images), torch.cat(details), torch.tensor([samples[number].target for number in numbers]))
+        details.append(_detail(image, box))
+    halves = torch.from_numpy(_half_size(images))
+    return TrunkBatch(halves, torch.cat(details), torch.tensor([samples[number].target for number in numbers]))
 
 
 def random_box(lung: npt.NDArray[np.bool_], generator: np.random.Generator) -> list[int]:
@@ -134,14 +136,28 @@ def random_box(lung: npt.NDArray[np.bool_], generator: np.random.Generator) -> l
 def plain_batch(slices: Sequence[CachedSlice], targets: Sequence[int] = ()) -> Batch:
     """Slices as they are."""
     in_lung = np.stack([anchors_in_lung(lung_integral(ct_slice.lung)) for ct_slice in slices])
-    images, zooms = _tensor([ct_slice.image for ct_slice in slices]), _tensor([ct_slice.zoom for ct_slice in slices])
-    return Batch(images, zooms, torch.from_numpy(in_lung), torch.tensor(targets))
+    images, zooms = (np.stack([getattr(ct_slice, name) for ct_slice in slices]) for name in ("image", "zoom"))
+    return Batch(torch.from_numpy(images), torch.from_numpy(zooms), torch.from_numpy(in_lung), torch.tensor(targets))
 
 
-def half_size(pictures: Sequence[Grey]) -> Tensor:
-    """[N, C, 224, 224]."""
-    return _tensor([cv2.resize(picture, (DETAIL_PX, DETAIL_PX), interpolation=cv2.INTER_AREA) for picture in pictures])
+def half_size(pictures: Sequence[Grey], device: torch.device) -> Tensor:
+    """[N, C, 224, 224], normalised, on `device`."""
+    return _planes(torch.from_numpy(_half_size(pictures)).to(device))
 
 
-def _tensor(pictures: Sequence[Grey]) -> Tensor:
-    return normalised(torch.from_numpy(np.stack(pictures)))
+def _half_size(pictures: Sequence[Grey]) -> Grey:
+    return np.stack([cv2.resize(picture, (DETAIL_PX, DETAIL_PX), interpolation=cv2.INTER_AREA) for picture in pictures])
+
+
+def _planes(grey_NHW: Tensor) -> Tensor:
+    return normalised(grey_NHW).contiguous(memory_format=torch.channels_last)
+
+
+def _detail(image_HW: Grey, box: Sequence[int]) -> Tensor:
+    """The detail [1, C, 224, 224] at `box`, as a network cuts it from the padded picture."""
+    (top, left), (bottom, right) = ([edge - PAD_PX for edge in corner] for corner in (box[:2], box[2:]))
+    inside = image_HW[max(0, top) : bottom, max(0, left) : right]
+    height, width = inside.shape
+    beside = max(0, -left), right - max(0, left) - width, max(0, -top), bottom - max(0, top) - height
+    window = pad(normalised(torch.from_numpy(inside[None].copy())), beside)
+    return cut(window, [0, 0, bottom - top, right - left], DETAIL_PX)

@@ -73,7 +73,7 @@ def in_picture(mask: Mask, crop: Box) -> Mask:
 @torch.inference_mode()
 def ranked_details(network: DreNet, ct_slice: CachedSlice) -> list[Seen]:
     """The slice's six details, the highest score (the positive class's softmax of the part logits) first."""
-    batch = plain_batch([ct_slice])
+    batch = plain_batch([ct_slice]).to(torch.device("cpu"))
     output = network(batch.image, batch.zoom, in_lung=batch.in_lung)
     score_K = torch.softmax(output.part_logits[0], dim=1)[:, network.metadata.positive].tolist()
     boxes = output.boxes[0].numpy() - PAD_PX

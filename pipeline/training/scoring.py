@@ -58,7 +58,7 @@ def trunk_probabilities(
     device, found = next(network.parameters()).device, []
     for start in range(0, len(slices), 8 * AT_ONCE):
         pictures = [read_slice(folder, study, row).image for study, row in slices[start : start + 8 * AT_ONCE]]
-        features_NF = network.pooled(network.trunk(half_size(pictures).to(device)))
+        features_NF = network.pooled(network.trunk(half_size(pictures, device)))
         found.append(torch.softmax(network.pretrained_model.fc(features_NF).double(), dim=1).cpu().numpy())
     return np.concatenate(found)
 
