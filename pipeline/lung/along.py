@@ -24,6 +24,8 @@ DENSE_HU, DENSE = -120, 0.06
 """Share of the lung near that measures so much: lesion where lung lies both below and above, or on one side only."""
 SURROUNDED = 0.5
 BRONCHUS_PX, BRONCHUS_NEAR_PX = 12, 23
+SQUARE = np.ones((2, 2), np.uint8)
+"""The least that joins."""
 WALL_PX = 3
 """How far a lesion may seem to lie outside the line of the pleura."""
 FLUID_HU = (-2, 16)
@@ -56,12 +58,12 @@ def _joining(lung: Bits, hu: Hu, free: Bits, stacked: tuple[Bits, Bits], reaches
     reach, chest = reaches
     known = _known(lung, hu, free, stacked, rays.within(chest), mirrored(lung, rays.middle))
     joining = known & free & (1 - lung) & (hu > LUMEN_HU)
-    if not joining.any():
-        return joining
+    if not cv2.erode(joining, SQUARE).any():
+        return np.zeros_like(joining)
     ribs, _ = rays.ribs(hu, reach)
     inside = rays.within(np.where(ribs > 0, np.minimum(ribs + np.float32(WALL_PX), chest), chest))
     free = free & inside & ~fluid(hu)
-    joining = cv2.morphologyEx(joining & free, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
+    joining = cv2.morphologyEx(joining & free, cv2.MORPH_OPEN, SQUARE)
     seams = cv2.morphologyEx(lung | joining, cv2.MORPH_CLOSE, disk(2)) & cv2.dilate(joining, disk(2)) & free
     return np.asarray(joining | seams, np.uint8)
 
@@ -100,9 +102,6 @@ def _bronchi(lung: Bits, hu: Hu, free: Bits) -> Bits:
 
 def fluid(hu: Hu) -> Chosen:
     """Where what is neither air, fat nor bone measures as little as fluid."""
-    watery = ((hu > WATERY_HU[0]) & (hu < WATERY_HU[1])).astype(np.int16)
-    count, total = (
-        cv2.boxFilter(plane, cv2.CV_32S, (FLUID_PX, FLUID_PX), normalize=False).astype(np.int32)
-        for plane in (watery, hu * watery)
-    )
+    watery = ((hu > WATERY_HU[0]) & (hu < WATERY_HU[1])).astype(np.uint8)
+    count, total = (cv2.boxFilter(x, cv2.CV_32S, (FLUID_PX, FLUID_PX), normalize=False) for x in (watery, hu * watery))
     return np.asarray((count > WATERY * FLUID_PX**2) & (total > FLUID_HU[0] * count) & (total < FLUID_HU[1] * count))
