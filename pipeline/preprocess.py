@@ -50,14 +50,14 @@ def prepare(volume: Volume, masks: Mask, seed: int, config: Config) -> PreparedS
     """The kept slices as a network sees them; `masks` [S, R, C]. Raises StudyError NO_LUNG_FOUND."""
     area_mm2 = masks.sum(axis=(1, 2)) * (volume.spacing_mm[0] * volume.spacing_mm[1])
     kept = kept_slices(area_mm2, config.slices)
-    grey = to_grey(volume.hu[kept], config.window)
     crops = [_crop(masks[row], config.lung.margin_px) for row in kept]
     pictures, lungs, zooms = [], [], []
-    for picture, row, (top, left, bottom, right) in zip(grey, kept, crops, strict=True):
-        lung = masks[row, top:bottom, left:right]
+    for row, (top, left, bottom, right) in zip(kept, crops, strict=True):
+        crop = row, slice(top, bottom), slice(left, right)
+        picture, lung = to_grey(volume.hu[crop], config.window), masks[crop]
         shown = lung if config.fill.kind == "black" else without_rim(lung, volume.spacing_mm[0])
         generator = np.random.default_rng([seed, config.fill.run_seed, int(volume.slice_index[row])])
-        filled = fill(picture[top:bottom, left:right], shown, config.fill, generator)
+        filled = fill(picture, shown, config.fill, generator)
         pictures.append(_resized(filled, config.window.image_px))
         zooms.append(_resized(filled, config.window.zoom_px))
         lungs.append(_resized(shown.astype(np.uint8) * 255, config.window.image_px) > 127)
