@@ -97,7 +97,7 @@ def _sewn(canvas: Grey, lung: Grey) -> Grey:
     """`canvas` whose copies go over into the lung's mirror image at its edge, so that neither grey nor noise leaps there."""
     away = cv2.blur(cv2.distanceTransform(1 - lung, cv2.DIST_L2, 5), (5, 5))
     away = cv2.copyMakeBorder(away, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
-    y, x = np.nonzero(cv2.compare(away[1:-1, 1:-1], SEAM, cv2.CMP_LE) & (1 - lung))
+    y, x = np.nonzero((away[1:-1, 1:-1] <= SEAM) & (lung == 0))
     out, down, right = away[y + 1, x + 1], away[y + 2, x + 1] - away[y, x + 1], away[y + 1, x + 2] - away[y + 1, x]
     back = np.maximum(2 * out - 1, 1) / np.maximum(np.hypot(down, right), 1e-3)
     mirror_y, mirror_x = (y - back * down).astype(np.float32)[None], (x - back * right).astype(np.float32)[None]
