@@ -39,6 +39,11 @@ def test_a_part_of_the_section_that_is_not_set_is_not_asked_for():
     ]  # fmt: skip
 
 
+def test_several_ranks_a_gpu_are_bound_to_none_and_share_them_out_by_local_rank():
+    one, four = (step_options(ClusterConfig(gpus_per_node=2, ranks_per_node=ranks)) for ranks in (2, 8))
+    assert [option for option in one if option not in four] == ["--gpus-per-task=1", "--gpu-bind=closest"]
+
+
 @pytest.mark.parametrize(
     ("section", "said"),
     [

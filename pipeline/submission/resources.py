@@ -33,9 +33,10 @@ def check(cluster: ClusterConfig) -> None:
         raise ConfigurationError(
             "[cluster] parts and legs exclude each other: a part that is not finished is requeued by itself"
         )
-    if cluster.gpus_per_node and cluster.ranks_per_node != cluster.gpus_per_node:
+    if cluster.gpus_per_node and cluster.ranks_per_node % cluster.gpus_per_node:
         raise ConfigurationError(
-            f"[cluster] ranks_per_node = {cluster.ranks_per_node} but gpus_per_node = {cluster.gpus_per_node}: make them equal"
+            f"[cluster] ranks_per_node = {cluster.ranks_per_node} but gpus_per_node = {cluster.gpus_per_node}: make them equal, "
+            "or the ranks a multiple"
         )
     if cluster.drain_s >= 60 * cluster.walltime_min:
         raise ConfigurationError("[cluster] drain_s leaves nothing of walltime_min: shorten the one or lengthen the other")
@@ -73,7 +74,8 @@ def launch(cluster: ClusterConfig) -> list[str]:
 
 def step_options(cluster: ClusterConfig) -> list[str]:
     """Options of srun: PMI, the end of all with one, and binding."""
-    binding = ["--gpus-per-task=1", "--gpu-bind=closest"] if cluster.gpus_per_node else []
+    # several ranks a GPU see all of the node's and share them out by local rank
+    binding = ["--gpus-per-task=1", "--gpu-bind=closest"] if cluster.gpus_per_node == cluster.ranks_per_node else []
     return [
         f"--mpi={cluster.pmi}",
         "--kill-on-bad-exit=1",
