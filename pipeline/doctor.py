@@ -150,7 +150,7 @@ def shared_gpus(seats: Sequence[Seat]) -> Iterator[Finding]:
     """Several ranks on one GPU."""
     for (host, gpu), n in Counter((seat.host, seat.gpu) for seat in seats if seat.gpu).items():
         if n > 1:
-            cure = "as many ranks a node as GPUs: ranks_per_node = gpus_per_node, srun --gpus-per-task=1 --gpu-bind=closest; or nothing, where it is meant so"
+            cure = "nothing, if meant so; else ranks_per_node = gpus_per_node and srun --gpus-per-task=1 --gpu-bind=closest"
             yield Finding("shared-gpu", f"{host}: {n} ranks on GPU {gpu}", cure)
 
 

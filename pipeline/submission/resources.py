@@ -35,8 +35,8 @@ def check(cluster: ClusterConfig) -> None:
         )
     if cluster.gpus_per_node and cluster.ranks_per_node % cluster.gpus_per_node:
         raise ConfigurationError(
-            f"[cluster] ranks_per_node = {cluster.ranks_per_node} but gpus_per_node = {cluster.gpus_per_node}: make them equal, "
-            "or the ranks a multiple"
+            f"[cluster] ranks_per_node = {cluster.ranks_per_node} but gpus_per_node = {cluster.gpus_per_node}: "
+            "make them equal, or the ranks a multiple"
         )
     if cluster.drain_s >= 60 * cluster.walltime_min:
         raise ConfigurationError("[cluster] drain_s leaves nothing of walltime_min: shorten the one or lengthen the other")
