@@ -35,7 +35,7 @@ $(VENV)-ulfm/ready: setup.cfg constraints.txt
 	touch $@
 
 study: test-env  # the paper's experiment on synthetic patients: two tasks, four networks; started again it goes on
-	$(VENV)/bin/python benchmarks/study.py build/study
+	$(VENV)/bin/mpiexec -n $(or $(RANKS),2) $(VENV)/bin/python benchmarks/study.py build/study
 
 weights: test-env  # rebuilds the shipped networks from nothing; hours on two cores; started again it goes on
 	$(VENV)/bin/drenet phantom build/weights/pneumonia --cohort 180,180,180 --matrix 192 --slices 24 --seed 5021 --ranks 2
