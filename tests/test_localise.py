@@ -13,9 +13,9 @@ from pipeline.training.localise import (
     Tally,
     best_overlap,
     chance_of,
+    details,
     in_picture,
     judged,
-    ranked_details,
     ratio_with_interval,
     tally,
 )
@@ -58,17 +58,31 @@ def network():
     boxes = torch.tensor([[[40, 300, 88, 348]] * 3 + [[40, 40, 88, 88], [80, 80, 128, 128], [140, 90, 188, 138]]]) + PAD_PX
     part = torch.zeros(1, 6, 2)
     part[0, :, 1] = torch.tensor([9.0, 9.0, 9.0, 1.0, 3.0, 2.0])
+    proposal = torch.tensor([[1.0, 6.0, 5.0, 4.0, 2.0, 3.0]])
     nothing = torch.zeros(1, 2)
-    output = DreNetOutput(nothing, nothing, part, torch.zeros(1, 6), torch.zeros(1, 6), boxes, torch.zeros(1, 6))
+    output = DreNetOutput(nothing, nothing, part, torch.zeros(1, 6), proposal, boxes, torch.zeros(1, 6))
     network = formula_network(1 / 16)
     network.forward = lambda *_, **__: output
     return network
 
 
-def test_details_are_ranked_by_their_score_and_those_that_show_mostly_fill_are_told(network, ct_slice):
-    ranked = ranked_details(network, ct_slice)
-    assert [one.in_lung for one in ranked] == [False] * 3 + [True] * 3
-    assert [one.box for one in ranked[3:]] == [[80, 80, 128, 128], [140, 90, 188, 138], [40, 40, 88, 88]]
+def test_details_have_both_scores_and_those_that_show_mostly_fill_are_told(network, ct_slice):
+    seen = details(network, ct_slice)
+    assert [one.in_lung for one in seen] == [False] * 3 + [True] * 3
+    assert [one.box for one in seen[3:]] == [[40, 40, 88, 88], [80, 80, 128, 128], [140, 90, 188, 138]]
+    assert [one.proposal for one in seen] == [1.0, 6.0, 5.0, 4.0, 2.0, 3.0]
+    assert sorted(seen, key=lambda one: one.positive) == [seen[place] for place in (3, 5, 4, 0, 1, 2)]
+
+
+def test_findings_are_ranked_for_the_positive_class_and_top_details_by_the_pyramid(network, monkeypatch):
+    whole = CachedSlice(np.zeros((448, 448), np.uint8), np.zeros((600, 600), np.uint8), ~EMPTY)
+    monkeypatch.setattr("pipeline.training.localise.read_slice", lambda *_: whole)
+    truth = EMPTY.copy()
+    truth[50:80, 50:80] = True  # the centre of the first in the lung: last by its class, third by the pyramid
+    study = CachedStudy("", (0,), (Box(0, 0, 448, 448),))
+    assert [counted.hits for counted in tally(network, None, study, truth[None])] == [0, 0]
+    truth[50:80, 310:340] = True  # that of the three on the right
+    assert [counted.hits for counted in tally(network, None, study, truth[None])] == [2, 2]
 
 
 def test_what_lies_in_the_fill_is_no_finding_and_as_a_top_detail_a_miss(network, ct_slice, monkeypatch):
@@ -81,7 +95,8 @@ def test_what_lies_in_the_fill_is_no_finding_and_as_a_top_detail_a_miss(network,
     assert (findings.n, findings.hits, findings.overlap) == (2, 1, pytest.approx(1.0))
     assert (top.n, top.hits, top.overlap) == (2, 0, 0.0)
     assert findings.chance == top.chance == pytest.approx(2 * chance_of(48, ct_slice.lung, truth))
-    assert judged(Seen([40, 300, 88, 348], in_lung=True), ct_slice.lung, truth)[0]  # the centre does lie in it
+    there = Seen([40, 300, 88, 348], in_lung=True, positive=1.0, proposal=1.0)
+    assert judged(there, ct_slice.lung, truth)[0]  # the centre does lie in it
 
 
 def test_a_lesion_lies_in_the_picture_where_the_crop_shows_it():

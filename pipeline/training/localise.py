@@ -1,9 +1,10 @@
 """Whether a network's details lie on lesions, where the truth is known: hits against chance, and the overlap of boxes.
 
-Two counts of a slice. Its findings: the two details that score highest of those that show at least half original lung (the fill
-copies lesions; a detail in it is no finding). And its top details: the two that score highest of all six, those in the fill
-being misses. A detail hits when its centre lies in a lesion. Chance is the same share over all anchors of the same size whose
-centre lies in lung: what endless draws would give. Shapes: R x C pixels of the network's picture.
+Two counts of a slice. Its findings, as the report draws them: of the details that show at least half original lung (the fill copies
+lesions; a detail in it is no finding) the two that score highest for the positive class. And its top details: of all six the two
+that the network's own pyramid ranks highest, those in the fill being misses. A detail hits when its centre lies in a lesion.
+Chance is the same share over all anchors of the same size whose centre lies in lung: what endless draws would give. Shapes: R x C
+pixels of the network's picture.
 """
 
 from __future__ import annotations
@@ -41,10 +42,15 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One of a slice's details: its box (picture pixels), and whether it shows at least half original lung."""
+    """One of a slice's details: its box (picture pixels), whether it shows at least half original lung, and its scores.
+
+    `positive` is the softmax of its own logits for the positive class, `proposal` the pyramid's score by which it was chosen.
+    """
 
     box: list[int]
     in_lung: bool
+    positive: float
+    proposal: float
 
 
 def tally(network: DreNet, folder: Path, study: CachedStudy, lesion: Mask) -> tuple[Tally, Tally]:
@@ -53,9 +59,11 @@ def tally(network: DreNet, folder: Path, study: CachedStudy, lesion: Mask) -> tu
     for row, place in enumerate(study.slice_index):
         ct_slice = read_slice(folder, study, row)
         truth = in_picture(lesion[place], study.crops[row])
-        ranked = ranked_details(network, ct_slice)
-        findings += [judged(one, ct_slice.lung, truth) for one in [one for one in ranked if one.in_lung][:N_FINDINGS]]
-        top += [judged(one, ct_slice.lung, truth) for one in ranked[:N_FINDINGS]]
+        seen = details(network, ct_slice)
+        found = sorted((one for one in seen if one.in_lung), key=lambda one: -one.positive)[:N_FINDINGS]
+        first = sorted(seen, key=lambda one: -one.proposal)[:N_FINDINGS]
+        findings += [judged(one, ct_slice.lung, truth) for one in found]
+        top += [judged(one, ct_slice.lung, truth) for one in first]
     return _sum(findings), _sum(top)
 
 
@@ -71,15 +79,15 @@ def in_picture(mask: Mask, crop: Box) -> Mask:
 
 
 @torch.inference_mode()
-def ranked_details(network: DreNet, ct_slice: CachedSlice) -> list[Seen]:
-    """The slice's six details, the highest score (the positive class's softmax of the part logits) first."""
+def details(network: DreNet, ct_slice: CachedSlice) -> list[Seen]:
+    """The slice's six details."""
     batch = plain_batch([ct_slice]).to(torch.device("cpu"))
     output = network(batch.image, batch.zoom, in_lung=batch.in_lung)
-    score_K = torch.softmax(output.part_logits[0], dim=1)[:, network.metadata.positive].tolist()
+    positive = torch.softmax(output.part_logits[0], dim=1)[:, network.metadata.positive].tolist()
     boxes = output.boxes[0].numpy() - PAD_PX
     shares = lung_shares(lung_integral(ct_slice.lung), boxes).tolist()
-    seen = [Seen(box, share >= MIN_LUNG_FRACTION) for box, share in zip(boxes.tolist(), shares, strict=True)]
-    return [seen[k] for k in sorted(range(len(seen)), key=lambda k: -score_K[k])]
+    rows = zip(boxes.tolist(), shares, positive, output.detail_score[0].tolist(), strict=True)
+    return [Seen(box, share >= MIN_LUNG_FRACTION, *scores) for box, share, *scores in rows]
 
 
 def summed(tallies: Sequence[Tally]) -> dict[str, object]:
