@@ -1,10 +1,10 @@
 """Whether a network's details lie on lesions, where the truth is known: hits against chance, and the overlap of boxes.
 
-Two counts of a slice. Its findings, as the report draws them: of the details that show at least half original lung (the fill copies
-lesions; a detail in it is no finding) the two that score highest for the positive class. And its top details: of all six the two
-that the network's own pyramid ranks highest, those in the fill being misses. A detail hits when its centre lies in a lesion.
-Chance is the same share over all anchors of the same size whose centre lies in lung: what endless draws would give. Shapes: R x C
-pixels of the network's picture.
+Two counts of a slice. Its findings, as the report draws them: of the details that show at least half original lung (the fill
+copies lesions; a detail in it is no finding) the two that score highest for the positive class. And its top details: of all
+six the two that the network's own pyramid ranks highest, those in the fill being misses. A detail hits when its centre lies
+in a lesion. Chance is the same share over all anchors of the same size whose centre lies in lung: what endless draws would
+give. Shapes: R x C pixels of the network's picture.
 """
 
 from __future__ import annotations
