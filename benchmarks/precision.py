@@ -80,8 +80,8 @@ def scored(
             one = slice(row, row + 1)
             image, zoom = (planes(torch.from_numpy(stack[one]).to(device)) for stack in (study.images, study.zoom))
             in_lung = torch.from_numpy(anchors_in_lung(lung_integral(study.lung[row]))[None]).to(device)
-            boxes = None if forced is None else torch.from_numpy(forced[one]).to(device)
-            outputs.append(DreNetOutput(*(part.cpu() for part in fast(image, zoom, boxes, in_lung))))
+            index = None if forced is None else torch.from_numpy(forced[one]).to(device)
+            outputs.append(DreNetOutput(*(part.cpu() for part in fast(image, zoom, index, in_lung))))
         probability = torch.cat([o.concat_logits for o in outputs]).softmax(1)[:, network.metadata.positive]
         result.append(Scores(probability.numpy(), torch.cat([o.detail_index for o in outputs]).numpy()))
     return result

@@ -121,6 +121,17 @@ def test_the_rank_may_answer_its_messages_between_slices(network, study):
     assert len(ticks) == 3
 
 
+def test_a_studys_slices_in_one_batch_as_on_a_gpu_are_those_one_by_one(network, study):
+    engine = Engine([network, formula_network(WIDTH)], EngineConfig())
+    covered = [lung_integral(lung) for lung in study.lung]
+    at_once = engine._predict_batch(torch.from_numpy(study.images), torch.from_numpy(study.zoom), covered)
+    for one, other in zip(engine.predict(study), at_once, strict=True):
+        for alone, together in zip(one, other, strict=True):
+            assert together.probability == pytest.approx(alone.probability, abs=1e-5)
+            assert [detail.box for detail in together.details] == [detail.box for detail in alone.details]
+            assert [d.lung_fraction for d in together.details] == [d.lung_fraction for d in alone.details]
+
+
 def test_a_score_that_is_no_number_fails_its_study_only(study):
     broken = formula_network(WIDTH)
     with torch.no_grad():
