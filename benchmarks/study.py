@@ -119,7 +119,8 @@ def _settings(plan):
     covid, bacterial, healthy = cohort.counts
     return (
         f"Cohort: {covid} COVID-like, {bacterial} bacterial-like, {healthy} healthy phantoms, seed {cohort.seed}, severity "
-        f"{cohort.severity[0]} to {cohort.severity[1]}, {cohort.slices} slices of {cohort.matrix} x {cohort.matrix}; networks "
+        f"{cohort.severity[0]} to {cohort.severity[1]}, {cohort.atypical:.0%} with the chest of another class, "
+        f"{cohort.slices} slices of {cohort.matrix} x {cohort.matrix}; networks "
         f"{plan.recipes['drenet'].width:g} times as wide as in the paper. All settings: "
         "[configs/study.toml](../../configs/study.toml)."
     )

@@ -18,6 +18,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     phantom.add_argument("--compress", help="rle, jpeg-ls or jpeg2000")
     phantom.add_argument("--cohort", help="COVID,BACTERIAL,HEALTHY: a labelled cohort of so many patients, to train on")
     phantom.add_argument("--severity", default="0.1,0.95", help="of a cohort's sick patients: drawn from this range")
+    phantom.add_argument("--atypical", type=float, default=0.0, help="share of a cohort whose chest shows another class")
     phantom.add_argument("--ranks", type=int, default=1, help="start this many MPI ranks to write a cohort")
     phantom.add_argument("--clutter", action="store_true", help="with what real archives hold besides")
     phantom.set_defaults(command=_phantom)
@@ -57,7 +58,10 @@ def _cohort(options: argparse.Namespace) -> int:
         raise ConfigurationError(
             "--cohort takes three whole numbers, --severity two numbers: 88,100,86 and 0.1,0.95"
         ) from error
-    plan = CohortPlan((covid, bacterial, healthy), options.seed, (low, high), options.matrix, options.slices)
+    if not 0 <= options.atypical <= 1:
+        raise ConfigurationError(f"--atypical is a share of the patients, from 0 to 1, not {options.atypical:g}")
+    size = (options.matrix, options.slices)
+    plan = CohortPlan((covid, bacterial, healthy), options.seed, (low, high), *size, atypical=options.atypical)
     write_cohort(options.folder, plan, rank=launched_rank(), size=launched_size())
     if launched_rank() == 0:
         print(

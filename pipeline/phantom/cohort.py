@@ -1,7 +1,8 @@
 """A labelled cohort of synthetic patients to train and evaluate on: as many of each class as asked, as plain DICOM.
 
 Started again it goes on where it stopped. Beside the archive `folder` stands `folder-truth` with labels.csv, truth.csv (with
-severities) and the masks. What is measured on such patients proves the machinery, never clinical accuracy.
+severities, and the class that each chest shows) and the masks. What is measured on such patients proves the machinery, never
+clinical accuracy.
 """
 
 from __future__ import annotations
@@ -21,18 +22,24 @@ from pipeline.phantom.writer import write_series
 from pipeline.store import write_whole
 
 SEVERITY_STREAM = 7
+ATYPICAL_STREAM = 8
 SEED_STEP = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class CohortPlan:
-    """Who is in a cohort; `counts` are covid, bacterial, healthy; severities are drawn evenly from the range."""
+    """Who is in a cohort; `counts` are covid, bacterial, healthy; severities are drawn evenly from the range.
+
+    `atypical` is the share of patients whose chest shows another class than their label: labels come from a laboratory, and
+    early COVID-19 may show nothing, as a healthy person may show an old or another infection. No reader can tell those.
+    """
 
     counts: tuple[int, int, int]
     seed: int = 0
     severity: tuple[float, float] = (0.1, 0.95)
     matrix: int = 256
     slices: int = 24
+    atypical: float = 0.0
 
 
 def write_cohort(folder: Path, plan: CohortPlan, *, rank: int = 0, size: int = 1) -> None:
@@ -43,20 +50,30 @@ def write_cohort(folder: Path, plan: CohortPlan, *, rank: int = 0, size: int = 1
     for number, label in enumerate(_labels(plan.counts)):
         name = f"{plan.seed}-{label}-{number}"
         masks = truth / "masks" / f"{name}.npz"
-        severity = severity_of(plan, number)
+        severity, shows = severity_of(plan, number), shown_class(plan, number, label)
         if number % size == rank and not masks.exists():
             _write_patient(folder / name, masks, chest_of(plan, number, label), name)
-        rows.append((f"CANARYID-{name}", label, f"{severity:.3f}", name))
+        rows.append((f"CANARYID-{name}", label, shows, f"{severity:.3f}", name))
     if rank:
         return
-    _write_csv(truth / "truth.csv", ("patient_id", "label", "severity", "masks"), rows)
+    _write_csv(truth / "truth.csv", ("patient_id", "label", "shows", "severity", "masks"), rows)
     _write_csv(truth / "labels.csv", ("patient_id", "label"), [row[:2] for row in rows])
 
 
 def chest_of(plan: CohortPlan, number: int, label: Label) -> Phantom:
     """The patient of that number."""
     seed = plan.seed * SEED_STEP + number
-    return chest(seed, label, matrix=plan.matrix, slices=plan.slices, severity=severity_of(plan, number))
+    shows = shown_class(plan, number, label)
+    return chest(seed, shows, matrix=plan.matrix, slices=plan.slices, severity=severity_of(plan, number))
+
+
+def shown_class(plan: CohortPlan, number: int, label: Label) -> Label:
+    """What the chest of the patient of that number shows: its label, or, of the atypical, one of the other two classes."""
+    draw = np.random.default_rng([plan.seed, ATYPICAL_STREAM, number])
+    if draw.random() >= plan.atypical:
+        return label
+    others = [other for other in LABELS if other != label]
+    return others[draw.integers(len(others))]
 
 
 def severity_of(plan: CohortPlan, number: int) -> float:
