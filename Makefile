@@ -44,11 +44,13 @@ weights: test-env  # rebuilds the shipped networks from nothing; hours on two co
 	  --task covid-vs-bacterial --out build/weights/covid-vs-bacterial
 	cp build/weights/covid-vs-bacterial/best.safetensors pipeline/weights/covid-vs-bacterial.safetensors
 	$(TRAIN) build/weights/covid --labels build/weights/covid-truth/labels.csv --start pipeline/weights/covid-vs-bacterial.safetensors \
-	  --task covid-vs-healthy --out build/weights/covid-vs-healthy
+	  --task covid-vs-healthy --out build/weights/severe
+	$(TRAIN:slim.toml=slim-mild.toml) build/weights/pneumonia --labels build/weights/pneumonia-truth/labels.csv \
+	  --start build/weights/severe/best.safetensors --task covid-vs-healthy --out build/weights/covid-vs-healthy
 	cp build/weights/covid-vs-healthy/best.safetensors pipeline/weights/covid-vs-healthy.safetensors
 	$(VENV)/bin/python benchmarks/held_out.py build/held-out docs/held-out.json
 
-TRAIN = $(VENV)/bin/drenet train --recipe configs/train-slim.toml --key-file build/weights/key
+TRAIN = $(VENV)/bin/drenet train --key-file build/weights/key --recipe configs/train-slim.toml
 
 test-env: $(VENV)/test-ready
 

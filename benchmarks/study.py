@@ -27,9 +27,10 @@ import numpy as np  # noqa: E402
 from pipeline.config import Config  # noqa: E402
 from pipeline.launch import connect, end_all_ranks  # noqa: E402
 from pipeline.phantom import CohortPlan, write_cohort  # noqa: E402
-from pipeline.training.delong import paired_difference  # noqa: E402
+from pipeline.pseudonym import pseudonym, read_or_create_key  # noqa: E402
+from pipeline.training.delong import area_with_interval, paired_difference  # noqa: E402
 from pipeline.training.evaluate import Asked, evaluate  # noqa: E402
-from pipeline.training.recipe import Recipe  # noqa: E402
+from pipeline.training.recipe import CLASSES, POSITIVE, Recipe  # noqa: E402
 from pipeline.training.run import Request, gather_cohort, train  # noqa: E402
 
 TASKS = {"covid-vs-bacterial": "classification", "covid-vs-healthy": "diagnosis"}
@@ -107,7 +108,7 @@ def write_tables(folder, plan, docs):
     parts = [(ROOT / "docs" / "study" / "head.md").read_text(), _settings(plan)]
     for task, name in TASKS.items():
         runs = {model: folder / task / model for model in MODELS}
-        parts += [f"## {task} (the paper's {name})", _table(name, runs), _differences(runs)]
+        parts += [f"## {task} (the paper's {name})", _table(name, runs), _differences(runs), _ceiling(folder, task, runs)]
         for model, run in runs.items():
             shutil.copyfile(run / "evaluation" / "test" / "curves.png", docs / f"{task}-{model}.png")
         parts.append(f"![ROC, precision and recall, calibration of DRE-Net]({task}-drenet.png)")
@@ -151,6 +152,18 @@ def _differences(runs):
         gap = paired_difference(target, score, np.array([theirs[key] for key in ours]))
         told.append(f"{MODELS[model]} {gap.area:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})")
     return f"DRE-Net's AUC less that of, on the same patients (paired DeLong): {'; '.join(told)}."
+
+
+def _ceiling(folder, task, runs):
+    """The AUC of whoever sees what each chest shows, and no more: atypical patients are beyond everybody."""
+    key = read_or_create_key(folder / "key")
+    with (folder / "cohort-truth" / "truth.csv").open() as file:
+        shows = {pseudonym(key, "patient", f"\\{row['patient_id']}"): row["shows"] for row in csv.DictReader(file)}
+    patients = _rows(runs["drenet"], "patients.csv")
+    target = np.array([row["positive"] == "1" for row in patients])
+    said = {POSITIVE: 1.0, CLASSES[task][0]: 0.0}  # the third class says nothing
+    area = area_with_interval(target, np.array([said.get(shows[row["patient_key"]], 0.5) for row in patients])).area
+    return f"Atypical patients bound every reader: who sees rightly what each of these chests shows has an AUC of {area:.2f}."
 
 
 def _rows(run, table):

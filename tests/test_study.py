@@ -16,6 +16,7 @@ seed = 5
 severity = [0.5, 0.95]
 matrix = 128
 slices = 24
+atypical = 0.2
 
 [recipe]
 width = 0.0625
@@ -43,7 +44,7 @@ def test_the_papers_experiment_goes_through_on_the_same_patients_for_every_netwo
         subprocess.run([*command, "--docs", tmp_path / "docs"], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
     told = (tmp_path / "docs" / "README.md").read_text()
     assert told.count("synthetic patients |") == told.count("the paper's patients |") == 8
-    assert told.count("paired DeLong") == 2
+    assert told.count("paired DeLong") == told.count("Atypical patients bound every reader") == 2
     for task in ("covid-vs-bacterial", "covid-vs-healthy"):
         tested = [_patients(tmp_path / "study" / task / model) for model in ("drenet", "resnet50", "vgg16", "densenet121")]
         assert len(tested[0]) == 4

@@ -27,7 +27,7 @@ from pipeline.training.intervals import wilson
 from pipeline.training.localise import Tally, summed, tally
 from pipeline.training.recipe import POSITIVE
 
-HELD_OUT = CohortPlan((60, 60, 60), seed=7717, matrix=192, slices=24)
+HELD_OUT = CohortPlan((100, 60, 60), seed=7718, matrix=192, slices=24)
 
 
 def held_out(folder: Path, weights: Mapping[str, Path], plan: CohortPlan = HELD_OUT) -> dict[str, dict[str, Any]]:
