@@ -105,7 +105,7 @@ def request(folder, task, recipe):
 def write_tables(folder, plan, docs):
     """Write docs/study/ from what every network earned on the test part."""
     docs.mkdir(parents=True, exist_ok=True)
-    parts = [(ROOT / "docs" / "study" / "head.md").read_text(), _settings(plan)]
+    parts = [(ROOT / "docs" / "study" / "head.md").read_text().strip(), _settings(plan)]
     for task, name in TASKS.items():
         runs = {model: folder / task / model for model in MODELS}
         parts += [f"## {task} (the paper's {name})", _table(name, runs), _differences(runs), _ceiling(folder, task, runs)]
