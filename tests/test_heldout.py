@@ -29,6 +29,7 @@ def test_wilsons_interval_is_that_of_the_textbook_and_stays_within_0_and_1():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_shipped_networks_earn_the_figures_of_their_card_on_held_out_patients(tmp_path):
     found, stated = held_out(tmp_path, shipped_weights()), json.loads(CARD.read_text())
     assert found.keys() == stated.keys()
