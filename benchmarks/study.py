@@ -27,9 +27,10 @@ import numpy as np  # noqa: E402
 from pipeline.config import Config  # noqa: E402
 from pipeline.launch import connect, end_all_ranks  # noqa: E402
 from pipeline.phantom import CohortPlan, write_cohort  # noqa: E402
-from pipeline.pseudonym import pseudonym, read_or_create_key  # noqa: E402
+from pipeline.pseudonym import read_or_create_key  # noqa: E402
 from pipeline.training.delong import area_with_interval, paired_difference  # noqa: E402
 from pipeline.training.evaluate import Asked, evaluate  # noqa: E402
+from pipeline.training.heldout import by_patient_key  # noqa: E402
 from pipeline.training.recipe import CLASSES, POSITIVE, Recipe  # noqa: E402
 from pipeline.training.run import Request, gather_cohort, train  # noqa: E402
 
@@ -156,9 +157,7 @@ def _differences(runs):
 
 def _ceiling(folder, task, runs):
     """The AUC of whoever sees what each chest shows, and no more: atypical patients are beyond everybody."""
-    key = read_or_create_key(folder / "key")
-    with (folder / "cohort-truth" / "truth.csv").open() as file:
-        shows = {pseudonym(key, "patient", f"\\{row['patient_id']}"): row["shows"] for row in csv.DictReader(file)}
+    shows = by_patient_key(folder / "cohort-truth" / "truth.csv", read_or_create_key(folder / "key"), "shows")
     patients = _rows(runs["drenet"], "patients.csv")
     target = np.array([row["positive"] == "1" for row in patients])
     said = {POSITIVE: 1.0, CLASSES[task][0]: 0.0}  # the third class says nothing

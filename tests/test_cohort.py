@@ -4,7 +4,9 @@ import csv
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
+from pipeline.errors import ConfigurationError
 from pipeline.phantom import CohortPlan, write_cohort
 from pipeline.phantom.chest import LABELS
 from pipeline.phantom.cohort import chest_of, shown_class
@@ -41,3 +43,6 @@ def test_an_atypical_healthy_chest_has_lesions_and_the_truth_says_what_it_shows(
     lesions = [np.load(tmp_path / "archive-truth" / "masks" / f"{row['masks']}.npz")["lesion"].any() for row in rows]
     assert lesions == [row["shows"] != "healthy" for row in rows]
     assert chest_of(plan, 2, "healthy").lesion.any()
+    write_cohort(tmp_path / "archive", plan)  # all there already
+    with pytest.raises(ConfigurationError, match="another cohort"):
+        write_cohort(tmp_path / "archive", PLAN)

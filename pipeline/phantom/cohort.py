@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
+from pipeline.errors import ConfigurationError
 from pipeline.phantom.chest import LABELS, Phantom, chest
 from pipeline.phantom.images import series
 from pipeline.phantom.lesions import Label
@@ -43,9 +45,10 @@ class CohortPlan:
 
 
 def write_cohort(folder: Path, plan: CohortPlan, *, rank: int = 0, size: int = 1) -> None:
-    """Write the patients that are not there yet: of `size` ranks, rank's share of them."""
+    """Write the patients that are not there yet: of `size` ranks, rank's share of them. Raises ConfigurationError."""
     truth = folder.with_name(folder.name + "-truth")
     (truth / "masks").mkdir(parents=True, exist_ok=True)
+    _keep_to(plan, truth / "plan.json", is_first=rank == 0)
     rows = []
     for number, label in enumerate(_labels(plan.counts)):
         name = f"{plan.seed}-{label}-{number}"
@@ -58,6 +61,15 @@ def write_cohort(folder: Path, plan: CohortPlan, *, rank: int = 0, size: int = 1
         return
     _write_csv(truth / "truth.csv", ("patient_id", "label", "shows", "severity", "masks"), rows)
     _write_csv(truth / "labels.csv", ("patient_id", "label"), [row[:2] for row in rows])
+
+
+def _keep_to(plan: CohortPlan, path: Path, *, is_first: bool) -> None:
+    """Patients of two plans in one folder would make its truth a lie."""
+    text = msgspec.json.encode(plan)
+    if path.exists() and path.read_bytes() != text:
+        raise ConfigurationError(f"{path} is of another cohort ({path.read_text()}): name another folder")
+    if is_first:
+        write_whole(path, text)
 
 
 def chest_of(plan: CohortPlan, number: int, label: Label) -> Phantom:

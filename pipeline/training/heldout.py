@@ -35,7 +35,7 @@ def held_out(folder: Path, weights: Mapping[str, Path], plan: CohortPlan = HELD_
     write_cohort(folder / "archive", plan)
     key_file = folder / "held-out.key"
     screen(folder / "archive", list(weights.values()), folder / "run", key_file=key_file)
-    labels = _labels(folder / "archive-truth" / "labels.csv", read_or_create_key(key_file))
+    labels = by_patient_key(folder / "archive-truth" / "labels.csv", read_or_create_key(key_file), "label")
     patients = open_run(folder / "run").patients.set_index("patient_key")
     found = {}
     for number, (task, path) in enumerate(weights.items(), start=1):
@@ -91,7 +91,7 @@ def patient_figures(target: np.ndarray[Any, Any], score: np.ndarray[Any, Any], t
     }
 
 
-def _labels(path: Path, key: bytes) -> dict[str, str]:
-    """patient_key -> label."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return {pseudonym(key, "patient", f"\\{row['patient_id']}"): row["label"] for row in csv.DictReader(file)}
+def by_patient_key(table: Path, key: bytes, column: str) -> dict[str, str]:
+    """patient_key -> `column` of a cohort's labels.csv or truth.csv."""
+    with table.open(encoding="utf-8", newline="") as file:
+        return {pseudonym(key, "patient", f"\\{row['patient_id']}"): row[column] for row in csv.DictReader(file)}
