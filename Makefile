@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm weights study
+.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm test-scale weights study
 
 demo: $(VENV)/demo-ready
 	$(VENV)/bin/drenet demo demo
@@ -28,6 +28,11 @@ torture: test-env
 
 test-ulfm: $(VENV)-ulfm/ready  # ranks killed under an MPI that survives it: Open MPI, which wants an environment of its own
 	$(VENV)-ulfm/bin/python tests/ulfm.py --runs $(or $(RUNS),30)
+	$(VENV)-ulfm/bin/python tests/sizes.py --ranks 3
+
+test-scale: test-env $(VENV)-ulfm/ready  # archives of real size on 2 to 8 ranks, under both MPIs; an hour on two cores
+	$(VENV)/bin/python tests/sizes.py --full --repeats 20
+	$(VENV)-ulfm/bin/python tests/sizes.py --full --repeats 20
 
 $(VENV)-ulfm/ready: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)-ulfm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
@@ -13,11 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import ConfigurationError
-from pipeline.mail import leave_mpi, survives_deaths
+from pipeline.mail import survives_deaths
 from pipeline.ranks import Alone, World
 
 SIZE = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_SIZE", "SLURM_STEP_NUM_TASKS")
 RANK = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
+_joined: list[World] = []
+"""What MPI's end at this process's exit must know of."""
 JOINING_S = 300
 """A rank that dies before all have joined leaves the others waiting where the MPI does not end them: not longer than this."""
 LOCAL_RANK = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
@@ -45,7 +48,19 @@ def connect(*, root_computes_up_to: int = 32) -> Alone | World:
             f"{expected} ranks were launched but MPI sees {size}: the launcher and the MPI library do not speak the same "
             "PMI. Start with the MPI's own mpiexec, or: srun --mpi=pmi2 (MPICH), srun --mpi=pmix (Open MPI)"
         )
-    return World(MPI.COMM_WORLD, root_computes_up_to=root_computes_up_to, survives=survives_deaths()) if size > 1 else Alone()
+    if size == 1:
+        return Alone()
+    world = World(MPI.COMM_WORLD, root_computes_up_to=root_computes_up_to, survives=survives_deaths())
+    if not _joined:
+        atexit.register(_flush)
+    _joined.append(world)
+    return world
+
+
+def _flush() -> None:
+    """What this rank has sent is taken in before MPI is finalised."""
+    for world in _joined:
+        world.flush()
 
 
 @contextmanager
@@ -101,7 +116,9 @@ def part_ways(code: int) -> int:
         signal.signal(number, signal.SIG_IGN)
     if "mpi4py.MPI" not in sys.modules:
         return code
-    leave_mpi(sys.modules["mpi4py.MPI"])
+    _flush()
+    if not survives_deaths():  # finalising would wait for the dead
+        sys.modules["mpi4py.MPI"].Finalize()
     if launched_rank():
         return 0
     time.sleep(0.5)

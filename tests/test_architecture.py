@@ -9,7 +9,7 @@ import pipeline
 
 ROWS = {
     0: ["records", "errors"],
-    1: ["config", "pseudonym"],
+    1: ["config", "pseudonym", "conversation"],
     2: ["fill", "lung", "model", "store", "mail", "ranks", "phantom", "progress", "guard", "pace", "columns", "rows"],
     3: [
         "archive",
