@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -23,14 +23,14 @@ LARGEST_TO_RAW, FREE_BYTES = 4, 1 << 20
 """A compressed frame is at most so many times its raw pixels, and something for its header: more is never read."""
 
 
-def read_frames(root: Path, sources: Sequence[SliceSource]) -> list[bytes]:
+def read_frames(root: Path, sources: Sequence[SliceSource], tick: Callable[[], None] = lambda: None) -> list[bytes]:
     """Each source's encoded frame, in order; every file is opened once, and read from front to back. Raises StudyError."""
     by_file: dict[str, Wanted] = defaultdict(list)
     for place, source in enumerate(sources):
         by_file[source.path].append((place, source))
     frames: dict[int, bytes] = {}
     for path, wanted in by_file.items():
-        allowance = Allowance()
+        allowance = Allowance(tick)
         with allowance.parsing(Reason.DECODE_ERROR, "decode"), open_regular(root / native(path)) as stream:
             _check_unchanged(stream, wanted[0][1])
             frames |= _of_one_file(stream, wanted, allowance)
