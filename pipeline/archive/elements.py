@@ -24,7 +24,7 @@ SHORT_FORM = frozenset(
 )  # any other pair of bytes is no explicit header
 MAX_DEPTH = 32
 MAX_VALUE = 1 << 16
-MAX_ITEMS, MAX_ELEMENTS = 1_000_000, 5_000_000
+MAX_ITEMS, MAX_ELEMENTS = 1_000_000, 3_000_000
 """A segmentation of 50,000 frames has half a million items; 10,000 frames of CT have 110,000, and a million elements."""
 MAX_KEPT = 128 << 20
 VALUE_COSTS, ITEM_COSTS = 100, 300

@@ -64,8 +64,11 @@ def entries(stream: BinaryIO, allowance: Allowance) -> Iterator[Entry]:
             place = _behind_map(stream, place, allowance)
         if (entry := _entry(header, said, place, size)) is not None:
             yield entry
-        place += _blocks(size) if kind not in LINKS else 0
         said = _Said()
+        if kind not in LINKS and size:
+            place += _blocks(size)
+            if not _read(stream, place - 1, 1):
+                raise _corrupt()
 
 
 def _entry(header: bytes, said: _Said, place: int, size: int) -> Entry | None:
