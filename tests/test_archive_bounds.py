@@ -6,19 +6,21 @@ import subprocess
 import sys
 import tarfile
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from pipeline.archive import Decoder, elements, list_folder, read_mask, reading, scan_file
 from pipeline.archive import allowance as allowances
-from pipeline.archive import elements, list_folder, reading, scan_file
 from pipeline.archive import scan as scanning
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.reading import read_frames
 from pipeline.errors import Drained, RankDied, StorageError, StudyError
-from pipeline.phantom.images import to_bytes
-from tests.fabricate import images
+from pipeline.phantom.images import compress, to_bytes
+from pipeline.records import SliceSource
+from tests.fabricate import images, verdict, write
 from tests.test_archive_files import members, write_tar, write_zip
 
 ROOT = Path(__file__).parents[1]
@@ -324,3 +326,46 @@ def write_form(path, form):
     else:
         data = to_bytes(images()[0]).getvalue()
         path.write_bytes(gzip.compress(data) if form == "dcm.gz" else data)
+
+
+FAR = {"PixelSpacing": [50, 50], "ImagePositionPatient": [0, 0, 1e30]}
+
+
+@pytest.mark.parametrize("keyword", FAR)
+def test_a_place_or_a_field_that_no_scanner_has_is_an_invalid_value(keyword, tmp_path):
+    data_sets = images()
+    for data in data_sets:
+        data.Rows, data.PixelData = 96, data.PixelData * 3
+        setattr(data, keyword, FAR[keyword])
+    write(tmp_path / "a", data_sets)
+    assert verdict(tmp_path / "a")[0] == "INVALID_VALUE"
+
+
+def test_pixels_that_would_be_squared_to_a_huge_matrix_are_refused(tmp_path):
+    data_sets = images()
+    for data in data_sets:
+        data.PixelSpacing = [0.01, 10]
+    write(tmp_path / "a", data_sets)
+    assert verdict(tmp_path / "a")[0] == "DECOMPRESSION_BOMB"
+
+
+def test_a_mask_of_any_size_is_read_within_bounds(tmp_path):
+    huge(tmp_path / "mask.png", b"\x89PNG", 1 << 30)
+    source = SliceSource("x", 0.0, mask="mask.png")
+    with Decoder() as decoder, pytest.raises(StudyError, match="DECOMPRESSION_BOMB"):
+        read_mask(tmp_path, source, (8, 8), decoder)
+
+
+def test_a_frame_is_read_no_further_than_its_size_allows(tmp_path, monkeypatch):
+    """One frame's fragments end where the file ends, if nothing else says so."""
+    data = images()[0]
+    compress(data, "1.2.840.10008.1.2.5")
+    huge(tmp_path / "x", to_bytes(data).getvalue(), 1 << 30)
+    _, (file,), _ = list_folder(tmp_path, "")
+    (header,) = scan_file(tmp_path, file).records[0].headers
+    tracemalloc.start()
+    (frame,) = read_frames(tmp_path, [header.source])
+    assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    tracemalloc.stop()
+    with Decoder() as decoder:
+        assert decoder.decode(frame, header.source).shape == (32, 32)
