@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm test-scale weights study
+.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm test-scale weights study mutants
 
 demo: $(VENV)/demo-ready
 	$(VENV)/bin/drenet demo demo
@@ -25,6 +25,9 @@ test-slurm-slow: test-env  # a chain over time limits, preemption, the Tianhe fo
 
 torture: test-env
 	PATH="$$PATH:/usr/sbin:/sbin" $(VENV)/bin/python tests/torture.py --faults 100
+
+mutants: test-env  # damaged files beside good studies; some 20 minutes on two cores
+	$(VENV)/bin/python tests/mutants.py --mutants $(or $(N),20000) --seed $(or $(SEED),1)
 
 test-ulfm: $(VENV)-ulfm/ready  # ranks killed under an MPI that survives it: Open MPI, which wants an environment of its own
 	$(VENV)-ulfm/bin/python tests/ulfm.py --runs $(or $(RUNS),30)

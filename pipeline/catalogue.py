@@ -19,10 +19,10 @@ from pipeline.errors import TRANSIENT, Reason
 from pipeline.records import Event
 from pipeline.store import storage_error
 
-VERSION = 3
+VERSION = 4
 """Counts up when what is read of a file changes: older scans are then not believed."""
 NAME = f"scan-{VERSION}.jsonl"
-AGAIN = frozenset({*TRANSIENT, Reason.PERMISSION_DENIED, Reason.FILE_VANISHED})
+AGAIN = frozenset({*TRANSIENT, Reason.PERMISSION_DENIED, Reason.FILE_VANISHED, Reason.OUT_OF_MEMORY})
 """Reasons that may be gone although the file has not changed."""
 
 

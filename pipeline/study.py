@@ -20,7 +20,7 @@ from pipeline.album import Album, study_pictures
 from pipeline.archive import Decoder, read_mask, read_volume, root_of
 from pipeline.config import Config
 from pipeline.contactsheet import write_contact_sheet
-from pipeline.errors import PipelineError, Reason, StudyError
+from pipeline.errors import PipelineError, RankDied, Reason, StudyError
 from pipeline.infer import Engine
 from pipeline.lung import lung_masks
 from pipeline.model import load_checkpoint_bytes
@@ -39,7 +39,7 @@ class Preparer:
     ) -> None:
         self._archive, self._config, self._tick, self._sheets = root_of(archive), config, tick, sheets
         cv2.setNumThreads(config.engine.threads)
-        self._decoder = Decoder(config.run.decode_cpu_s)
+        self._decoder = Decoder(config.run.decode_cpu_s, tick)
         self.seconds: dict[str, float] = {}
         self.seen: tuple[Volume, Mask, PreparedStudy] | None = None
 
@@ -140,7 +140,7 @@ class Screener:
             return self._scored(study), False
         except StudyError as error:
             return failed_result(study, error), True
-        except PipelineError:
+        except (PipelineError, RankDied):
             raise
         except MemoryError:
             return failed_result(study, StudyError(Reason.OUT_OF_MEMORY, "infer")), True

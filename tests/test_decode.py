@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.archive import child as supervised
 from pipeline.archive.decode import Decoder
-from pipeline.errors import StudyError
+from pipeline.errors import RankDied, StudyError
 from pipeline.records import SliceSource
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +25,9 @@ import importlib.util, os, signal, sys, time
 spec = importlib.util.spec_from_file_location("real", {real!r})
 real = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(real)
+
+def answers():
+    return next(number for number in range(3, 10) if "pipe" in os.readlink("/proc/self/fd/%d" % number))
 
 def decode(syntax, frame):
     order = frame[24:].split()[0].decode()
@@ -41,6 +44,9 @@ def decode(syntax, frame):
     if order == "noise": os.write(1, b"a library that prints")
     if order == "colour": return real.np.zeros((4, 4, 3))
     if order == "other": return real.np.zeros((5, 4))
+    if order == "huge": os.write(answers(), bytes([1, 255, 255, 255, 255]) + bytes(1 << 20))
+    if order == "garbled": os.write(answers(), bytes([7] * 500))
+    if order == "short": os.write(answers(), bytes([1, 4, 0, 0, 0]) + bytes(4))
     return real.np.arange(16).reshape(4, 4)
 
 real.decode = decode
@@ -78,6 +84,9 @@ FATES = {
     "panic": "DECODE_ERROR",
     "colour": "DECODE_ERROR",
     "other": "DECODE_ERROR",
+    "huge": "DECODE_CRASH",
+    "garbled": "DECODE_CRASH",
+    "short": "DECODE_CRASH",
 }
 
 
@@ -108,6 +117,20 @@ def test_a_child_killed_while_it_works_is_started_again(decoder, monkeypatch):
     killer.start()
     assert reason_of(decoder, "spin") == "DECODE_TIMEOUT"
     killer.join()
+
+
+def test_what_tick_raises_while_a_frame_is_decoded_passes_and_the_next_answer_is_its_own(decoder, monkeypatch):
+    monkeypatch.setattr(supervised, "CHECK_EVERY_S", 0.05)
+    news = [RankDied("root died")]
+
+    def tick():
+        if news:
+            raise news.pop()
+
+    with Decoder(cpu_s=60.0, tick=tick) as listening:
+        with pytest.raises(RankDied):
+            listening.decode(frame("sleep"), SOURCE)
+        assert listening.decode(frame("fine"), SOURCE)[3, 3] == 15
 
 
 def test_sleeping_costs_no_cpu_and_ends_at_the_wall_clock(decoder, monkeypatch):

@@ -14,11 +14,13 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.archive.describe import MAX_MATRIX
 from pipeline.errors import Reason, StudyError
 
 SCRIPT = Path(__file__).with_name("_decode_child.py")
@@ -26,6 +28,7 @@ MAX_KILLED = 3
 MAX_CRASHED = 2
 WALL_FACTOR = 20.0
 CHECK_EVERY_S = 0.5
+MAX_ANSWER = 8 + 4 * MAX_MATRIX**2
 OUTSIDE = tuple(-number for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 LAUNCHER = ("PMI", "OMPI", "SLURM", "MPI", "HYDRA", "HYDI", "PRTE", "PALS")
 
@@ -44,10 +47,10 @@ class Limit:
 
 
 class Child:
-    """One decode child, started when first asked."""
+    """One decode child, started when first asked; `tick` is called while it is waited for."""
 
-    def __init__(self, cpu_s: float) -> None:
-        self._cpu_s = cpu_s
+    def __init__(self, cpu_s: float, tick: Callable[[], None] = lambda: None) -> None:
+        self._cpu_s, self._tick = cpu_s, tick
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -76,6 +79,11 @@ class Child:
             except (BrokenPipeError, EOFError):
                 outside = self._bury(process) in OUTSIDE
                 killed, crashed = killed + outside, crashed + (not outside)
+            except StudyError:
+                raise
+            except BaseException:
+                self.close()  # it may be amid an answer, which must not pass for the next one's
+                raise
         raise StudyError(Reason.DECODE_CRASH, "decode")
 
     def _bury(self, process: subprocess.Popen[bytes]) -> int:
@@ -96,11 +104,12 @@ class Child:
         limit = Limit(process.pid, self._cpu_s)
         self._write(process, struct.pack("<IB", len(frame), len(syntax)) + syntax.encode() + frame, limit)
         ok, length = struct.unpack("<BI", self._read(process, 5, limit))
+        if ok not in (0, 1) or length > MAX_ANSWER:
+            raise EOFError
         payload = self._read(process, length, limit)
         if not ok:
             raise StudyError(Reason.OUT_OF_MEMORY if payload == b"MemoryError" else Reason.DECODE_ERROR, "decode")
-        rows, columns = struct.unpack("<II", payload[:8])
-        return np.frombuffer(payload, "<i4", offset=8).reshape(rows, columns)
+        return _pixels(payload)
 
     def _write(self, process: subprocess.Popen[bytes], data: bytes, limit: Limit) -> None:
         left = memoryview(data)
@@ -125,9 +134,18 @@ class Child:
         return bytes(data)
 
     def _check(self, limit: Limit) -> None:
+        self._tick()
         if limit.is_spent():
             self.close()
             raise StudyError(Reason.DECODE_TIMEOUT, "decode")
+
+
+def _pixels(payload: bytes) -> npt.NDArray[np.int32]:
+    """int32 [rows, columns]. Raises EOFError for an answer that holds more or fewer: its writer is damaged."""
+    rows, columns = struct.unpack("<II", payload[:8]) if len(payload) >= 8 else (0, 0)
+    if rows * columns * 4 + 8 != len(payload):
+        raise EOFError
+    return np.frombuffer(payload, "<i4", offset=8).reshape(rows, columns)
 
 
 def _start() -> subprocess.Popen[bytes]:

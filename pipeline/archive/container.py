@@ -1,40 +1,46 @@
-"""ZIP and TAR containers: what is in them is read in place, never unpacked to disk.
+"""Containers: ZIP, TAR (plain or gzip) and gzip of one DICOM file; what is in them is read in place, never unpacked to disk.
 
-A ZIP member is found by its name; a member of a TAR (plain or gzip) is a range of bytes of the (inflated) TAR, so that slices
-are read by offset. What would leave the container (`..`, absolute names, links) is refused, and so is a container in a
-container. Bytes are counted as they are inflated: what a container says of its own size is not believed.
+A member of a ZIP is found by its name; a member of a TAR is a range of bytes of the (inflated) TAR, so that slices are read by
+offset. Members that share a name are told apart by their number: `name:2` is the second, and no portable name holds a colon.
+What would leave the container (`..`, absolute names, links) is refused, and so is a container in a container.
 """
 
 from __future__ import annotations
 
-import gzip
 import io
 import stat
-import struct
-import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import PurePosixPath
 from typing import BinaryIO, Literal, cast
 
+from pipeline.archive.allowance import Allowance
+from pipeline.archive.inflate import GZIP, GZIP_MAGIC, PIECE, forward, gunzipped, part, unzipped
+from pipeline.archive.tar import BLOCK, begins_tar, entries
 from pipeline.archive.walk import portable
 from pipeline.errors import Reason, StudyError
 
-Kind = Literal["zip", "tar", "tar.gz"]
-ZIP_MAGIC, GZIP_MAGIC, TAR_MAGIC = (b"PK\x03\x04", b"PK\x05\x06"), b"\x1f\x8b", b"ustar"
-TAR_MAGIC_AT, BLOCK = 257, 512
+Kind = Literal["zip", "tar", "tar.gz", "gz"]
+ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
+GZIP_HEAD = 4096
+ONLY = "inflated"
+"""The name of a gzip's one member."""
+MAX_MEMBERS = 100_000
 MAX_MEMBER = 1 << 30
-FREE_BYTES = 64 << 20
-MAX_RATIO = 200
-BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, EOFError, RuntimeError, ValueError, LookupError)
-"""What zipfile, tarfile and gzip raise, or let through, where a container is damaged (gzip's own is an OSError)."""
+MAX_DIRECTORY = 24 << 20
+"""Bytes of a ZIP's table of contents: 100,000 names of 190 letters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member: its bytes, or why they are refused. `name` is portable; `offset` is its place in a TAR."""
+    """One member: `size` bytes to be read from `stream` before the next one is asked for, or why it is refused.
+
+    `name` is portable; `offset` is its place in a TAR.
+    """
 
     name: str
     reason: str = ""
@@ -44,118 +50,127 @@ class Member:
 
 
 def container_kind(stream: BinaryIO) -> Kind | None:
-    """Which container begins here, if any; a gzip that holds no TAR is none."""
+    """Which container begins here, if any; a gzip of anything but a TAR or a DICOM file is none."""
     stream.seek(0)
-    head = stream.read(TAR_MAGIC_AT + len(TAR_MAGIC))
+    head = stream.read(GZIP_HEAD)
     stream.seek(0)
     if head.startswith(ZIP_MAGIC):
         return "zip"
-    if head[TAR_MAGIC_AT:] == TAR_MAGIC:
-        return "tar"
     if head.startswith(GZIP_MAGIC):
-        inflated = _gzip_head(stream)
-        stream.seek(0)
-        return "tar.gz" if inflated[TAR_MAGIC_AT:] == TAR_MAGIC else None
-    return None
+        return _kind_of_gzip(head)
+    return "tar" if not _is_dicom(head) and begins_tar(head) else None
 
 
-def members(stream: BinaryIO, kind: Kind, size: int) -> Iterator[Member]:
+def members(stream: BinaryIO, kind: Kind, size: int, allowance: Allowance) -> Iterator[Member]:
     """The files in a container of `size` bytes. Raises StudyError, stage unpack, where it cannot be read further."""
-    try:
-        yield from _zip_members(stream, size) if kind == "zip" else _tar_members(stream, kind, size)
-    except (*BROKEN, gzip.BadGzipFile):
-        raise StudyError(Reason.ARCHIVE_CORRUPT, "unpack") from None
-
-
-def inflated_tar(stream: BinaryIO) -> BinaryIO:
-    """The TAR in a gzip, to be read from front to back."""
-    return cast("BinaryIO", gzip.GzipFile(fileobj=stream))
-
-
-def read_zip_member(stream: BinaryIO, name: str, size: int) -> bytes:
-    """One member of a ZIP. Raises StudyError where it is gone or broken."""
-    try:
-        with zipfile.ZipFile(stream) as archive:
-            entry = next((entry for entry in archive.infolist() if portable(entry.filename) == name), None)
-            if entry is None:
-                raise StudyError(Reason.FILE_VANISHED, "unpack")
-            return _read(archive, entry, Budget(size))
-    except BROKEN:
-        raise StudyError(Reason.ARCHIVE_CORRUPT, "unpack") from None
-
-
-class Budget:
-    """Counts what a container of `size` bytes has been inflated to."""
-
-    def __init__(self, size: int) -> None:
-        self._left = max(FREE_BYTES, MAX_RATIO * size)
-
-    def spend(self, n_bytes: int) -> None:
-        """Raises StudyError DECOMPRESSION_BOMB once it is more than any archive of images grows to."""
-        self._left -= n_bytes
-        if self._left < 0:
+    allowance.unpack(size)
+    found = _zip_members(stream, allowance) if kind == "zip" else _other_members(stream, kind, size, allowance)
+    for number, member in enumerate(found):
+        allowance.pause()
+        if number == MAX_MEMBERS:
             raise StudyError(Reason.DECOMPRESSION_BOMB, "unpack")
+        yield member
 
 
-def _zip_members(stream: BinaryIO, size: int) -> Iterator[Member]:
-    budget = Budget(size)
-    with zipfile.ZipFile(stream) as archive:
-        for entry in archive.infolist():
-            if entry.is_dir():
-                continue
-            name = portable(entry.filename)
-            if _escapes(entry.filename) or stat.S_ISLNK(entry.external_attr >> 16):
-                yield Member(name, Reason.ZIP_SLIP)
-            elif entry.flag_bits & 1:
-                yield Member(name, Reason.ARCHIVE_ENCRYPTED)
-            else:
-                yield _zip_member(archive, entry, budget)
+def finish(member: Member, kind: Kind) -> None:
+    """Read what is left of a packed member: damage shows at its end. Raises StudyError."""
+    if kind == "tar":
+        return
+    member.stream.seek(member.size - 1)
+    if not member.stream.read(1):
+        raise StudyError(Reason.ARCHIVE_CORRUPT, "unpack")
+    while member.stream.read(PIECE):
+        pass
 
 
-def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, budget: Budget) -> Member:
-    name = portable(entry.filename)
+def content(stream: BinaryIO, kind: Kind | None, allowance: Allowance) -> BinaryIO:
+    """What the offsets of a file's slices count, if it is no ZIP: the file, or what a gzip holds."""
+    return forward(partial(gunzipped, stream, allowance)) if kind in ("gz", "tar.gz") else stream
+
+
+class ZipMembers:
+    """The members of a ZIP, to be read by name."""
+
+    def __init__(self, stream: BinaryIO, allowance: Allowance) -> None:
+        self._stream, self._allowance = stream, allowance
+        self._entries = dict(_directory(stream, allowance))
+
+    def stream(self, name: str) -> BinaryIO:
+        """A member's bytes. Raises StudyError FILE_VANISHED."""
+        entry = self._entries.get(name)
+        if entry is None:
+            raise StudyError(Reason.FILE_VANISHED, "unpack")
+        return forward(partial(unzipped, self._stream, entry, self._allowance))
+
+
+def _kind_of_gzip(packed: bytes) -> Kind | None:
     try:
-        data = _read(archive, entry, budget)
-    except BROKEN:
-        return Member(name, Reason.ARCHIVE_CORRUPT)
-    return _checked(Member(name, size=len(data), stream=io.BytesIO(data)))
+        head = zlib.decompressobj(GZIP).decompress(packed, BLOCK)
+    except zlib.error:
+        raise StudyError(Reason.ARCHIVE_CORRUPT, "unpack") from None
+    if _is_dicom(head):
+        return "gz"
+    return "tar.gz" if begins_tar(head) else None
 
 
-def _read(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, budget: Budget) -> bytes:
-    """A member's bytes, counted while they are inflated."""
-    parts = bytearray()
-    with archive.open(entry) as source:
-        while part := source.read(1 << 20):
-            budget.spend(len(part))
-            parts += part
-            if len(parts) > MAX_MEMBER:
-                raise StudyError(Reason.DECOMPRESSION_BOMB, "unpack")
-    return bytes(parts)
+def _is_dicom(head: bytes) -> bool:
+    return head[128:132] == b"DICM"
 
 
-def _tar_members(stream: BinaryIO, kind: Kind, size: int) -> Iterator[Member]:
-    source = _Counted(stream, size) if kind == "tar.gz" else stream
-    with tarfile.open(fileobj=cast("BinaryIO", source), mode="r:") as archive:
-        for entry in archive:
-            name = portable(entry.name)
-            if entry.isdir():
-                continue
-            if not entry.isreg() or _escapes(entry.name):
-                yield Member(name, Reason.ZIP_SLIP)
-            elif entry.size > MAX_MEMBER:
-                yield Member(name, Reason.DECOMPRESSION_BOMB)
-            else:
-                file = archive.extractfile(entry)
-                data = file.read() if file else b""
-                if len(data) < entry.size:
-                    raise StudyError(Reason.ARCHIVE_CORRUPT, "unpack")
-                yield _checked(Member(name, offset=entry.offset_data, size=len(data), stream=io.BytesIO(data)))
+def _zip_members(stream: BinaryIO, allowance: Allowance) -> Iterator[Member]:
+    for name, entry in _directory(stream, allowance):
+        if _escapes(entry.filename) or stat.S_ISLNK(entry.external_attr >> 16):
+            yield Member(name, Reason.ZIP_SLIP)
+        elif entry.flag_bits & 1:
+            yield Member(name, Reason.ARCHIVE_ENCRYPTED)
+        else:
+            yield _sized(Member(name, size=entry.file_size, stream=forward(partial(unzipped, stream, entry, allowance))))
 
 
-def _checked(member: Member) -> Member:
-    if not member.size:
-        return Member(member.name, Reason.EMPTY_FILE)
-    return Member(member.name, Reason.ARCHIVE_NESTED) if container_kind(member.stream) else member
+def _directory(stream: BinaryIO, allowance: Allowance) -> Iterator[tuple[str, zipfile.ZipInfo]]:
+    """(name, entry) of every file in a ZIP."""
+    with allowance.parsing(Reason.ARCHIVE_CORRUPT, "unpack"), zipfile.ZipFile(cast("BinaryIO", _Bounded(stream))) as archive:
+        listed = [entry for entry in archive.infolist() if not entry.is_dir()]
+    return zip(_numbered(entry.filename for entry in listed), listed, strict=True)
+
+
+def _other_members(stream: BinaryIO, kind: Kind, size: int, allowance: Allowance) -> Iterator[Member]:
+    body = content(stream, kind, allowance)
+    if kind == "gz":
+        yield _sized(Member(ONLY, size=_length(body), stream=content(stream, kind, allowance)))
+        return
+    found = Counter[str]()
+    for entry in entries(body, allowance):
+        name = _numbered_by(found, entry.name)
+        if entry.reason or _escapes(entry.name):
+            yield Member(name, entry.reason or Reason.ZIP_SLIP)
+        elif kind == "tar" and entry.start + entry.size > size:
+            raise StudyError(Reason.ARCHIVE_CORRUPT, "unpack")
+        else:
+            yield _sized(Member(name, offset=entry.start, size=entry.size, stream=part(body, entry.start, entry.size)))
+
+
+def _length(stream: BinaryIO) -> int:
+    """How many bytes a stream holds, all of them read."""
+    return sum(len(piece) for piece in iter(partial(stream.read, PIECE), b""))
+
+
+def _sized(member: Member) -> Member:
+    if member.size > MAX_MEMBER:
+        return Member(member.name, Reason.DECOMPRESSION_BOMB)
+    return member if member.size else Member(member.name, Reason.EMPTY_FILE)
+
+
+def _numbered(names: Iterator[str]) -> Iterator[str]:
+    found = Counter[str]()
+    return (_numbered_by(found, name) for name in names)
+
+
+def _numbered_by(found: Counter[str], name: str) -> str:
+    """The portable name, and from its second time on which time it is."""
+    name = portable(name)
+    found[name] += 1
+    return name if found[name] == 1 else f"{name}:{found[name]}"
 
 
 def _escapes(name: str) -> bool:
@@ -163,25 +178,16 @@ def _escapes(name: str) -> bool:
     return path.is_absolute() or ".." in path.parts or (len(name) > 1 and name[1] == ":")
 
 
-def _gzip_head(stream: BinaryIO) -> bytes:
-    stream.seek(0)
-    try:
-        return gzip.GzipFile(fileobj=stream).read(TAR_MAGIC_AT + len(TAR_MAGIC))
-    except (*BROKEN, OSError):
-        return b""
+class _Bounded:
+    """A file as zipfile reads it; a table of contents beyond measure is refused before it is read."""
 
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.seek, self.tell = stream.seek, stream.tell
 
-class _Counted(gzip.GzipFile):
-    """A gzip stream that stops once it has grown beyond measure."""
-
-    def __init__(self, stream: BinaryIO, size: int) -> None:
-        super().__init__(fileobj=stream)
-        self._budget = Budget(size)
-        self._furthest = 0
-
-    def read(self, size: int | None = -1) -> bytes:
-        """The next bytes, counted once however often they are read."""
-        data = super().read(size)
-        self._budget.spend(max(0, self.tell() - self._furthest))
-        self._furthest = max(self._furthest, self.tell())
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes. Raises StudyError DECOMPRESSION_BOMB."""
+        data = self._stream.read(min(size, MAX_DIRECTORY + 1) if size >= 0 else MAX_DIRECTORY + 1)
+        if len(data) > MAX_DIRECTORY:
+            raise StudyError(Reason.DECOMPRESSION_BOMB, "unpack")
         return data

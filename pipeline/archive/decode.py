@@ -6,6 +6,7 @@ hang and lie, so the codestream's own size is checked before they see it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 
 import numpy as np
@@ -22,10 +23,14 @@ Stored = npt.NDArray[np.int32]
 
 
 class Decoder:
-    """Owns the decode child of this rank; a context manager. `cpu_s` bounds the CPU seconds of one frame."""
+    """Owns the decode child of this rank; a context manager.
 
-    def __init__(self, cpu_s: float = 30.0) -> None:
-        self.child = Child(cpu_s)
+    `cpu_s` bounds the CPU seconds of one frame; `tick` is called between frames and while the child is waited for.
+    """
+
+    def __init__(self, cpu_s: float = 30.0, tick: Callable[[], None] = lambda: None) -> None:
+        self.tick = tick
+        self.child = Child(cpu_s, tick)
 
     def __enter__(self) -> Decoder:
         return self

@@ -6,10 +6,11 @@ import math
 import struct
 from dataclasses import dataclass
 
+from pipeline.archive.allowance import Allowance
 from pipeline.archive.elements import PIXEL_DATA, DataSet, PixelPlace
 from pipeline.archive.found import Header
 from pipeline.archive.syntax import BIG_ENDIAN, COMPRESSED, DEFLATED, NATIVE
-from pipeline.errors import Reason
+from pipeline.errors import Reason, StudyError
 from pipeline.records import Facts, SliceSource
 
 IMAGE_TYPE, SOP_CLASS, SOP_UID, FRAME_TYPE = 0x00080008, 0x00080016, 0x00080018, 0x00089007
@@ -34,8 +35,14 @@ WANTED = frozenset({
     PHOTOMETRIC, FRAMES, ROWS, COLUMNS, SPACING, ALLOCATED, STORED, SIGNED, PADDING, PADDING_LIMIT, INTERCEPT, SLOPE,
     RESCALE_TYPE, BURNED_IN,
 })  # fmt: skip
+CT = frozenset(f"1.2.840.10008.5.1.4.1.1.2{kind}" for kind in ("", ".1", ".2"))
+"""CT, Enhanced CT, Legacy Converted Enhanced CT."""
 MAX_MATRIX = 4096
 MAX_TEXT = 64
+MAX_PARTS = 32
+MAX_FRAMES = 10_000
+MAX_SHARED = 32 << 20
+"""Bytes of the elements that frames share, times the frames: each header holds them anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,7 @@ class Frame:
     def parts(self, tag: int) -> tuple[str, ...]:
         """The values of a multi-valued element."""
         text = self.text(tag)
-        return tuple(part.strip() for part in text.split("\\")) if text else ()
+        return tuple(part.strip() for part in text.split("\\")[:MAX_PARTS]) if text else ()
 
     def numbers(self, tag: int) -> tuple[float, ...]:
         """Decimal strings as numbers; NaN stands for one that is none."""
@@ -109,23 +116,25 @@ class Frame:
         return int(struct.unpack((">" if self.layout.syntax == BIG_ENDIAN else "<") + ("h" if signed else "H"), value[:2])[0])
 
 
-def describe(data: DataSet, layout: Layout, origin: Origin) -> tuple[Header, ...]:
-    """One header a frame."""
-    own = _frame_data(data)
-    frames = [Frame(elements, number, len(own), layout) for number, elements in enumerate(own)]
-    return tuple(_header(frame, _source(frame, origin)) for frame in frames)
-
-
-def _frame_data(data: DataSet) -> list[DataSet]:
-    """The elements that hold for each frame; functional groups override what stands above them."""
+def describe(data: DataSet, layout: Layout, origin: Origin, allowance: Allowance) -> tuple[Header, ...]:
+    """One header a frame of CT, one for anything else. Raises StudyError DECOMPRESSION_BOMB for too many frames."""
     top = {tag: value for tag, value in data.items() if tag not in SEQUENCES}
     per_frame = data.get(PER_FRAME)
-    if not isinstance(per_frame, list) or not per_frame:
-        return [top]
+    whole = Frame(top, 0, 1, layout)
+    if not isinstance(per_frame, list) or not per_frame or whole.text(SOP_CLASS) not in CT:
+        return (_header(whole, _source(whole, origin)),)
     top.pop(FRAMES, None)
     shared = data.get(SHARED)
     common = top | (_flat(shared[0]) if isinstance(shared, list) and shared else {})
-    return [_typed(common | _flat(item)) for item in per_frame]
+    n_bytes = sum(len(value) for value in common.values()) * len(per_frame)
+    if len(per_frame) > MAX_FRAMES or n_bytes > MAX_SHARED:
+        raise StudyError(Reason.DECOMPRESSION_BOMB, "index")
+    headers: list[Header] = []
+    for number, item in enumerate(per_frame):
+        allowance.pause()
+        frame = Frame(_typed(common | _flat(item)), number, len(per_frame), layout)
+        headers.append(_header(frame, _source(frame, origin)))
+    return tuple(headers)
 
 
 def _flat(item: DataSet) -> DataSet:

@@ -1,7 +1,8 @@
 """Walk the elements of a DICOM header: only the wanted ones are kept, everything else is passed over by its length.
 
-The walk ends before the pixels, never reads them, and bounds its depth, so that no file can exhaust the stack or the memory. It
-knows nothing of meaning: values are raw bytes, wanted sequences are lists of items.
+The walk ends before the pixels and never reads them. It bounds its depth, and counts elements, items and what it keeps, so that
+no file can exhaust the stack, the memory or the time. It knows nothing of meaning: values are raw bytes, wanted sequences are
+lists of items.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from pipeline.archive.allowance import Allowance
 from pipeline.errors import Reason, StudyError
 
 UNDEFINED = 0xFFFFFFFF
@@ -22,6 +24,12 @@ SHORT_FORM = frozenset(
 )  # any other pair of bytes is no explicit header
 MAX_DEPTH = 32
 MAX_VALUE = 1 << 16
+MAX_ITEMS, MAX_ELEMENTS = 1_000_000, 3_000_000
+"""A segmentation of 50,000 frames has half a million items; 10,000 frames of CT have 110,000, and a million elements."""
+MAX_KEPT = 128 << 20
+VALUE_COSTS, ITEM_COSTS = 100, 300
+"""Bytes of memory beside the value's own."""
+PAUSE_EVERY = 1024
 
 Items = list["DataSet"]
 DataSet = dict[int, "bytes | Items"]
@@ -54,11 +62,14 @@ class PixelPlace:
 
 
 class Walk:
-    """One pass over a data set; `found` and `pixels` hold what it met. `size` is where the stream ends."""
+    """One pass over a data set; `pixels` holds where they lie. `size` is where the stream ends."""
 
-    def __init__(self, stream: BinaryIO, size: int, wanted: frozenset[int], sequences: frozenset[int]) -> None:
-        self._stream, self._size = stream, size
+    def __init__(
+        self, stream: BinaryIO, size: int, allowance: Allowance, wanted: frozenset[int], sequences: frozenset[int] = frozenset()
+    ) -> None:
+        self._stream, self._size, self._allowance = stream, size, allowance
         self._wanted, self._sequences = wanted, sequences
+        self._n_elements = self._n_items = self._kept = 0
         self.pixels: PixelPlace | None = None
 
     def data_set(self, form: Form, end: int | None = None, depth: int = 0) -> DataSet:
@@ -95,6 +106,7 @@ class Walk:
 
     def _head(self, form: Form, *, may_end: bool) -> tuple[int, int, Form] | None:
         """(tag, length, form of what is nested in it) of the next element; None at a clean end."""
+        self._count()
         head = self._stream.read(8)
         if len(head) < 8:
             if may_end and not head.strip(b"\0"):
@@ -117,18 +129,18 @@ class Walk:
             self._pass_fragments(form)
             return None
         if length == UNDEFINED or tag in self._sequences:
-            items = self._items(length, form, depth + 1)
-            return items if tag in self._sequences else None
+            return self._items(length, form, depth + 1, keep=tag in self._sequences)
         place = self._stream.tell() + length
         if place > self._size:
             raise StudyError(Reason.HEADER_CORRUPT, "index")
         if tag in self._wanted and length <= MAX_VALUE:
+            self._keep(length + VALUE_COSTS)
             return self._exactly(length)
         self._stream.seek(place)
         return None
 
-    def _items(self, length: int, form: Form, depth: int) -> Items:
-        """The items of a sequence; those without a wanted element are walked over like the rest."""
+    def _items(self, length: int, form: Form, depth: int, *, keep: bool) -> Items | None:
+        """The items of a sequence, or None if they are only walked over."""
         end = None if length == UNDEFINED else self._stream.tell() + length
         items: Items = []
         while end is None or self._stream.tell() < end:
@@ -138,16 +150,36 @@ class Walk:
             if tag != [0xFFFE, 0xE000]:
                 raise StudyError(Reason.HEADER_CORRUPT, "index")
             stop = None if size == UNDEFINED else self._stream.tell() + size
-            items.append(self.data_set(form, stop, depth))
-        return items
+            self._n_items += 1
+            self._count()
+            item = self.data_set(form, stop, depth)
+            if keep:
+                self._keep(ITEM_COSTS)
+                items.append(item)
+        return items if keep else None
 
     def _pass_fragments(self, form: Form) -> None:
         """Encapsulated pixels within a sequence (an icon): fragments are no data sets."""
         while True:
+            self._count()
             *tag, length = struct.unpack(form.order + "HHI", self._exactly(8))
             if tag != [0xFFFE, 0xE000]:
                 return
             self._stream.seek(length, 1)
+
+    def _count(self) -> None:
+        """One element or item more. Raises StudyError DECOMPRESSION_BOMB beyond measure, or what the allowance does."""
+        self._n_elements += 1
+        if self._n_elements % PAUSE_EVERY == 0:
+            self._allowance.pause()
+        if self._n_elements > MAX_ELEMENTS or self._n_items > MAX_ITEMS:
+            raise StudyError(Reason.DECOMPRESSION_BOMB, "index")
+
+    def _keep(self, n_bytes: int) -> None:
+        """So many bytes more stay in memory. Raises StudyError DECOMPRESSION_BOMB beyond measure."""
+        self._kept += n_bytes
+        if self._kept > MAX_KEPT:
+            raise StudyError(Reason.DECOMPRESSION_BOMB, "index")
 
     def _exactly(self, length: int) -> bytes:
         data = self._stream.read(length)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO
 
+from pipeline.archive.allowance import Allowance
 from pipeline.errors import Reason, StudyError
 
 ITEM = b"\xfe\xff\x00\xe0"
 HEAD = 8
+MAX_FRAGMENTS = 1_000_000
 
 
-def frame_places(stream: BinaryIO, start: int, size: int, n_frames: int) -> tuple[tuple[int, int], ...]:
+def frame_places(
+    stream: BinaryIO, start: int, size: int, n_frames: int, allowance: Allowance
+) -> tuple[tuple[int, int], ...]:  # fmt: skip
     """(offset, length) of each frame's run of fragments, behind the offset table at `start`.
 
-    Raises StudyError: TRUNCATED_PIXEL_DATA, or PIXEL_FORMAT where the frames cannot be told apart.
+    Raises StudyError: TRUNCATED_PIXEL_DATA, PIXEL_FORMAT where the frames cannot be told apart, or DECOMPRESSION_BOMB.
     """
     table = _table(stream, start)
     first = start + HEAD + len(table)
@@ -22,10 +26,10 @@ def frame_places(stream: BinaryIO, start: int, size: int, n_frames: int) -> tupl
         stream.seek(first)
         _length(stream.read(HEAD), first, size)
         return ((first, size - first),)
-    ends = _fragment_starts(stream, first, size)
+    ends = _fragment_starts(stream, first, size, allowance)
     fragments, last = ends[:-1], ends[-1]
     begins = [first + place for place in struct.unpack(f"<{len(table) // 4}I", table)] if table else fragments
-    if len(begins) != n_frames or not set(begins) <= set(fragments) or begins != sorted(begins):
+    if len(begins) != n_frames or not set(begins) <= set(fragments) or begins != sorted(set(begins)):
         raise StudyError(Reason.PIXEL_FORMAT, "index")
     return tuple((begin, end - begin) for begin, end in zip(begins, [*begins[1:], last], strict=True))
 
@@ -54,16 +58,18 @@ def _table(stream: BinaryIO, start: int) -> bytes:
     return stream.read(length)
 
 
-def _fragment_starts(stream: BinaryIO, first: int, size: int) -> list[int]:
+def _fragment_starts(stream: BinaryIO, first: int, size: int, allowance: Allowance) -> list[int]:
     """Where each fragment's item begins, and where the last one ends."""
     starts, place = [first], first
-    while True:
+    while len(starts) <= MAX_FRAGMENTS:
+        allowance.pause()
         stream.seek(place)
         head = stream.read(HEAD)
         if head[:4] != ITEM:
             return starts
         place += HEAD + _length(head, place, size)
         starts.append(place)
+    raise StudyError(Reason.DECOMPRESSION_BOMB, "index")
 
 
 def _length(head: bytes, place: int, size: int) -> int:

@@ -21,6 +21,8 @@ DUPLICATE_MM = 0.01
 GAP_FACTOR = 1.5
 WHOLE_SHARE = 0.75
 """A trait tells stacks apart only where one of them covers this much of all positions; else it merely varies along z."""
+WIDEST_MM, FARTHEST_MM = 4_000.0, 1e6
+"""No scanner's field of view is wider, no table longer: such a number is damaged, and would cost memory downstream."""
 TILT_WARN_DEGREES, TILT_MAX_DEGREES = 1.0, 30.0
 
 Floats = npt.NDArray[np.float64]
@@ -43,7 +45,8 @@ def geometry_problem(header: Header) -> str:
     lengths = np.linalg.norm(row), np.linalg.norm(column)
     if max(abs(length - 1) for length in lengths) > UNIT_TOLERANCE or abs(row @ column) > UNIT_TOLERANCE:
         return Reason.MISSING_GEOMETRY
-    if min(header.spacing_mm) <= 0:
+    field_mm = header.source.rows * header.spacing_mm[0], header.source.columns * header.spacing_mm[1]
+    if min(header.spacing_mm) <= 0 or max(field_mm) > WIDEST_MM or max(map(abs, header.position)) > FARTHEST_MM:
         return Reason.INVALID_VALUE
     return "" if abs(np.cross(row, column)[2]) >= MIN_NORMAL_Z else Reason.NOT_AXIAL
 

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import io
-import zlib
 from dataclasses import replace
 from typing import BinaryIO
 
-from pipeline.archive.describe import FRAMES, SEQUENCES, SERIES_UID, STUDY_UID, WANTED, Layout, Origin, describe
+from pipeline.archive.allowance import Allowance
+from pipeline.archive.describe import FRAMES, MAX_FRAMES, SEQUENCES, SERIES_UID, STUDY_UID, WANTED, Layout, Origin, describe
 from pipeline.archive.elements import LONG_FORM, SHORT_FORM, UNDEFINED, DataSet, Form, PixelPlace, Walk
 from pipeline.archive.found import Header
 from pipeline.archive.fragments import frame_places
+from pipeline.archive.inflate import undeflated
 from pipeline.archive.syntax import BIG_ENDIAN, DEFLATED, EXPLICIT_LITTLE, IMPLICIT_LITTLE, NATIVE
 from pipeline.errors import Reason, StudyError
 
 MAX_INFLATED_HEADER = 8 << 20
-MAX_FRAMES = 10_000
 OBJECT_CLASS, SYNTAX_UID = 0x00020002, 0x00020010
 DIRECTORY = "1.2.840.10008.1.3.10"
 """A DICOMDIR: the table of contents of a disc."""
 
 
-def read_headers(stream: BinaryIO, size: int, origin: Origin) -> tuple[Header, ...]:
+def read_headers(stream: BinaryIO, size: int, origin: Origin, allowance: Allowance) -> tuple[Header, ...]:
     """The headers of the image or the frames in `stream` (`size` bytes). Raises StudyError with its reason."""
-    syntax = _syntax(stream, size)
+    syntax = _syntax(stream, size, allowance)
     body, start, limit = stream, stream.tell(), size
     if syntax == DEFLATED:
-        body, limit = _inflated(stream)
-    walk = Walk(body, limit, WANTED, SEQUENCES)
+        body, limit = _inflated(stream, size, allowance)
+    walk = Walk(body, limit, allowance, WANTED, SEQUENCES)
     form = Form(implicit=False, big_endian=True) if syntax == BIG_ENDIAN else Form(implicit=not _names_kinds(body))
     try:
         data = walk.data_set(form)
@@ -38,13 +38,15 @@ def read_headers(stream: BinaryIO, size: int, origin: Origin) -> tuple[Header, .
     _check_uids(data, walk.pixels)
     layout = Layout(syntax, size, walk.pixels, deflated_at=start)
     try:
-        layout = replace(layout, frames=_frames(body, data, layout))
+        layout = replace(layout, frames=_frames(body, data, layout, allowance))
     except StudyError as error:
+        if error.stage == "unpack":
+            raise  # what is wrong is the container
         layout = replace(layout, problem=error.reason)
-    return describe(data, layout, origin)
+    return describe(data, layout, origin, allowance)
 
 
-def _syntax(stream: BinaryIO, size: int) -> str:
+def _syntax(stream: BinaryIO, size: int, allowance: Allowance) -> str:
     """The transfer syntax; leaves the stream at the data set. Files without preamble or meta group are recovered if sane."""
     preamble = stream.read(132)
     has_magic = preamble[128:] == b"DICM"
@@ -52,9 +54,11 @@ def _syntax(stream: BinaryIO, size: int) -> str:
     if not has_magic and preamble[:2] not in (b"\x02\x00", b"\x08\x00"):
         raise StudyError(Reason.NOT_DICOM, "index")
     try:
-        meta = Walk(stream, size, frozenset({SYNTAX_UID, OBJECT_CLASS}), frozenset()).file_meta()
+        meta = Walk(stream, size, allowance, frozenset({SYNTAX_UID, OBJECT_CLASS})).file_meta()
     except StudyError as error:
-        raise StudyError(Reason.HEADER_CORRUPT if has_magic else Reason.NOT_DICOM, "index") from error
+        if has_magic or error.reason != Reason.HEADER_CORRUPT:
+            raise
+        raise StudyError(Reason.NOT_DICOM, "index") from error
     if _text(meta.get(OBJECT_CLASS)) == DIRECTORY:
         raise StudyError(Reason.NON_IMAGE_ONLY, "index")
     named = _text(meta.get(SYNTAX_UID))
@@ -79,15 +83,16 @@ def _names_kinds(stream: BinaryIO) -> bool:
     return head[4:] in SHORT_FORM | LONG_FORM
 
 
-def _inflated(stream: BinaryIO) -> tuple[BinaryIO, int]:
+def _inflated(stream: BinaryIO, size: int, allowance: Allowance) -> tuple[BinaryIO, int]:
     """The beginning of a deflated data set: bounded, whatever it would grow to."""
-    engine = zlib.decompressobj(-zlib.MAX_WBITS)
     data = bytearray()
     try:
-        while len(data) < MAX_INFLATED_HEADER and (part := stream.read(1 << 16)):
-            data += engine.decompress(engine.unconsumed_tail + part, MAX_INFLATED_HEADER - len(data))
-    except zlib.error:
-        raise StudyError(Reason.HEADER_CORRUPT, "index") from None
+        for piece in undeflated(stream, stream.tell(), size - stream.tell(), allowance):
+            data += piece[: MAX_INFLATED_HEADER - len(data)]
+            if len(data) == MAX_INFLATED_HEADER:
+                break
+    except StudyError as error:
+        raise StudyError(Reason.HEADER_CORRUPT, "index") if error.reason == Reason.ARCHIVE_CORRUPT else error from None
     return io.BytesIO(bytes(data)), len(data)
 
 
@@ -96,12 +101,12 @@ def _check_uids(data: DataSet, pixels: PixelPlace | None) -> None:
         raise StudyError(Reason.MISSING_UID if pixels else Reason.HEADER_CORRUPT, "index")
 
 
-def _frames(stream: BinaryIO, data: DataSet, layout: Layout) -> tuple[tuple[int, int], ...]:
+def _frames(stream: BinaryIO, data: DataSet, layout: Layout, allowance: Allowance) -> tuple[tuple[int, int], ...]:
     """(offset, length) of every encapsulated frame; empty for native pixels, whose frames lie one after the other."""
     pixels = layout.pixels
     if pixels is None or layout.syntax in NATIVE or pixels.length != UNDEFINED:
         return ()
-    return frame_places(stream, pixels.offset, layout.size, n_frames(data))
+    return frame_places(stream, pixels.offset, layout.size, n_frames(data), allowance)
 
 
 def n_frames(data: DataSet) -> int:

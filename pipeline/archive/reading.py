@@ -1,35 +1,39 @@
-"""Bytes of chosen frames: from files, from TAR and ZIP members, out of deflated data sets; nothing else is read."""
+"""Bytes of chosen frames: from files, from members of containers, out of deflated data sets; nothing else is read."""
 
 from __future__ import annotations
 
 import os
-import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.archive.container import container_kind, inflated_tar, read_zip_member
+from pipeline.archive.allowance import Allowance
+from pipeline.archive.container import ZipMembers, container_kind, content
 from pipeline.archive.fragments import join
+from pipeline.archive.inflate import forward, undeflated
 from pipeline.archive.syntax import DEFLATED, NATIVE, PICTURE
 from pipeline.archive.walk import native, open_regular
 from pipeline.errors import Reason, StudyError
 from pipeline.records import SliceSource
 
+Wanted = list[tuple[int, SliceSource]]
+LARGEST_TO_RAW, FREE_BYTES = 4, 1 << 20
+"""A compressed frame is at most so many times its raw pixels, and something for its header: more is never read."""
 
-def read_frames(root: Path, sources: Sequence[SliceSource]) -> list[bytes]:
-    """Each source's encoded frame, in order; every file is opened once, and read from front to back."""
-    by_file: dict[str, list[int]] = defaultdict(list)
+
+def read_frames(root: Path, sources: Sequence[SliceSource], tick: Callable[[], None] = lambda: None) -> list[bytes]:
+    """Each source's encoded frame, in order; every file is opened once, and read from front to back. Raises StudyError."""
+    by_file: dict[str, Wanted] = defaultdict(list)
     for place, source in enumerate(sources):
-        by_file[source.path].append(place)
+        by_file[source.path].append((place, source))
     frames: dict[int, bytes] = {}
-    for path, places in by_file.items():
-        with open_regular(root / native(path)) as stream:
-            _check_unchanged(stream, sources[places[0]])
-            try:
-                frames |= _of_one_file(stream, [(place, sources[place]) for place in places])
-            except OSError:
-                raise StudyError(Reason.IO_ERROR, "decode") from None
+    for path, wanted in by_file.items():
+        allowance = Allowance(tick)
+        with allowance.parsing(Reason.DECODE_ERROR, "decode"), open_regular(root / native(path)) as stream:
+            _check_unchanged(stream, wanted[0][1])
+            frames |= _of_one_file(stream, wanted, allowance)
     return [frames[place] for place in range(len(sources))]
 
 
@@ -40,30 +44,43 @@ def _check_unchanged(stream: BinaryIO, source: SliceSource) -> None:
         raise StudyError(Reason.FILE_VANISHED, "decode")
 
 
-def _of_one_file(stream: BinaryIO, wanted: list[tuple[int, SliceSource]]) -> dict[int, bytes]:
+def _of_one_file(stream: BinaryIO, wanted: Wanted, allowance: Allowance) -> dict[int, bytes]:
+    allowance.unpack(wanted[0][1].size)
     kind = container_kind(stream) if wanted[0][1].member else None
-    body = inflated_tar(stream) if kind == "tar.gz" else stream
-    frames = {}
+    if kind != "zip":
+        return dict(_of_stream(content(stream, kind, allowance), wanted, allowance))
+    archive, by_member = ZipMembers(stream, allowance), dict[str, Wanted]()
+    for place, source in wanted:
+        by_member.setdefault(source.member, []).append((place, source))
+    return {
+        place: frame
+        for name, of_member in by_member.items()
+        for place, frame in _of_stream(archive.stream(name), of_member, allowance)
+    }
+
+
+def _of_stream(body: BinaryIO, wanted: Wanted, allowance: Allowance) -> Iterator[tuple[int, bytes]]:
+    """(place, frame) of the sources that lie in one stream."""
     for place, source in sorted(wanted, key=lambda item: item[1].offset):
-        if kind == "zip":
-            data = read_zip_member(stream, source.member, source.size)[source.offset :]
-        else:
-            body.seek(source.offset)
-            data = body.read(source.length or -1)
-        frames[place] = _frame(data[: source.length or None], source)
-    return frames
+        allowance.pause()
+        yield place, _frame(body, source, allowance)
 
 
-def _frame(data: bytes, source: SliceSource) -> bytes:
+def _frame(body: BinaryIO, source: SliceSource, allowance: Allowance) -> bytes:
+    raw = source.rows * source.columns * source.bits_allocated // 8
     if source.syntax == DEFLATED:
-        return _inflated(data, source)
-    return data if source.syntax in NATIVE or source.syntax == PICTURE else join(data)
+        return _undeflated(body, source, raw, allowance)
+    body.seek(source.offset)
+    if source.syntax in NATIVE or source.syntax == PICTURE:
+        return body.read(source.length)
+    return join(body.read(min(source.length, LARGEST_TO_RAW * raw + FREE_BYTES)))
 
 
-def _inflated(data: bytes, source: SliceSource) -> bytes:
+def _undeflated(body: BinaryIO, source: SliceSource, raw: int, allowance: Allowance) -> bytes:
     """The pixels of a deflated file; `frame` holds their offset in the inflated data set."""
-    wanted = source.frame + source.rows * source.columns * source.bits_allocated // 8
+    data_set = forward(partial(undeflated, body, source.offset, source.length, allowance))
+    data_set.seek(source.frame)
     try:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, wanted)[source.frame :]
-    except zlib.error:
-        raise StudyError(Reason.DECODE_ERROR, "decode") from None
+        return data_set.read(raw)
+    except StudyError as error:
+        raise StudyError(Reason.DECODE_ERROR, "decode") if error.reason == Reason.ARCHIVE_CORRUPT else error from None

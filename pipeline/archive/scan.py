@@ -6,14 +6,14 @@ Never raises for what a file holds.
 from __future__ import annotations
 
 import hashlib
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from pipeline.archive.allowance import Allowance
 from pipeline.archive.codestream import codestream_size, is_picture
-from pipeline.archive.container import Kind, container_kind, members
+from pipeline.archive.container import Kind, Member, container_kind, finish, members
 from pipeline.archive.describe import MAX_MATRIX, Origin
 from pipeline.archive.found import FileRecord, FoundFile
 from pipeline.archive.headers import read_headers
@@ -26,39 +26,69 @@ MAX_PICTURE = 64 << 20
 
 
 def scan_file(root: Path, found: FoundFile, tick: Callable[[], None] = lambda: None) -> FoundFile:
-    """`found` with its records; `tick` is called between the members of a container."""
+    """`found` with its records; `tick` is called now and then, and what it raises passes."""
     if found.records:
         return found
+    allowance = Allowance(tick)
     try:
-        with open_regular(root / native(found.path)) as stream:
-            kind = container_kind(stream)
-            records = tuple(_members(stream, kind, found, tick)) if kind else (_record(stream, found.size, _origin(found)),)
+        with allowance.parsing(Reason.HEADER_CORRUPT, "index"), open_regular(root / native(found.path)) as stream:
+            records = _records(stream, found, allowance)
     except StudyError as error:
-        records = (FileRecord(reason=error.reason),)
-    except OSError:
-        records = (FileRecord(reason=Reason.IO_ERROR),)
+        records = [FileRecord(reason=error.reason)]
     studies = sorted({header.study_uid for record in records for header in record.headers})
-    return replace(found, records=records, studies=tuple(studies))
+    return replace(found, records=tuple(records), studies=tuple(studies))
+
+
+def _records(stream: BinaryIO, found: FoundFile, allowance: Allowance) -> list[FileRecord]:
+    """The file's own record; of a container its own, then one a member: what was read before it breaks off stays."""
+    kind = container_kind(stream)
+    if kind is None:
+        return [_record(stream, found.size, _origin(found), allowance)]
+    own, inside = Reason.UNPACKED, list[FileRecord]()
+    try:
+        with allowance.parsing(Reason.ARCHIVE_CORRUPT, "unpack"):
+            for member in members(stream, kind, found.size, allowance):
+                inside.append(_member(member, kind, _origin(found), allowance))
+    except StudyError as error:
+        own = error.reason
+    return [FileRecord(reason=own), *inside]
+
+
+def _member(member: Member, kind: Kind, origin: Origin, allowance: Allowance) -> FileRecord:
+    """What a member holds. Raises StudyError where the container cannot be read further."""
+    reason = member.reason
+    try:
+        with allowance.parsing(Reason.HEADER_CORRUPT, "index"):
+            if not reason and container_kind(member.stream):
+                reason = Reason.ARCHIVE_NESTED
+            if reason:
+                return FileRecord(reason=reason, member=member.name)
+            record = _record(member.stream, member.size, replace(origin, member=member.name, offset=member.offset), allowance)
+            finish(member, kind)
+            return record
+    except StudyError as error:
+        if error.reason == Reason.IO_ERROR or (error.stage == "unpack" and kind != "zip"):
+            raise
+        return FileRecord(reason=error.reason, member=member.name)
 
 
 def _origin(found: FoundFile) -> Origin:
     return Origin(found.path, found.size, found.mtime_ns)
 
 
-def _record(stream: BinaryIO, size: int, origin: Origin) -> FileRecord:
-    """One file or member that is no container."""
+def _record(stream: BinaryIO, size: int, origin: Origin, allowance: Allowance) -> FileRecord:
+    """One file or member that is no container. Raises StudyError where it is not to be read further."""
     try:
-        stream.seek(0)
-        if is_picture(stream.read(16)):
-            return _picture(stream, size, origin)
-        stream.seek(0)
-        return FileRecord(headers=read_headers(stream, size, origin), member=origin.member)
+        with allowance.parsing(Reason.HEADER_CORRUPT, "index"):
+            stream.seek(0)
+            if is_picture(stream.read(16)):
+                return _picture(stream, size, origin)
+            stream.seek(0)
+            return FileRecord(headers=read_headers(stream, size, origin, allowance), member=origin.member)
     except StudyError as error:
+        if error.stage == "unpack" or error.reason == Reason.IO_ERROR:
+            raise
         return FileRecord(reason=error.reason, member=origin.member)
-    except RecursionError:
-        return FileRecord(reason=Reason.HEADER_TOO_DEEP, member=origin.member)
-    except (ValueError, ArithmeticError, LookupError, struct.error):
-        return FileRecord(reason=Reason.HEADER_CORRUPT, member=origin.member)
 
 
 def _picture(stream: BinaryIO, size: int, origin: Origin) -> FileRecord:
@@ -77,20 +107,3 @@ def _picture(stream: BinaryIO, size: int, origin: Origin) -> FileRecord:
         size=origin.size, mtime_ns=origin.mtime_ns,
     )  # fmt: skip
     return FileRecord(member=origin.member, picture=source, picture_sha256=hashlib.sha256(data).hexdigest())
-
-
-def _members(stream: BinaryIO, kind: Kind, found: FoundFile, tick: Callable[[], None]) -> Iterator[FileRecord]:
-    """The container's own record, then one a member; what was read before a container breaks off stays."""
-    inside: list[FileRecord] = []
-    own = Reason.UNPACKED
-    try:
-        for member in members(stream, kind, found.size):
-            tick()
-            if member.reason:
-                inside.append(FileRecord(reason=member.reason, member=member.name))
-            else:
-                origin = replace(_origin(found), member=member.name, offset=member.offset)
-                inside.append(_record(member.stream, member.size, origin))
-    except StudyError as error:
-        own = error.reason
-    return iter((FileRecord(reason=own), *inside))

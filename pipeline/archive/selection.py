@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from pipeline.archive.describe import CT
 from pipeline.archive.found import FileRecord, Header
 from pipeline.archive.geometry import Stack, geometry_problem, note_irregularities, ordered, split_stacks, to_original
 from pipeline.archive.ranking import Rank, best_first, rank, why_lost
@@ -18,7 +19,6 @@ from pipeline.errors import Reason, StudyError
 from pipeline.pseudonym import pseudonym
 from pipeline.records import Event, Series, Study
 
-CT = frozenset(f"1.2.840.10008.5.1.4.1.1.2{kind}" for kind in ("", ".1", ".2"))  # CT, Enhanced, Legacy Converted Enhanced
 LOCALIZERS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM"})
 REFORMATS = frozenset({"MIP", "MINIP", "MPR", "REFORMATTED", "PROJECTION IMAGE", "SCREEN SAVE", "DOSE", "DOSE_INFO"})
 PLACEHOLDER_IDS = frozenset(

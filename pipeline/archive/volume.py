@@ -9,8 +9,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.archive.allowance import Allowance
 from pipeline.archive.decode import Decoder, Stored
+from pipeline.archive.describe import MAX_MATRIX
 from pipeline.archive.reading import read_frames
+from pipeline.archive.scan import MAX_PICTURE
 from pipeline.archive.walk import native, open_regular
 from pipeline.errors import Reason, StudyError
 from pipeline.records import Affine, Series, SliceSource, Volume
@@ -28,7 +31,7 @@ MAX_LEVELS_BELOW_AIR = 20
 def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Decoder) -> Volume:
     """The slices at places `wanted` of `series`. Raises StudyError with its reason."""
     sources = [series.slices[place] for place in wanted]
-    frames = read_frames(root, sources)
+    frames = read_frames(root, sources, decoder.tick)
     to_hu = _picture_hu if series.kind == "image" else _slice_hu
     raw = [to_hu(frame, source, decoder) for frame, source in zip(frames, sources, strict=True)]
     if series.kind == "image":
@@ -54,8 +57,11 @@ def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Deco
 
 def read_mask(root: Path, source: SliceSource, shape: tuple[int, int], decoder: Decoder) -> npt.NDArray[np.bool_]:
     """The given lung mask of a picture: what is lighter than half of its lightest."""
-    with open_regular(root / native(source.mask)) as stream:
-        values = _sized(np.asarray(decoder.decode_picture(stream.read()), np.float64), shape)
+    with Allowance().parsing(Reason.DECODE_ERROR, "decode"), open_regular(root / native(source.mask)) as stream:
+        data = stream.read(MAX_PICTURE + 1)
+    if len(data) > MAX_PICTURE:
+        raise StudyError(Reason.DECOMPRESSION_BOMB, "decode")
+    values = _sized(np.asarray(decoder.decode_picture(data), np.float64), shape)
     return np.asarray(values > values.max() / 2)
 
 
@@ -112,6 +118,8 @@ def _squared(hu: Hu, spacing: tuple[float, float], affine: Affine) -> tuple[Hu, 
     """Resample to square pixels of the finer spacing, and keep the way back."""
     fine = min(spacing)
     rows, columns = (round(n * mm / fine) for n, mm in zip(hu.shape[1:], spacing, strict=True))
+    if max(rows, columns) > MAX_MATRIX:
+        raise StudyError(Reason.DECOMPRESSION_BOMB, "volume")
     resized = np.stack([cv2.resize(image, (columns, rows), interpolation=cv2.INTER_LINEAR) for image in hu])
     back_y, back_x = hu.shape[1] / rows, hu.shape[2] / columns
     a, b, c, d, e, f = affine
