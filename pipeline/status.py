@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.holder import holders
 from pipeline.manifest import read_manifest
-from pipeline.store import Place, last_places, next_attempt
+from pipeline.store import Place, noted_places, next_attempt
 
 RECENT = 200
 
@@ -34,7 +34,7 @@ def read_status(run: Path) -> Status:
     """The state of the run at `run`. Raises ConfigurationError where nothing was indexed there."""
     manifest = read_manifest(run / "private")
     wanted = {entry.study_key for entry in manifest.entries}
-    done = {key: place for key, place in last_places(run).items() if key in wanted}
+    done = {key: place for key, place in noted_places(run).items() if key in wanted}
     by_status = Counter(place.status for place in done.values())
     attempt = next_attempt(run) - 1
     return Status(
