@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.holder import holders
 from pipeline.manifest import read_manifest
-from pipeline.store import Place, noted_places, next_attempt
+from pipeline.store import Place, next_attempt, noted_places
 
 RECENT = 200
 

@@ -6,8 +6,8 @@ several records of one study the last
 wins, in the order of attempts, but a transient failure never over a lasting record; a compacted journal stands in for the
 attempts that it merged.
 
-Beside a journal lie its notes (`rank-00000.notes`): a line a record with what a status or a report must know of it, written once
-the record is on the disk. They spare reading gigabytes and are never needed: what they do not cover is read from the journal.
+Beside a journal lie its notes (`rank-00000.notes`): a line a record with what a status or a report must know of it, written
+once the record is on the disk. They spare reading gigabytes, and may be missing: what they lack is read from the journal.
 """
 
 from __future__ import annotations
@@ -321,8 +321,8 @@ def _outweighs(known: Place, later: Place) -> bool:
 def _note(line: Line | Glance, offset: int, length: int) -> Note:
     if line.result is None:
         return Note(offset, length)
-    result = line.result
-    return Note(offset, length, result.study_key, result.status, result.reason, line.input, line.tries, line.ended, line.seconds)
+    head = (line.result.study_key, line.result.status, line.result.reason)
+    return Note(offset, length, *head, line.input, line.tries, line.ended, line.seconds)
 
 
 def _place(path: Path, note: Note) -> Place:
