@@ -159,16 +159,16 @@ def test_working_time_leaves_out_the_pauses_between_attempts(tmp_path):
     late = encode(Line(result=lost(99), seconds={"read": 2.0}, ended=1e9 + 86_400))
     (tmp_path / "journal" / "0002").mkdir()
     (tmp_path / "journal" / "0002" / "rank-00000.jsonl").write_bytes(late)
-    timing = read_timing(last_places(tmp_path))
+    timing = read_timing(tmp_path, last_places(tmp_path))
     assert timing["study_key"].iloc[-1] == key_of(99)
     assert timing["at_s"].iloc[-1] == 18 + PAUSE_S  # study 19 was lost before any stage
     assert timing["rank"].iloc[-1] == "0002/rank-00000"
     compact(tmp_path)
-    assert set(read_timing(last_places(tmp_path))["rank"]) == {MERGED}
+    assert set(read_timing(tmp_path, last_places(tmp_path))["rank"]) == {MERGED}
 
 
 def test_stages_are_ranked_by_what_they_cost(run):
-    stages = slowest_stages(read_timing(last_places(run)))
+    stages = slowest_stages(read_timing(run, last_places(run)))
     assert stages["stage"].tolist() == ["infer", "lung", "read", "prepare"]
     assert stages["share"].sum() == pytest.approx(1)
     assert stages["worst_s"].iloc[0] == 5.0 == 1.0 + 4
