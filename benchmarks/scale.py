@@ -236,7 +236,7 @@ def write_files(archive: Path, n: int) -> None:
 
 
 def measure(stage: str, folder: Path, n: int, ranks: int = 1) -> Measured:
-    """Seconds, the processor's seconds and peak resident MB of one stage, of root, and with more ranks of the largest worker."""
+    """Seconds, the processor's seconds and peak resident MB of one stage; those of root, and the MB of the largest worker."""
     own = [sys.executable, "-m", "benchmarks.scale", "--stage", stage, "--folder", str(folder), "--size", str(n)]
     launcher = [str(Path(sys.executable).with_name("mpiexec")), "-n", str(ranks)] if ranks > 1 else []
     said = subprocess.run([*launcher, *own], check=True, stdout=subprocess.PIPE, text=True).stdout
