@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -58,6 +59,21 @@ def test_the_data_files_hold_every_study_and_every_scored_slice(run):
     assert columns["n_slices_scored"] == tables.studies["n_slices_scored"].tolist()
     slices = data(run, "slices-0")
     assert {key: len(rows) for key, rows in slices.items()} == tables.slices["study_key"].value_counts().to_dict()
+
+
+def test_a_table_too_long_for_a_browser_holds_the_highest_scores_and_says_where_the_rest_is(run, tmp_path):
+    short = tmp_path / "run"
+    shutil.copytree(run, short)
+    write_report(short, Options(rows=20))
+    tables = open_run(short)
+    slowest = set(slowest_stages(read_timing(short, last_places(short)))["worst_study"])
+    columns = {column["name"]: column["values"] for column in data(short, "studies")["columns"]}
+    others = tables.studies[~tables.studies["study_key"].isin(slowest)]
+    highest = others.sort_values("probability", ascending=False)["study_key"].head(20 - len(slowest))
+    assert columns["study_key"] == sorted({*highest, *slowest})
+    assert set(data(short, "slices-0")) == set(columns["study_key"])
+    assert '20 studies with the highest scores; all 60 are in <a href="../studies.csv">' in page(short)
+    assert "studies with the highest scores" not in page(run)
 
 
 def test_the_page_asks_nothing_of_any_network(run):
