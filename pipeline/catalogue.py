@@ -1,7 +1,7 @@
 """What has been read of every file of an archive: one line a file in `private/scan-N.jsonl`, places of lines in memory.
 
-A later scan takes from it what has not changed, and goes on where a killed one stopped. Memory holds some 300 bytes a file, so
-that root can index millions; headers are read back study by study.
+A later scan takes from it what has not changed, and goes on where a killed one stopped. Memory holds 16 bytes a file that an
+earlier scan knew and 8 a file of a study, so that root can index millions; headers are read back study by study.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from pipeline.archive import FileRecord, FoundFile, picture_folder
 from pipeline.errors import TRANSIENT, Reason
@@ -37,12 +38,50 @@ class _Groups:
     n_files: int = 0
 
 
+class _Glance(msgspec.Struct, gc=False):
+    """The part of a line that says whether its file need not be read again."""
+
+    class Record(msgspec.Struct, gc=False):
+        """The reason alone."""
+
+        reason: str = ""
+
+    path: str
+    records: tuple[Record, ...] = ()
+
+
+class _Known:
+    """Where the lines of earlier scans lie, by a hash of the file's path."""
+
+    def __init__(self) -> None:
+        self._hashes, self._places = array("q"), array("q")
+        self._sorted = np.empty(0, np.int64), np.empty(0, np.int64)
+
+    def add(self, path: str, place: int) -> None:
+        self._hashes.append(hash(path))
+        self._places.append(place)
+
+    def sort(self) -> None:
+        """To be called once, when all is added."""
+        hashes, places = np.array(self._hashes, np.int64), np.array(self._places, np.int64)
+        self._hashes, self._places = array("q"), array("q")
+        order = np.argsort(hashes, kind="stable")
+        self._sorted = hashes[order], places[order]
+
+    def find(self, path: str) -> list[int]:
+        """Places of the lines that may be this path's, the newest first."""
+        hashes, places = self._sorted
+        first, last = np.searchsorted(hashes, hash(path), "left"), np.searchsorted(hashes, hash(path), "right")
+        found: list[int] = places[first:last].tolist()
+        return found[::-1]
+
+
 class Catalogue:
     """The scan's file, open; a context manager. A file's line counts once it was `take`n in this scan."""
 
     def __init__(self, private: Path) -> None:
         self._path = private / NAME
-        self._known: dict[str, tuple[int, int, int]] = {}
+        self._known = _Known()
         try:
             self._file = self._path.open("a+b")
             self._path.chmod(0o600)
@@ -64,11 +103,14 @@ class Catalogue:
 
     def recall(self, found: FoundFile) -> bool:
         """Take in what is known of an unchanged file; False where it must be read."""
-        size, mtime_ns, place = self._known.get(found.path, (-1, -1, -1))
-        if (size, mtime_ns) != (found.size, found.mtime_ns):
-            return False
-        self._count(self._read(place), place)
-        return True
+        for place in self._known.find(found.path):
+            line = self._read(place)
+            if line.path == found.path:
+                same = (line.size, line.mtime_ns) == (found.size, found.mtime_ns)
+                if same:
+                    self._count(line, place)
+                return same
+        return False
 
     def add(self, found: FoundFile) -> None:
         """Take in what has just been read of a file. Raises StorageError."""
@@ -119,15 +161,16 @@ class Catalogue:
     def _recall(self) -> None:
         """Index the lines of earlier scans; the last reading of a file wins, a torn line is read over."""
         self._file.seek(0)
-        place, line = 0, b"\n"
+        place, line, decoder = 0, b"\n", msgspec.json.Decoder(_Glance)
         for line in self._file:
             try:
-                found = msgspec.json.decode(line, type=FoundFile)
+                found = decoder.decode(line)
             except msgspec.DecodeError:
-                found = FoundFile("")  # torn by a kill: the file is read again
+                found = _Glance("")  # torn by a kill: the file is read again
             if found.path and not any(record.reason in AGAIN for record in found.records):
-                self._known[found.path] = (found.size, found.mtime_ns, place)
+                self._known.add(found.path, place)
             place += len(line)
+        self._known.sort()
         if not line.endswith(b"\n"):
             self._file.write(b"\n")
 
@@ -155,4 +198,7 @@ class Catalogue:
 
     def _read(self, place: int) -> FoundFile:
         self._file.seek(place)
-        return msgspec.json.decode(self._file.readline(), type=FoundFile)
+        return _line.decode(self._file.readline())
+
+
+_line = msgspec.json.Decoder(FoundFile)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import h5py
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
-from pipeline.records import Box, Provenance, StudyResult
+from pipeline.records import Detail, Provenance, StudyResult
 
 BATCH = 1000
 KEY = "S26"
@@ -46,7 +49,10 @@ class Columns:
 
     def __init__(self, file: h5py.File, n_networks: int) -> None:
         self._n_networks = n_networks
-        self._rows: dict[str, list[tuple[Any, ...]]] = {"studies": [], "slices": [], "details": [], "events": []}
+        self._studies: list[tuple[Any, ...]] = []
+        self._slices = _Numbers(2, 2 + n_networks)
+        self._details = _Numbers(3, 12)
+        self._events: list[tuple[Any, ...]] = []
         self._n_slices = 0
         self._file = file
         self._layout: dict[str, dict[str, tuple[str, str, int]]] = {
@@ -88,31 +94,55 @@ class Columns:
         """Append one study's rows."""
         none = [math.nan] * self._n_networks
         head = (result.study_key, result.patient_key, result.series_key, result.status, result.reason, result.n_files)
-        row = (*head, self._n_slices, len(result.slices), list(result.probabilities) or none)
-        self._rows["studies"].append(row)
+        self._studies.append((*head, self._n_slices, len(result.slices), list(result.probabilities) or none))
         for scored in result.slices:
-            chances = [prediction.probability for prediction in scored.predictions]
-            self._rows["slices"].append((number, scored.slice_index, scored.z_mm, scored.lung_area_mm2, chances))
+            self._slices.whole.extend((number, scored.slice_index))
+            self._slices.real.extend((scored.z_mm, scored.lung_area_mm2, *(one.probability for one in scored.predictions)))
             for network, prediction in enumerate(scored.predictions):
-                for place, d in enumerate(prediction.details):
-                    numbers = (d.score, d.attention, d.probability, d.lung_fraction)
-                    self._rows["details"].append((self._n_slices, network, place, *numbers, _edges(d.box), _edges(d.original)))
+                self._add_details(network, prediction.details)
             self._n_slices += 1
-        self._rows["events"] += [(number, e.scope, e.stage, e.code, e.count) for e in result.events]
-        if len(self._rows["studies"]) >= BATCH:
+        self._events += [(number, e.scope, e.stage, e.code, e.count) for e in result.events]
+        if len(self._studies) >= BATCH:
             self.close()
+
+    def _add_details(self, network: int, details: Sequence[Detail]) -> None:
+        whole, real = self._details.whole.extend, self._details.real.extend
+        for place, d in enumerate(details):
+            box, original = d.box, d.original
+            whole((self._n_slices, network, place))
+            real((d.score, d.attention, d.probability, d.lung_fraction, box.top, box.left, box.bottom, box.right))
+            real((original.top, original.left, original.bottom, original.right))
 
     def close(self) -> None:
         """Write what is buffered."""
-        for group, rows in self._rows.items():
-            if rows:
-                for (name, (kind, _, _)), values in zip(self._layout[group].items(), zip(*rows, strict=True), strict=True):
-                    _extend(self._file[group][name], np.array(values, dtype=kind))
-            rows.clear()
+        self._write("studies", [list(values) for values in zip(*self._studies, strict=True)])
+        whole, real = self._slices.take()
+        self._write("slices", [*whole.T, *real[:, :2].T, real[:, 2:]])
+        whole, real = self._details.take()
+        self._write("details", [*whole.T, *real[:, :4].T, real[:, 4:8], real[:, 8:]])
+        self._write("events", [list(values) for values in zip(*self._events, strict=True)])
+        self._studies.clear()
+        self._events.clear()
+
+    def _write(self, group: str, columns: Sequence[Any]) -> None:
+        """Extend the columns of `group`, given in the order of its layout, if there is anything to add."""
+        for (name, (kind, _, _)), values in zip(self._layout[group].items(), columns, strict=bool(columns)):
+            if len(values):
+                _extend(self._file[group][name], np.array(values, dtype=kind))
 
 
-def _edges(box: Box) -> tuple[float, float, float, float]:
-    return box.top, box.left, box.bottom, box.right
+class _Numbers:
+    """Rows of numbers while they are gathered: compact, and made into arrays without a look at each."""
+
+    def __init__(self, n_whole: int, n_real: int) -> None:
+        self.whole, self.real = array("q"), array("d")
+        self._widths = n_whole, n_real
+
+    def take(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """The rows so far [row, column], which are forgotten."""
+        whole, real = np.array(self.whole, np.int64), np.array(self.real, np.float64)
+        self.whole, self.real = array("q"), array("d")
+        return whole.reshape(-1, self._widths[0]), real.reshape(-1, self._widths[1])
 
 
 def _extend(dataset: Any, values: np.ndarray[Any, Any]) -> None:

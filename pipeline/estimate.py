@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.config import ClusterConfig, RunConfig
 from pipeline.errors import ConfigurationError
 from pipeline.manifest import read_manifest
-from pipeline.store import last_places
+from pipeline.store import noted_places
 
 START_S = 60.0
 """Starting, indexing again and gathering; measured in docs/cluster.md, with room."""
@@ -32,10 +32,10 @@ class Estimate:
 def estimate(run: Path, measured: Path, cluster: ClusterConfig, config: RunConfig) -> Estimate:
     """For the run at `run`, by the studies of the run at `measured`. Raises ConfigurationError where nothing was measured."""
     manifest = read_manifest(run / "private")
-    finished = {key: place for key, place in last_places(run).items() if place.status and not place.transient}
+    finished = {key: place for key, place in noted_places(run).items() if place.status and not place.transient}
     ready = [entry for entry in manifest.entries if entry.status == "READY"]
     n_open = sum(entry.study_key not in finished for entry in ready)
-    seconds = [place.seconds for place in last_places(measured).values() if place.seconds > 0]
+    seconds = [place.seconds for place in noted_places(measured).values() if place.seconds > 0]
     if not seconds:
         raise ConfigurationError(
             f"no study of {measured} was timed yet: screen some of the archive first, or name such a run with --measured"

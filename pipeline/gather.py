@@ -6,11 +6,16 @@ rank or attempt, so its digest is the same however the run was carried out.
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import io
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import h5py
 import numpy as np
@@ -18,8 +23,8 @@ import numpy as np
 from pipeline.columns import Columns, describe_run
 from pipeline.errors import ConfigurationError
 from pipeline.records import Provenance, StudyResult
-from pipeline.rows import Patient, Probabilities, Tables, open_parquet, patients_csv, pool, write_slices
-from pipeline.store import Found, Place, decode, last_places, raw, storage_error, write_whole
+from pipeline.rows import Patient, Probabilities, Tables, open_parquet, pool, write_patients, write_slices
+from pipeline.store import Found, Place, decode, last_places, raw, read_raw, storage_error, whole
 
 BATCH = 1000
 
@@ -39,6 +44,11 @@ def gather(
     run: Path, networks: Sequence[str], provenance: Provenance | None = None, *, thresholds: Mapping[str, float] | None = None
 ) -> Summary:  # fmt: skip
     """Rebuild every derived file of `run`; `networks` names one probability column each, `thresholds` those that have one."""
+    with _uncollected():
+        return _gather(run, provenance, Probabilities(tuple(networks), dict(thresholds or {})))
+
+
+def _gather(run: Path, provenance: Provenance | None, scores: Probabilities) -> Summary:
     places = last_places(run)
     if not places:
         raise ConfigurationError(f"{run} holds no journal: is it a run's folder? `drenet screen` makes one")
@@ -46,7 +56,7 @@ def gather(
     part = run / ".results.h5.part"
     try:
         with h5py.File(part, "w", libver="v110") as file:
-            summary = _write_all(run, file, places, found, Probabilities(tuple(networks), dict(thresholds or {})))
+            summary = _write_all(run, file, places, found, scores)
             describe_run(file, provenance)
         part.replace(run / "results.h5")
     except OSError as error:
@@ -65,48 +75,81 @@ def payload_digest(run: Path) -> str:
                 for start in range(0, len(data), 65536):
                     total.update(np.ascontiguousarray(data[start : start + 65536]).tobytes())
     for name in ("studies.csv", "patients.csv", "exclusions.csv"):
-        total.update((run / name).read_bytes())
+        with (run / name).open("rb") as table:
+            while block := table.read(2**20):
+                total.update(block)
     return total.hexdigest()
 
 
 def _write_all(
     run: Path, file: h5py.File, places: dict[str, Place], found: Found, scores: Probabilities
 ) -> tuple[int, int, dict[str, int], dict[str, int]]:
-    networks = list(scores.networks)
-    columns = Columns(file, len(networks))
+    columns = Columns(file, len(scores.networks))
     patients: dict[str, Patient] = {}
     status: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     n_files = 0
-    tables = Tables(scores)
-    tables.found(found)
-    parquet = open_parquet(run, networks)
-    batch: list[StudyResult] = []
-    try:
+    with _csv(run / "studies.csv") as studies, _csv(run / "exclusions.csv") as exclusions, _parquet(run, scores) as slices:
+        tables = Tables(studies, exclusions, scores)
+        tables.found(found)
         for number, result in enumerate(_results(places)):
             columns.add(number, result)
             tables.add(result)
-            pool(patients.setdefault(result.patient_key, Patient(result.label)), result)
+            slices(result)
+            pool(patients.setdefault(result.patient_key, Patient(sys.intern(result.label))), result)
             status[result.status] += 1
             reasons.update([result.reason] if result.reason else [])
             n_files += result.n_files
-            batch.append(result)
-            if len(batch) == BATCH:
-                write_slices(parquet, batch, networks)
+    columns.close()
+    with _csv(run / "patients.csv") as table:
+        write_patients(table, patients, scores)
+    return len(places), found.n_files or n_files, dict(sorted(status.items())), dict(sorted(reasons.items()))
+
+
+@contextmanager
+def _csv(path: Path) -> Iterator[TextIO]:
+    """A table under another name until it is whole."""
+    with whole(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        yield text
+        text.flush()
+        text.detach()
+
+
+@contextmanager
+def _parquet(run: Path, scores: Probabilities) -> Iterator[Callable[[StudyResult], None]]:
+    """slices.parquet, told study by study, under another name until it is whole."""
+    networks, batch = list(scores.networks), list[StudyResult]()
+    parquet = open_parquet(run, networks)
+
+    def add(result: StudyResult) -> None:
+        batch.append(result)
+        if len(batch) == BATCH:
+            write_slices(parquet, batch, networks)
+
+    try:
+        yield add
         write_slices(parquet, batch, networks)
     finally:
         parquet.close()
     (run / ".slices.parquet.part").replace(run / "slices.parquet")
-    columns.close()
-    write_whole(run / "studies.csv", tables.studies.getvalue().encode())
-    write_whole(run / "exclusions.csv", tables.exclusions.getvalue().encode())
-    write_whole(run / "patients.csv", patients_csv(patients, scores))
-    return len(places), found.n_files or n_files, dict(sorted(status.items())), dict(sorted(reasons.items()))
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection: records hold no cycles, and the collector would walk through a million places again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _results(places: dict[str, Place]) -> Iterator[StudyResult]:
-    for key in sorted(places):
-        line = decode(raw(places[key]))
+    for raw_line in read_raw([places[key] for key in sorted(places)]):
+        line = decode(raw_line)
         if line is None or line.result is None:
             raise ConfigurationError("a journal changed while it was gathered: is the run still going? Gather again")
         yield line.result

@@ -2,15 +2,19 @@
 
 manifest.jsonl: one header line, then one line a study in order of study_key. scan.jsonl: one line a file ever read, so that
 indexing again reads only what is new or changed, and an index killed half-way goes on where it stopped.
+
+manifest.heads: one line a study with what `Entry` holds, so that gigabytes need not be read to know them. It is deleted before
+a manifest is written and made after it, and may be missing.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -19,6 +23,7 @@ from pipeline.records import Event, Study
 from pipeline.store import write_whole
 
 NAME = "manifest.jsonl"
+HEADS = "manifest.heads"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +40,11 @@ class Heading:
     events: tuple[Event, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What dealing needs of a study; the rest stays on the disk, `length` bytes from `offset`. `digest` names the content."""
 
     study_key: str
-    status: str
+    status: Literal["READY", "EXCLUDED", "FAILED"]
     cost: float
     digest: str
     offset: int
@@ -65,21 +69,53 @@ class Manifest:
         entry = self.entries[number]
         with self.path.open("rb") as file:
             file.seek(entry.offset)
-            return file.read(entry.length)
+            line = file.read(entry.length)
+        if _digest(line) != entry.digest:
+            raise ConfigurationError(f"the manifest in {self.path.parent} is damaged: delete it and index again")
+        return line
 
 
 class _Head(msgspec.Struct):
     """The part of a study's line that `Entry` keeps."""
 
     study_key: str
-    status: str = "READY"
+    status: Literal["READY", "EXCLUDED", "FAILED"] = "READY"
     cost: float = 1.0
+
+
+class _Sums(msgspec.Struct, array_like=True):
+    """First line of manifest.heads: the manifest's digest and its length."""
+
+    sha256: str
+    length: int
 
 
 def write_manifest(private: Path, heading: Heading, studies: Iterable[Study]) -> None:
     """Write the manifest whole; readable by its owner only."""
-    lines = (msgspec.json.encode(record) + b"\n" for record in chain([heading], studies))
-    write_whole(private / NAME, lines, mode=0o600)
+    (private / HEADS).unlink(missing_ok=True)
+    total, heads, end = hashlib.sha256(), bytearray(), 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal end
+        for record in chain([heading], studies):
+            line = msgspec.json.encode(record) + b"\n"
+            total.update(line)
+            if isinstance(record, Study):
+                heads.extend(msgspec.json.encode(_entry(record, line, end)) + b"\n")
+            end += len(line)
+            yield line
+
+    write_whole(private / NAME, lines(), mode=0o600)
+    sums = msgspec.json.encode(_Sums(total.hexdigest(), end)) + b"\n"
+    write_whole(private / HEADS, (sums, bytes(heads)), mode=0o600)
+
+
+def _entry(head: Study | _Head, line: bytes, offset: int) -> Entry:
+    return Entry(head.study_key, head.status, head.cost, _digest(line), offset, len(line))
+
+
+def _digest(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()[:16]
 
 
 def read_heading(private: Path) -> Heading:
@@ -96,18 +132,30 @@ def read_heading(private: Path) -> Heading:
 def read_manifest(private: Path) -> Manifest:
     """The manifest, studies left on the disk. Raises ConfigurationError where there is none or it is damaged."""
     heading = read_heading(private)
-    total, entries = hashlib.sha256(), []
-    path, decoder = private / NAME, msgspec.json.Decoder(_Head)
+    entries, sha256 = _by_heads(private) or _by_reading(private)
+    return Manifest(private / NAME, heading, tuple(entries), sha256)
+
+
+def _by_heads(private: Path) -> tuple[list[Entry], str] | None:
+    """Entries and digest from manifest.heads; None where it is missing or speaks of another manifest."""
     try:
-        with path.open("rb") as file:
-            first = file.readline()
-            total.update(first)
-            offset = len(first)
+        first, *lines = (private / HEADS).read_bytes().splitlines()
+        sums, decoder = msgspec.json.decode(first, type=_Sums), msgspec.json.Decoder(Entry)
+        entries = [decoder.decode(line) for line in lines]
+    except (OSError, ValueError):
+        return None
+    return (entries, sums.sha256) if sums.length == (private / NAME).stat().st_size else None
+
+
+def _by_reading(private: Path) -> tuple[list[Entry], str]:
+    total, entries, decoder, offset = hashlib.sha256(), list[Entry](), msgspec.json.Decoder(_Head), 0
+    try:
+        with (private / NAME).open("rb") as file:
             for line in file:
-                head, digest = decoder.decode(line), hashlib.sha256(line).hexdigest()
                 total.update(line)
-                entries.append(Entry(head.study_key, head.status, head.cost, digest[:16], offset, len(line)))
+                if offset:
+                    entries.append(_entry(decoder.decode(line), line, offset))
                 offset += len(line)
     except msgspec.DecodeError as error:
         raise ConfigurationError(f"the manifest in {private} is damaged: delete it and index again") from error
-    return Manifest(path, heading, tuple(entries), total.hexdigest())
+    return entries, total.hexdigest()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
+import sys
+from array import array
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,14 +19,15 @@ from pipeline.records import Facts, StudyResult
 from pipeline.store import Found
 
 FACTS = tuple(Facts.__dataclass_fields__)
+_facts = attrgetter(*FACTS)
 
 
-@dataclass
+@dataclass(slots=True)
 class Patient:
-    """What is pooled of one patient."""
+    """What is pooled of one patient: `scores` of all slices, an array a network."""
 
     label: str = ""
-    scores: list[list[float]] = field(default_factory=list)
+    scores: list[array[float]] = field(default_factory=list)
     n_scored: int = 0
     n_not_scored: int = 0
 
@@ -55,12 +58,11 @@ class Probabilities:
 
 
 class Tables:
-    """studies.csv and exclusions.csv while they grow."""
+    """studies.csv and exclusions.csv while they grow, in files opened as UTF-8 without newline's translation."""
 
-    def __init__(self, scores: Probabilities) -> None:
-        self.studies, self.exclusions = io.StringIO(), io.StringIO()
-        self._studies = csv.writer(self.studies, lineterminator="\n")
-        self._exclusions = csv.writer(self.exclusions, lineterminator="\n")
+    def __init__(self, studies: TextIO, exclusions: TextIO, scores: Probabilities) -> None:
+        self._studies = csv.writer(studies, lineterminator="\n")
+        self._exclusions = csv.writer(exclusions, lineterminator="\n")
         head = ("study_key", "patient_key", "status", "reason", "warnings")
         self._studies.writerow((*head, *scores.head, "n_slices_scored", "n_files", "label", "series_key", *FACTS))
         self._exclusions.writerow(("scope", "study_key", "stage", "code", "count"))
@@ -71,7 +73,7 @@ class Tables:
         head = (result.study_key, result.patient_key, result.status, result.reason, ";".join(result.warnings))
         chances = self._scores.cells(result.probabilities)
         tail = (len(result.slices), result.n_files, _safe(result.label), result.series_key)
-        facts = [_safe(value) for value in astuple(result.facts)]
+        facts = [_safe(value) for value in _facts(result.facts)]
         self._studies.writerow((*head, *chances, *tail, *facts))
         for event in result.events:
             self._exclusions.writerow((event.scope, result.study_key, event.stage, event.code, event.count))
@@ -98,22 +100,23 @@ def pool(patient: Patient, result: StudyResult) -> None:
         patient.n_not_scored += 1
         return
     patient.n_scored += 1
-    patient.scores += [[p.probability for p in scored.predictions] for scored in result.slices]
-    patient.label = patient.label or result.label
+    if not patient.scores:
+        patient.scores = [array("d") for _ in result.slices[0].predictions]
+    for network, scores in enumerate(patient.scores):
+        scores.extend(scored.predictions[network].probability for scored in result.slices)
+    patient.label = patient.label or sys.intern(result.label)
 
 
-def patients_csv(patients: dict[str, Patient], scores: Probabilities) -> bytes:
+def write_patients(file: TextIO, patients: dict[str, Patient], scores: Probabilities) -> None:
     """patients.csv, in order of patient_key."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(file, lineterminator="\n")
     counts = ("n_slices_scored", "n_studies_scored", "n_studies_not_scored", "label")
     writer.writerow(("patient_key", *scores.head, *counts))
     for key in sorted(patients):
         patient = patients[key]
-        means = scores.cells([math.fsum(column) / len(column) for column in zip(*patient.scores, strict=True)])
-        tail = (len(patient.scores), patient.n_scored, patient.n_not_scored, _safe(patient.label))
-        writer.writerow((key, *means, *tail))
-    return text.getvalue().encode()
+        means = scores.cells([math.fsum(column) / len(column) for column in patient.scores])
+        n_slices = len(patient.scores[0]) if patient.scores else 0
+        writer.writerow((key, *means, n_slices, patient.n_scored, patient.n_not_scored, _safe(patient.label)))
 
 
 def open_parquet(run: Path, networks: list[str]) -> Any:

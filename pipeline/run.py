@@ -33,7 +33,7 @@ from pipeline.ranks import Alone, World
 from pipeline.records import DealtStudy
 from pipeline.resume import Plan, Request, check_archive, describe, plan, provenance, read_described, read_weights
 from pipeline.source import Report, Share, StudySource, journal_findings
-from pipeline.store import Journal, Line, compact, encode, last_places
+from pipeline.store import Journal, Line, compact, encode, last_places, noted_places
 from pipeline.study import Screener, lost_line
 
 log = logging.getLogger(__name__)
@@ -142,12 +142,13 @@ def _open(request: Request, made: Plan, size: int) -> StudySource:
     """Root's source of studies: what earlier attempts and indexing have settled is journalled and left out."""
     manifest = read_manifest(request.out / "private")
     describe(made, request.key(), manifest.sha256)
-    compact(request.home)
-    done = last_places(request.out)
+    done = compact(request.home)
+    if request.part:
+        done = last_places(request.out)
     share = Share(*(request.part or (1, 1)), Pace(end_time()), retry_lost=request.retry_lost)
     with Journal(made.journal(0).with_name("root.jsonl"), fsync_every_s=1.0) as journal:
         journal_findings(journal, manifest, done, share.numbers(manifest))
-    return StudySource(manifest, done, size, made.config.run, share, partial(last_places, request.out))
+    return StudySource(manifest, done, size, made.config.run, share, partial(noted_places, request.out))
 
 
 def _screen_dealt(

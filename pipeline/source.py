@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from pipeline.config import RunConfig
 from pipeline.deal import Deal
 from pipeline.errors import LOST_LIMIT, Reason
 from pipeline.manifest import Manifest
-from pipeline.pace import Pace
+from pipeline.pace import RECENT, Pace
 from pipeline.progress import Progress
 from pipeline.records import Study
 from pipeline.store import Found, Journal, Line, Place
@@ -60,9 +61,9 @@ class StudySource:
         ready = [n for n in self._share.numbers(manifest) if manifest.entries[n].status == "READY"]
         open_ = [n for n in ready if not self._settled(n, done)]
         self._tries = {n: place.tries for n in open_ if (place := done.get(manifest.entries[n].study_key))}
-        for place in sorted(done.values(), key=lambda place: place.ended):
-            if place.key in self._number:
-                self._pace.measured(manifest.entries[self._number[place.key]].cost, place.seconds)
+        timed = (place for place in done.values() if place.seconds > 0 and place.key in self._number)
+        for place in reversed(heapq.nlargest(RECENT, timed, key=lambda place: place.ended)):
+            self._pace.measured(manifest.entries[self._number[place.key]].cost, place.seconds)
         self._deal = Deal([(n, manifest.entries[n].cost) for n in open_], size=size)
         self._n_internal = self._n_finished = 0
         self.progress = Progress(len(open_), len(manifest.entries), every_s=config.progress_every_s)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.holder import holders
 from pipeline.manifest import read_manifest
-from pipeline.store import Place, last_places, next_attempt
+from pipeline.store import Place, next_attempt, noted_places
 
 RECENT = 200
 
@@ -34,7 +35,7 @@ def read_status(run: Path) -> Status:
     """The state of the run at `run`. Raises ConfigurationError where nothing was indexed there."""
     manifest = read_manifest(run / "private")
     wanted = {entry.study_key for entry in manifest.entries}
-    done = {key: place for key, place in last_places(run).items() if key in wanted}
+    done = {key: place for key, place in noted_places(run).items() if key in wanted}
     by_status = Counter(place.status for place in done.values())
     attempt = next_attempt(run) - 1
     return Status(
@@ -44,6 +45,8 @@ def read_status(run: Path) -> Status:
 
 def _rate(places: list[Place]) -> float:
     """Studies a second over the newest records of the newest attempt."""
-    newest = max((place.path.parent for place in places), default=None)
-    ended = sorted(place.ended for place in places if place.path.parent == newest and place.ended)[-RECENT:]
-    return (len(ended) - 1) / (ended[-1] - ended[0]) if len(ended) > 1 and ended[-1] > ended[0] else 0.0
+    paths = {place.path for place in places}
+    newest = max((path.parent for path in paths), default=None)
+    latest = {path for path in paths if path.parent == newest}
+    ended = heapq.nlargest(RECENT, (place.ended for place in places if place.ended and place.path in latest))
+    return (len(ended) - 1) / (ended[0] - ended[-1]) if len(ended) > 1 and ended[0] > ended[-1] else 0.0

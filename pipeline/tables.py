@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +38,16 @@ class Run:
     def slices(self) -> pd.DataFrame:
         """One row a scored slice."""
         return pd.read_parquet(self.folder / "slices.parquet")
+
+    def slices_of(self, study_keys: Collection[str]) -> Iterator[pd.DataFrame]:
+        """Those rows of `slices` that belong to some studies, a few thousand at a time."""
+        import pyarrow.parquet as pq
+
+        wanted = set(study_keys)
+        with pq.ParquetFile(self.folder / "slices.parquet") as file:
+            for group in range(file.num_row_groups):
+                slices = file.read_row_group(group).to_pandas()
+                yield slices[slices["study_key"].isin(wanted)]
 
     @cached_property
     def results(self) -> Any:

@@ -11,9 +11,9 @@ import pytest
 
 from pipeline import catalogue as catalogues
 from pipeline import indexing
-from pipeline.archive import scan_file
+from pipeline.archive import FileRecord, FoundFile, scan_file
 from pipeline.catalogue import Catalogue
-from pipeline.errors import Drained
+from pipeline.errors import Drained, Reason
 from pipeline.indexing import IndexSource, index
 from pipeline.manifest import NAME, read_manifest
 from pipeline.ranks import Alone
@@ -182,6 +182,24 @@ def test_nothing_that_identifies_is_logged(archive, caplog):
         hu_of(archive, studies[0])
     assert "indexed" in caplog.text
     assert "CANARY" not in caplog.text
+
+
+@pytest.mark.parametrize("same_hash", [False, True])
+def test_of_several_readings_of_a_file_the_last_counts_whatever_else_hashes_alike(same_hash, tmp_path, monkeypatch):
+    from pipeline import catalogue
+
+    if same_hash:
+        monkeypatch.setattr(catalogue, "hash", lambda _: 0, raising=False)
+    before = [FoundFile("a", 1, 1, (FileRecord(),), ("old",)), FoundFile("b", 2, 2, (FileRecord(),), ("b",))]
+    after = [FoundFile("a", 1, 9, (FileRecord(),), ("new",)), FoundFile("c", 3, 3, (FileRecord(Reason.IO_ERROR),))]
+    for scan in (before, after):
+        with Catalogue(tmp_path) as known:
+            for found in scan:
+                known.add(found)
+    with Catalogue(tmp_path) as known:
+        asked = [("a", 1, 1), ("a", 1, 9), ("b", 2, 2), ("c", 3, 3), ("d", 4, 4)]
+        assert [known.recall(FoundFile(*one)) for one in asked] == [False, True, True, False, False]
+        assert sorted(known.study_uids()) == ["b", "new"]
 
 
 def test_a_manifest_is_read_back_study_by_study(archive):

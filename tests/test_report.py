@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from itertools import pairwise
 
 import pytest
@@ -58,6 +59,21 @@ def test_the_data_files_hold_every_study_and_every_scored_slice(run):
     assert columns["n_slices_scored"] == tables.studies["n_slices_scored"].tolist()
     slices = data(run, "slices-0")
     assert {key: len(rows) for key, rows in slices.items()} == tables.slices["study_key"].value_counts().to_dict()
+
+
+def test_a_table_too_long_for_a_browser_holds_the_highest_scores_and_says_where_the_rest_is(run, tmp_path):
+    short = tmp_path / "run"
+    shutil.copytree(run, short)
+    write_report(short, Options(rows=20))
+    tables = open_run(short)
+    slowest = set(slowest_stages(read_timing(short, last_places(short)))["worst_study"])
+    columns = {column["name"]: column["values"] for column in data(short, "studies")["columns"]}
+    others = tables.studies[~tables.studies["study_key"].isin(slowest)]
+    highest = others.sort_values("probability", ascending=False)["study_key"].head(20 - len(slowest))
+    assert columns["study_key"] == sorted({*highest, *slowest})
+    assert set(data(short, "slices-0")) == set(columns["study_key"])
+    assert '20 studies with the highest scores; all 60 are in <a href="../studies.csv">' in page(short)
+    assert "studies with the highest scores" not in page(run)
 
 
 def test_the_page_asks_nothing_of_any_network(run):
@@ -159,16 +175,16 @@ def test_working_time_leaves_out_the_pauses_between_attempts(tmp_path):
     late = encode(Line(result=lost(99), seconds={"read": 2.0}, ended=1e9 + 86_400))
     (tmp_path / "journal" / "0002").mkdir()
     (tmp_path / "journal" / "0002" / "rank-00000.jsonl").write_bytes(late)
-    timing = read_timing(last_places(tmp_path))
+    timing = read_timing(tmp_path, last_places(tmp_path))
     assert timing["study_key"].iloc[-1] == key_of(99)
     assert timing["at_s"].iloc[-1] == 18 + PAUSE_S  # study 19 was lost before any stage
     assert timing["rank"].iloc[-1] == "0002/rank-00000"
     compact(tmp_path)
-    assert set(read_timing(last_places(tmp_path))["rank"]) == {MERGED}
+    assert set(read_timing(tmp_path, last_places(tmp_path))["rank"]) == {MERGED}
 
 
 def test_stages_are_ranked_by_what_they_cost(run):
-    stages = slowest_stages(read_timing(last_places(run)))
+    stages = slowest_stages(read_timing(run, last_places(run)))
     assert stages["stage"].tolist() == ["infer", "lung", "read", "prepare"]
     assert stages["share"].sum() == pytest.approx(1)
     assert stages["worst_s"].iloc[0] == 5.0 == 1.0 + 4

@@ -5,11 +5,15 @@ A page opened as file:// may load scripts but not fetch: each file is one call, 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pandas as pd
+
+from pipeline.tables import Run
 
 CHUNK = 500
 """Studies whose slices share a file."""
@@ -38,6 +42,17 @@ def put(path: Path, name: str, value: object) -> None:
     path.write_bytes(b"drenet.put(%s,%s);\n" % (msgspec.json.encode(name), msgspec.json.encode(value)))
 
 
+def choose_shown(studies: pd.DataFrame, networks: list[str], most: int, wanted: Collection[str]) -> pd.DataFrame:
+    """At most `most` studies for the page, those of `wanted` and then the highest scores, in order of study_key.
+
+    Of equal scores and of those without one the lower key goes first.
+    """
+    if len(studies) <= most:
+        return studies
+    scores = studies[networks].max(axis=1).mask(studies["study_key"].isin(list(wanted)), math.inf)
+    return studies.loc[scores.sort_values(ascending=False, kind="stable").index[:most]].sort_index()
+
+
 def write_studies(folder: Path, studies: pd.DataFrame, networks: list[str], pictured: set[str], timing: pd.DataFrame) -> None:
     """studies.js: the columns of the table, in order of study_key; `pictured` studies have their pictures in a file."""
     table = studies.copy()
@@ -58,14 +73,21 @@ def write_studies(folder: Path, studies: pd.DataFrame, networks: list[str], pict
     put(folder / "studies.js", "studies", value)
 
 
-def write_slices(folder: Path, studies: pd.DataFrame, slices: pd.DataFrame, networks: list[str]) -> None:
+def write_slices(folder: Path, studies: pd.DataFrame, run: Run, networks: list[str]) -> None:
     """slices-N.js: for each study of a chunk its slices as [index, z_mm, lung_cm2, probability, ...]."""
-    rows: dict[str, list[list[float]]] = {}
-    numbers = slices[["z_mm", *networks]].round(4).assign(lung=(slices["lung_area_mm2"] / 100).round(1))
-    columns = [slices["study_key"], slices["slice_index"], numbers["z_mm"], numbers["lung"], *(numbers[n] for n in networks)]
-    for key, *row in zip(*(column.tolist() for column in columns), strict=True):
-        rows.setdefault(key, []).append(row)
     keys = studies["study_key"].tolist()
+    rows: dict[str, list[list[float]]] = {}
+    for slices in run.slices_of(keys):
+        numbers = slices[["z_mm", *networks]].round(4).assign(lung=(slices["lung_area_mm2"] / 100).round(1))
+        columns = [
+            slices["study_key"],
+            slices["slice_index"],
+            numbers["z_mm"],
+            numbers["lung"],
+            *(numbers[n] for n in networks),
+        ]
+        for key, *row in zip(*(column.tolist() for column in columns), strict=True):
+            rows.setdefault(key, []).append(row)
     for start in range(0, len(keys), CHUNK):
         chunk = {key: rows[key] for key in keys[start : start + CHUNK] if key in rows}
         put(folder / f"slices-{start // CHUNK}.js", f"slices-{start // CHUNK}", chunk)

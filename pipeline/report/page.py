@@ -17,14 +17,14 @@ from markupsafe import Markup
 
 from pipeline.gather import payload_digest
 from pipeline.report.card import BLANK, card_text, fill_card
-from pipeline.report.data import above, write_slices, write_studies
+from pipeline.report.data import above, choose_shown, write_slices, write_studies
 from pipeline.report.described import read_description
 from pipeline.report.evaluation import read_evaluation
 from pipeline.report.figures import charts
 from pipeline.report.flow import Flow, read_flow
 from pipeline.report.pictures import write_pictures
 from pipeline.report.timing import read_timing, slowest_stages
-from pipeline.store import last_places, storage_error
+from pipeline.store import noted_places, storage_error
 from pipeline.tables import Run, open_run
 
 PARTS = {
@@ -46,6 +46,8 @@ class Options:
     """Normalised detail score above which a detail is drawn as a box (the paper's figure 4)."""
     pictured: int = 100
     """Most studies whose pictures the report takes from the packs, the highest scores first."""
+    rows: int = 50_000
+    """Most studies in the page's table, the highest scores first: a browser opens so many at once."""
 
 
 def write_report(folder: Path, options: Options = Options()) -> Path:
@@ -64,11 +66,13 @@ def write_report(folder: Path, options: Options = Options()) -> Path:
 def _write(run: Run, part: Path, options: Options) -> None:
     described = read_description(run.folder)
     networks = [network["column"] for network in described["networks"]]
-    places = last_places(run.folder)
-    timing, flow = read_timing(places), read_flow(run)
+    places = noted_places(run.folder)
+    timing, flow = read_timing(run.folder, places), read_flow(run)
+    stages = slowest_stages(timing)
     pictured = write_pictures(part / "data", run, networks, places, options.pictured)
-    write_studies(part / "data", run.studies, networks, pictured, timing)
-    write_slices(part / "data", run.studies, run.slices, networks)
+    shown = choose_shown(run.studies, networks, options.rows, pictured | set(stages["worst_study"]))
+    write_studies(part / "data", shown, networks, pictured, timing)
+    write_slices(part / "data", shown, run, networks)
     evaluation = read_evaluation(run.folder)
     card = fill_card(run, described, flow, options.box_from, evaluated=evaluation is not None)
     page = _template().render(
@@ -77,7 +81,9 @@ def _write(run: Run, part: Path, options: Options) -> None:
         tiles=_tiles(run, flow, networks),
         flow=flow,
         charts=charts(run.studies, networks, timing),
-        stages=slowest_stages(timing).to_dict("records"),
+        n_shown=len(shown),
+        n_studies=len(run.studies),
+        stages=stages.to_dict("records"),
         evaluation=evaluation,
         provenance=_provenance(described, run.folder),
         configuration=msgspec.toml.encode(described["config"]).decode(),

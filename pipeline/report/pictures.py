@@ -5,12 +5,11 @@ Boxes come three ways: in the network's pixels, in the pixels of the volume's pi
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from pipeline.aggregate import to_original
 from pipeline.album import SlicePicture, StudyPictures, find_pictures, read_pictures
@@ -39,23 +38,22 @@ def write_pictures(folder: Path, run: Run, networks: list[str], places: dict[str
 
 
 class Details:
-    """The details of results.h5, found by study; an open file's columns."""
+    """The details of results.h5, found by study in an open file's columns: those of studies and slices ascend."""
 
     def __init__(self, results: Any, n_networks: int) -> None:
         self._results, self._n_networks = results, n_networks
-        self._row = {key.decode(): row for row, key in enumerate(results["studies/study_key"][:])}
-        self._first, self._n = results["studies/first_slice"][:], results["studies/n_slices_scored"][:]
-        self._slice_of_detail: npt.NDArray[np.int64] = results["details/slice"][:]
 
     def of(self, key: str) -> dict[int, list[list[dict[str, Any]]]]:
         """Slice index -> [network][detail] of one study."""
-        row = self._row[key]
-        first, last = int(self._first[row]), int(self._first[row] + self._n[row])
-        start, end = np.searchsorted(self._slice_of_detail, [first, last])
+        row = bisect_left(self._results["studies/study_key"], key.encode())
+        first = int(self._results["studies/first_slice"][row])
+        last = first + int(self._results["studies/n_slices_scored"][row])
+        slice_of_detail = self._results["details/slice"]
+        start, end = bisect_left(slice_of_detail, first), bisect_left(slice_of_detail, last)
         read = {name: self._results[f"details/{name}"][start:end] for name in ("network", "box", "box_original", *NUMBERS)}
         indexes = self._results["slices/slice_index"][first:last].tolist()
         found: dict[int, list[list[dict[str, Any]]]] = {index: [[] for _ in range(self._n_networks)] for index in indexes}
-        for place, of_slice in enumerate(self._slice_of_detail[start:end] - first):
+        for place, of_slice in enumerate(slice_of_detail[start:end] - first):
             numbers = {name: round(float(read[name][place]), 4) for name in NUMBERS}
             boxes = {"box": read["box"][place].tolist(), "original": read["box_original"][place].round(2).tolist()}
             found[indexes[of_slice]][read["network"][place]].append({**boxes, **numbers})

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import msgspec
+import math
+from array import array
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
-from pipeline.store import Place, raw
+from pipeline.store import Place, journal_files, take_notes
 
 PAUSE_S = 600.0
 """Where no study ended for longer than this nobody was working."""
@@ -14,29 +18,36 @@ STAGES = ("read", "lung", "prepare", "infer")
 MERGED = "earlier attempts"
 
 
-class _Spent(msgspec.Struct):
-    """What the report wants of a journal line."""
-
-    seconds: dict[str, float] = {}
-    ended: float = 0.0
-
-
-def read_timing(places: dict[str, Place]) -> pd.DataFrame:
+def read_timing(run: Path, places: dict[str, Place]) -> pd.DataFrame:
     """One row a study that was taken through the stages: study_key, rank, at_s (working time since the start), seconds a stage.
 
     `places` are those of the run's last records. Attempts that a resume has merged have lost their rank: it is `MERGED`.
     """
-    decoder = msgspec.json.Decoder(_Spent)
-    rows = []
-    for key, place in places.items():
-        spent = decoder.decode(raw(place).rpartition(b"\t")[0]) if key else _Spent()
-        if spent.seconds:
-            rank = MERGED if "compacted" in place.path.name else f"{place.path.parent.name}/{place.path.stem}"
-            rows.append({"study_key": key, "rank": rank, "ended": spent.ended, **spent.seconds})
-    timing = pd.DataFrame(rows, columns=["study_key", "rank", "ended", *_stages(rows)]).sort_values("ended", ignore_index=True)
+    timing = pd.DataFrame(_columns(run, places)).sort_values("ended", ignore_index=True, kind="stable")
     gaps = np.minimum(timing["ended"].astype(float).diff().fillna(0.0), PAUSE_S)
     timing["at_s"] = gaps.cumsum()
     return timing.drop(columns="ended")
+
+
+def _columns(run: Path, places: dict[str, Place]) -> dict[str, Any]:
+    """The table's columns, the known stages in their order; nothing where a study was not taken through a stage."""
+    keys, ranks, ended = list[str](), list[str](), array("d")
+    seconds: dict[str, array[float]] = {}
+    for path in journal_files(run):
+        rank = MERGED if "compacted" in path.name else f"{path.parent.name}/{path.stem}"
+        for note in take_notes(path):
+            place = places.get(note.key)
+            if not note.seconds or place is None or (place.path, place.offset) != (path, note.offset):
+                continue
+            for name in note.seconds.keys() - seconds.keys():
+                seconds[name] = array("d", [math.nan] * len(keys))
+            for name, spent in seconds.items():
+                spent.append(note.seconds.get(name, math.nan))
+            keys.append(note.key)
+            ranks.append(rank)
+            ended.append(note.ended)
+    names = [*(name for name in STAGES if name in seconds), *sorted(seconds.keys() - set(STAGES))]
+    return {"study_key": keys, "rank": ranks, "ended": ended, **{name: seconds[name] for name in names}}
 
 
 def stages_of(timing: pd.DataFrame) -> list[str]:
@@ -55,9 +66,3 @@ def slowest_stages(timing: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["stage", "total_s", "median_s", "p95_s", "worst_s", "worst_study"])
     table.insert(2, "share", table["total_s"] / max(table["total_s"].sum(), 1e-9))
     return table.sort_values("total_s", ascending=False, ignore_index=True)
-
-
-def _stages(rows: list[dict[str, object]]) -> list[str]:
-    """The stages' names, the known ones in their order."""
-    met = {name for row in rows for name in row} - {"study_key", "rank", "ended"}
-    return [*(name for name in STAGES if name in met), *sorted(met - set(STAGES))]
