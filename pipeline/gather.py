@@ -1,14 +1,15 @@
 """Journals -> results.h5, CSV and Parquet: one pass finds the last record of every study, one streams in key order.
 
-Everything written here can be rebuilt from the journals at any time. The payload (columns and tables) holds no host, time,
-rank or attempt, so its digest is the same however the run was carried out.
+Everything written here can be rebuilt from the journals at any time; the old files stay until the new ones are whole. The
+payload (columns and tables) holds no host, time, rank or attempt, so its digest is the same however the run was carried out.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from pipeline.columns import Columns, describe_run
 from pipeline.errors import ConfigurationError
 from pipeline.records import Provenance, StudyResult
 from pipeline.rows import Patient, Probabilities, Tables, open_parquet, patients_csv, pool, write_slices
+from pipeline.sink import Sink
 from pipeline.store import Found, Place, decode, last_places, raw, storage_error, write_whole
 
 BATCH = 1000
@@ -43,14 +45,19 @@ def gather(
     if not places:
         raise ConfigurationError(f"{run} holds no journal: is it a run's folder? `drenet screen` makes one")
     found = _found(places.pop("", None))
-    part = run / ".results.h5.part"
+    part = run / ".gathered.part"
     try:
-        with h5py.File(part, "w", libver="v110") as file:
-            summary = _write_all(run, file, places, found, Probabilities(tuple(networks), dict(thresholds or {})))
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        with Sink(part / "results.h5") as sink, h5py.File(sink, "w", libver="v110") as file:
+            summary = _write_all(part, file, places, found, Probabilities(tuple(networks), dict(thresholds or {})), sink.check)
             describe_run(file, provenance)
-        part.replace(run / "results.h5")
+        for path in sorted(part.iterdir()):
+            path.replace(run / path.name)
     except OSError as error:
         raise storage_error(error, run) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return Summary(*summary, digest=payload_digest(run))
 
 
@@ -70,7 +77,7 @@ def payload_digest(run: Path) -> str:
 
 
 def _write_all(
-    run: Path, file: h5py.File, places: dict[str, Place], found: Found, scores: Probabilities
+    folder: Path, file: h5py.File, places: dict[str, Place], found: Found, scores: Probabilities, check: Callable[[], None]
 ) -> tuple[int, int, dict[str, int], dict[str, int]]:
     networks = list(scores.networks)
     columns = Columns(file, len(networks))
@@ -80,7 +87,7 @@ def _write_all(
     n_files = 0
     tables = Tables(scores)
     tables.found(found)
-    parquet = open_parquet(run, networks)
+    parquet = open_parquet(folder, networks)
     batch: list[StudyResult] = []
     try:
         for number, result in enumerate(_results(places)):
@@ -93,14 +100,14 @@ def _write_all(
             batch.append(result)
             if len(batch) == BATCH:
                 write_slices(parquet, batch, networks)
+                check()
         write_slices(parquet, batch, networks)
     finally:
         parquet.close()
-    (run / ".slices.parquet.part").replace(run / "slices.parquet")
     columns.close()
-    write_whole(run / "studies.csv", tables.studies.getvalue().encode())
-    write_whole(run / "exclusions.csv", tables.exclusions.getvalue().encode())
-    write_whole(run / "patients.csv", patients_csv(patients, scores))
+    write_whole(folder / "studies.csv", tables.studies.getvalue().encode())
+    write_whole(folder / "exclusions.csv", tables.exclusions.getvalue().encode())
+    write_whole(folder / "patients.csv", patients_csv(patients, scores))
     return len(places), found.n_files or n_files, dict(sorted(status.items())), dict(sorted(reasons.items()))
 
 

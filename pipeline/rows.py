@@ -116,8 +116,8 @@ def patients_csv(patients: dict[str, Patient], scores: Probabilities) -> bytes:
     return text.getvalue().encode()
 
 
-def open_parquet(run: Path, networks: list[str]) -> Any:
-    """A writer of slices.parquet, under another name until it is whole."""
+def open_parquet(folder: Path, networks: list[str]) -> Any:
+    """A writer of slices.parquet in `folder`."""
     kinds = [
         ("study_key", pa.string()),
         ("slice_index", pa.int32()),
@@ -125,7 +125,7 @@ def open_parquet(run: Path, networks: list[str]) -> Any:
         ("lung_area_mm2", pa.float64()),
     ]
     schema = pa.schema([*kinds, *((name, pa.float64()) for name in networks)])
-    return pq.ParquetWriter(run / ".slices.parquet.part", schema)
+    return pq.ParquetWriter(folder / "slices.parquet", schema)
 
 
 def write_slices(parquet: Any, batch: list[StudyResult], networks: list[str]) -> None:

@@ -10,7 +10,7 @@ import pipeline
 ROWS = {
     0: ["records", "errors"],
     1: ["config", "pseudonym"],
-    2: ["fill", "lung", "model", "store", "mail", "ranks", "phantom", "progress", "guard", "pace", "columns", "rows"],
+    2: ["fill", "lung", "model", "store", "mail", "ranks", "phantom", "progress", "guard", "pace", "columns", "rows", "sink"],
     3: [
         "archive",
         "manifest",
