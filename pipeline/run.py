@@ -227,13 +227,18 @@ def _tables_of(out: Path) -> Summary:
 
 
 def _show(out: Path) -> None:
-    """Make the report. It is derived and can be made again: whatever goes wrong with it, the run is complete."""
+    """Make the report, which can be made again: whatever goes wrong with it, the tables stay. Raises PipelineError."""
     from pipeline.report import write_report
 
     try:
         write_report(out)
-    except Exception as error:  # noqa: BLE001  see above
-        log.warning("the report could not be made (%s): `drenet report %s` says why", type(error).__name__, out.name)
+    except PipelineError:
+        raise
+    except Exception as error:
+        raise PipelineError(
+            f"the tables are complete, but the report could not be made ({type(error).__name__}): "
+            f"`drenet report {out.name}` makes it again, and says what is wrong"
+        ) from error
 
 
 class Stop:

@@ -335,3 +335,13 @@ def test_a_root_that_only_deals_gives_the_same_tables(screened, archive, weights
     done = drenet("screen", archive, "--weights", weights, "--out", tmp_path / "run", "--config", config, ranks=3)
     assert done.returncode == 0, done.stdout
     assert _tables(tmp_path / "run") == _tables(screened)
+
+
+def test_a_report_that_cannot_be_made_ends_with_1_and_keeps_the_tables(screened, archive, weights, drenet, tmp_path):
+    screen = ("screen", archive, "--weights", weights, "--out", tmp_path / "run")
+    done = drenet(*screen, fault="the_report_meets_a_bug", ranks=2)
+    assert (done.returncode, "the tables are complete, but the report" in done.stdout) == (1, True), done.stdout
+    assert "CANARY" not in done.stdout
+    assert _tables(tmp_path / "run") == _tables(screened)
+    assert drenet(*screen).returncode == 0
+    assert (tmp_path / "run" / "report" / "index.html").exists()
