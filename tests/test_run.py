@@ -16,6 +16,7 @@ import h5py
 import pytest
 
 from pipeline import open_run
+from pipeline.pseudonym import make_key
 from pipeline.store import last_places
 
 TABLES = ("studies.csv", "patients.csv", "exclusions.csv", "slices.parquet")
@@ -179,6 +180,7 @@ def test_a_resume_that_would_change_results_is_refused_naming_the_field(screened
     save_checkpoint(formula_network(1 / 16, phase=1.0), other)
     config = tmp_path / "c.toml"
     config.write_text("[fill]\ncopies = 3\n")
+    make_key(tmp_path / "other.key")
     cases = {
         "weights": ("--weights", other),
         "fill.copies": ("--weights", weights, "--config", config),
@@ -282,6 +284,7 @@ def test_nothing_that_identifies_leaves_the_private_folder(screened, truth, arch
 def test_python_users_get_the_summary_and_the_tables(archive, weights, tmp_path):
     import pipeline
 
+    make_key(tmp_path / "key")
     summary = pipeline.screen(archive, weights, tmp_path / "run", key_file=tmp_path / "key")
     run = pipeline.open_run(tmp_path / "run")
     assert summary.n_studies == len(run.studies) == sum(summary.by_status.values())
