@@ -132,9 +132,12 @@ class Journal:
             raise storage_error(error, self._path) from error
 
     def close(self) -> None:
-        """Sync and close."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        """Sync and close. What could not be written before is tried again here: that fails too where there is no room."""
+        try:
+            os.fsync(self._file.fileno())
+            self._file.close()
+        except OSError as error:
+            raise storage_error(error, self._path) from error
 
 
 def encode(line: Line) -> bytes:

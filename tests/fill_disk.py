@@ -1,6 +1,6 @@
 """`python tests/fill_disk.py FOLDER`: gathers a run on a small file system of its own (root only) as room for it grows.
 
-Prints a line a try: the room in KiB, what became of it, and whether the tables are whole. A library's crash ends it by a signal.
+Prints a line a try: the room in KiB, what became of it, whether the tables are whole. A crash of a library ends it by a signal.
 """
 
 import subprocess
