@@ -134,8 +134,8 @@ class Journal:
     def close(self) -> None:
         """Sync and close. What could not be written before is tried again here: that fails too where there is no room."""
         try:
-            os.fsync(self._file.fileno())
-            self._file.close()
+            with self._file:
+                os.fsync(self._file.fileno())
         except OSError as error:
             raise storage_error(error, self._path) from error
 
