@@ -218,7 +218,7 @@ def test_a_job_is_not_queued_again_without_end(scheduler, tmp_path):
     assert "requeue" not in scheduler.read_text()
 
 
-@pytest.mark.parametrize(("code", "ended"), [(0, True), (74, True), (75, False)])
+@pytest.mark.parametrize(("code", "ended"), [(0, True), (1, True), (74, True), (75, False)])
 def test_a_chain_goes_on_after_75_and_ends_otherwise(code, ended, scheduler, tmp_path):
     _leg(tmp_path, f"exit {code}", environment={"DRENET_CHAIN": "drenet-1"}.items())
     calls = scheduler.read_text()
