@@ -51,6 +51,7 @@ study: test-env  # the paper's experiment on synthetic patients: two tasks, four
 	$(VENV)/bin/mpiexec -n $(or $(RANKS),2) $(VENV)/bin/python benchmarks/study.py build/study
 
 weights: test-env  # rebuilds the shipped networks from nothing; hours on two cores; started again it goes on
+	test -e build/weights/key || $(VENV)/bin/drenet key build/weights/key
 	$(VENV)/bin/drenet phantom build/weights/pneumonia --cohort 180,180,180 --matrix 192 --slices 24 --seed 5021 --ranks 2
 	$(VENV)/bin/drenet phantom build/weights/covid --cohort 180,0,180 --severity 0.5,0.95 --matrix 192 --slices 24 --seed 5022 --ranks 2
 	$(TRAIN) build/weights/pneumonia --labels build/weights/pneumonia-truth/labels.csv \

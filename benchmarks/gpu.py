@@ -22,6 +22,7 @@ from pipeline.config import EngineConfig
 from pipeline.infer import Engine
 from pipeline.launch import start_ranks
 from pipeline.model import formula_network, save_checkpoint
+from pipeline.pseudonym import read_or_make_key
 from pipeline.records import Box, PreparedStudy
 from pipeline.store import journal_files, read_lines
 
@@ -66,6 +67,7 @@ def screened(folder: Path, name: str, ranks: int) -> str:
     """Studies a second from the first begun to the last finished, seconds of a study by stage, and the payload's digest."""
     run = folder / name
     arguments = ["--weights", str(folder / "weights.safetensors"), "--config", str(folder / "config.toml")]
+    read_or_make_key(folder / "key")
     start_ranks(ranks, ["screen", str(folder / "archive"), "--out", str(run), "--key-file", str(folder / "key"), *arguments])
     lines = [line for path in journal_files(run) for _, line in read_lines(path) if line.seconds]
     begun = min(line.ended - sum(line.seconds.values()) for line in lines)

@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline.launch import start_ranks
 from pipeline.model import formula_network, save_checkpoint
 from pipeline.phantom import write_archive
+from pipeline.pseudonym import read_or_make_key
 from pipeline.store import journal_files, read_lines
 
 REPEATS = 3
@@ -20,6 +21,7 @@ REPEATS = 3
 def measured(folder: Path, archive: Path, weights: Path, ranks: int) -> tuple[float, list[dict[str, float]]]:
     """(studies per second, the studies' seconds by stage) of one run."""
     run = Path(tempfile.mkdtemp(dir=folder))
+    read_or_make_key(folder / "key")
     start_ranks(
         ranks, ["screen", str(archive), "--weights", str(weights), "--out", str(run), "--key-file", str(folder / "key")]
     )

@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402
 from pipeline.config import Config  # noqa: E402
 from pipeline.launch import connect, end_all_ranks  # noqa: E402
 from pipeline.phantom import CohortPlan, write_cohort  # noqa: E402
-from pipeline.pseudonym import read_or_create_key  # noqa: E402
+from pipeline.pseudonym import read_or_make_key  # noqa: E402
 from pipeline.training.delong import area_with_interval, paired_difference  # noqa: E402
 from pipeline.training.evaluate import Asked, evaluate  # noqa: E402
 from pipeline.training.heldout import by_patient_key  # noqa: E402
@@ -79,6 +79,8 @@ def main():
     options = parser.parse_args()
     world, folder = connect(), options.folder.absolute()
     plan = Plan.read(options.plan)
+    if world.rank == 0:
+        read_or_make_key(folder / "key")
     write_cohort(folder / "cohort", plan.cohort, rank=world.rank, size=world.size)
     world.gather(b"")  # nobody reads before everybody has written
     for task in [options.task] if options.task else TASKS:
@@ -157,7 +159,7 @@ def _differences(runs):
 
 def _ceiling(folder, task, runs):
     """The AUC of whoever sees what each chest shows, and no more: atypical patients are beyond everybody."""
-    shows = by_patient_key(folder / "cohort-truth" / "truth.csv", read_or_create_key(folder / "key"), "shows")
+    shows = by_patient_key(folder / "cohort-truth" / "truth.csv", read_or_make_key(folder / "key"), "shows")
     patients = _rows(runs["drenet"], "patients.csv")
     target = np.array([row["positive"] == "1" for row in patients])
     said = {POSITIVE: 1.0, CLASSES[task][0]: 0.0}  # the third class says nothing

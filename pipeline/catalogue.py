@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.archive import FileRecord, FoundFile, picture_folder
 from pipeline.errors import TRANSIENT, Reason
+from pipeline.kinds import kind_of
 from pipeline.records import Event
 from pipeline.store import storage_error
 
@@ -35,6 +36,7 @@ class _Groups:
     pictures: dict[str, array[int]] = field(default_factory=lambda: defaultdict(lambda: array("q")))
     dicom_folders: set[str] = field(default_factory=set)
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
     n_files: int = 0
 
 
@@ -94,7 +96,10 @@ class Catalogue:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        try:
+            self._file.close()  # tries again to write what there was no room for
+        except OSError as error:
+            raise storage_error(error, self._path.parent.parent) from error
 
     @property
     def n_files(self) -> int:
@@ -158,6 +163,10 @@ class Catalogue:
             counts["index", Reason.NOT_DICOM] += len(self.pictures(folder))
         return [Event("file", stage, code, count) for (stage, code), count in sorted(counts.items())]  # type: ignore[arg-type]
 
+    def kinds(self) -> dict[str, int]:
+        """Files outside any study, by how their names end."""
+        return dict(sorted(self._groups.kinds.items()))
+
     def _recall(self) -> None:
         """Index the lines of earlier scans; the last reading of a file wins, a torn line is read over."""
         self._file.seek(0)
@@ -185,6 +194,7 @@ class Catalogue:
         for record in found.records:
             if record.reason:
                 groups.left_out["unpack" if record.member or len(found.records) > 1 else "walk", record.reason] += 1
+                groups.kinds[kind_of(record.member or found.path)] += 1
             elif record.picture:
                 folders.add(picture_folder(record.picture))
             elif record.member:

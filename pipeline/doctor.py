@@ -5,18 +5,12 @@ Each finding has a name, what was seen, and the cure. Nothing is changed; the fi
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import hashlib
 import os
 import platform
-import re
 import shutil
-import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -24,37 +18,17 @@ import msgspec
 
 from pipeline import __version__
 from pipeline.config import Config
-from pipeline.errors import ConfigurationError, PipelineError
-from pipeline.estimate import estimate
+from pipeline.errors import ConfigurationError
 from pipeline.launch import SIZE, connect, launched_rank, launched_size, local_rank
-from pipeline.pseudonym import default_key_file
+from pipeline.looks import BLOCKING, SLOWING, Patient
 from pipeline.ranks import Alone, World
-from pipeline.resume import read_described
+from pipeline.site import Finding, site_findings
 
 LIBRARIES = ("numpy", "torch", "opencv-python-headless", "mpi4py", "msgspec", "h5py")
 SHM = Path("/dev/shm")  # noqa: S108  where the decode child and MPI share memory
 SHM_BYTES = 256 << 20
 SKEW_S = 2.0
 PING = 21
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that would go wrong."""
-
-    name: str
-    seen: str
-    cure: str
-
-
-@dataclass(frozen=True, slots=True)
-class Patient:
-    """What is examined: a run that is about to start. `out` may not exist yet."""
-
-    config: Config
-    out: Path | None = None
-    weights: tuple[Path, ...] = ()
-    key_file: Path | None = None
 
 
 class Seat(msgspec.Struct, frozen=True):
@@ -77,9 +51,9 @@ def examine(patient: Patient) -> list[Finding] | None:
         return None
     found += [*crowded(seats, patient.config), *shared_gpus(seats), *mixed_versions(seats), *full_memory(seats)]
     found += skewed_clocks(offsets)
-    for look in (unwritable, unlocked, no_home, wrong_weights, long_array, short_walltime):
+    for look in (*BLOCKING, *SLOWING):
         found += look(patient)
-    return found
+    return [*found, *site_findings(patient.config.cluster)]
 
 
 def _world() -> tuple[Alone | World, list[Finding]]:
@@ -176,120 +150,3 @@ def skewed_clocks(offsets: Sequence[float]) -> Iterator[Finding]:
     if wrong:
         seen = ", ".join(f"rank {rank} by {offset:+.0f} s" for rank, offset in wrong.items())
         yield Finding("clock-skew", f"clocks differ from rank 0's: {seen}", "have the site mend its NTP; leave those nodes out")
-
-
-def unwritable(patient: Patient) -> Iterator[Finding]:
-    """A run's folder that cannot be written."""
-    if patient.out is not None and (error := _tried(lambda: _write(_standing(patient.out)))) is not None:
-        cure = "choose another --out: on most clusters that is below /scratch or /work, not HOME"
-        yield Finding("unwritable", f"{patient.out}: {error.strerror}", cure)
-
-
-def unlocked(patient: Patient) -> Iterator[Finding]:
-    """A file system without locks, or that has gone stale."""
-    if patient.out is None:
-        return
-    error = _tried(lambda: _lock(_standing(patient.out)))
-    if error is not None and error.errno not in (errno.EACCES, errno.EROFS, errno.EPERM):
-        cure = "Lustre: mounted with -o flock? NFS: is the lock service up? Stale: log in anew, or another --out"
-        yield Finding("no-locks", f"{patient.out}: {error.strerror}", cure)
-
-
-def no_home(patient: Patient) -> Iterator[Finding]:
-    """A key that can neither be read nor be made."""
-    key = patient.key_file or default_key_file()
-    if not key.exists() and (error := _tried(lambda: _write(_standing(key.parent)))) is not None:
-        cure = "make the key on the login node (`drenet index`), or name a file with --key-file or $DRENET_KEY_FILE"
-        yield Finding("home-read-only", f"{key} is not there and cannot be made: {error.strerror}", cure)
-
-
-def wrong_weights(patient: Patient) -> Iterator[Finding]:
-    """Checkpoints that are missing, or not those that the run was begun with."""
-    begun = _begun(patient.out)
-    for number, path in enumerate(patient.weights):
-        try:
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        except OSError as error:
-            yield Finding("weights", f"{path}: {error.strerror}", "name a checkpoint that every node can read")
-            continue
-        if begun and digest != (begun[number] if number < len(begun) else ""):
-            cure = "name the checkpoint that the run was begun with, or choose another --out"
-            yield Finding("weights", f"{path} is not what {patient.out} was begun with", cure)
-
-
-def _begun(out: Path | None) -> list[str]:
-    try:
-        return [network.sha256 for network in read_described(out).networks] if out else []
-    except PipelineError:
-        return []
-
-
-def long_array(patient: Patient) -> Iterator[Finding]:
-    """More tasks in an array than the site allows."""
-    parts = patient.config.cluster.parts
-    if parts <= 1:
-        return
-    told = _said("scontrol", "show", "config")
-    limit = re.search(r"MaxArraySize\s*=\s*(\d+)", told)
-    if limit and parts >= int(limit[1]):
-        cure = f"parts = {int(limit[1]) - 1} at most; more ranks in each part do the same"
-        yield Finding("array-too-long", f"[cluster] parts = {parts}, the site's MaxArraySize is {limit[1]}", cure)
-
-
-def short_walltime(patient: Patient) -> Iterator[Finding]:
-    """A time limit within which the manifest cannot be screened, as far as studies have been timed."""
-    if patient.out is None:
-        return
-    cluster = patient.config.cluster
-    try:
-        needed = estimate(patient.out, patient.out, cluster, patient.config.run)
-    except PipelineError:
-        return
-    if needed.walltime_s > 60 * cluster.walltime_min * cluster.legs:
-        seen = f"{needed.n_open} studies need about {needed.walltime_s / 60:,.0f} min, asked for are {cluster.walltime_min}"
-        cure = "a longer walltime_min, more nodes, or legs; a job that is requeued goes on by itself"
-        yield Finding("walltime", seen, cure)
-
-
-def _said(*command: str) -> str:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-
-
-def _tried(act: Callable[[], None]) -> OSError | None:
-    try:
-        act()
-    except OSError as error:
-        return error
-    return None
-
-
-def _standing(folder: Path | None) -> Path:
-    """The lowest folder on the way to `folder` that exists."""
-    path = (folder or Path()).absolute()
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path
-
-
-def _write(folder: Path) -> None:
-    path = folder / f".drenet-doctor-{os.getpid()}"
-    path.write_bytes(b"x")
-    path.unlink()
-
-
-def _lock(folder: Path) -> None:
-    """Take a lock and see that it holds against a second taker."""
-    path = folder / f".drenet-doctor-{os.getpid()}.lock"
-    try:
-        with path.open("w") as first, path.open("w") as second:
-            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            try:
-                fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return
-            raise OSError(errno.ENOLCK, "a lock does not keep a second taker out")
-    finally:
-        path.unlink(missing_ok=True)

@@ -1,14 +1,14 @@
 """Journals -> results.h5, CSV and Parquet: one pass finds the last record of every study, one streams in key order.
 
-Everything written here can be rebuilt from the journals at any time. The payload (columns and tables) holds no host, time,
-rank or attempt, so its digest is the same however the run was carried out.
+Everything written here can be rebuilt from the journals at any time; the old files stay until the new ones are whole. The
+payload (columns and tables) holds no host, time, rank or attempt, so its digest is the same however the run was carried out.
 """
 
 from __future__ import annotations
 
 import gc
 import hashlib
-import io
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +24,8 @@ from pipeline.columns import Columns, describe_run
 from pipeline.errors import ConfigurationError
 from pipeline.records import Provenance, StudyResult
 from pipeline.rows import Patient, Probabilities, Tables, open_parquet, pool, write_patients, write_slices
-from pipeline.store import Found, Place, decode, last_places, raw, read_raw, storage_error, whole
+from pipeline.sink import Sink
+from pipeline.store import Found, Place, decode, last_places, raw, read_raw, storage_error, sync
 
 BATCH = 1000
 
@@ -53,15 +54,29 @@ def _gather(run: Path, provenance: Provenance | None, scores: Probabilities) -> 
     if not places:
         raise ConfigurationError(f"{run} holds no journal: is it a run's folder? `drenet screen` makes one")
     found = _found(places.pop("", None))
-    part = run / ".results.h5.part"
+    part = run / ".gathered.part"
     try:
-        with h5py.File(part, "w", libver="v110") as file:
-            summary = _write_all(run, file, places, found, scores)
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        with Sink(part / "results.h5") as sink, h5py.File(sink, "w", libver="v110") as file:
+            summary = _write_all(part, file, places, found, scores, sink.check)
             describe_run(file, provenance)
-        part.replace(run / "results.h5")
+        _publish(part, run)
     except OSError as error:
         raise storage_error(error, run) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return Summary(*summary, digest=payload_digest(run))
+
+
+def _publish(part: Path, run: Path) -> None:
+    """Move every file of `part` to its place, once all of them are on the disk."""
+    files = sorted(part.iterdir())
+    for path in files:
+        sync(path)
+    for path in files:
+        path.replace(run / path.name)
+    sync(run)
 
 
 def payload_digest(run: Path) -> str:
@@ -82,14 +97,18 @@ def payload_digest(run: Path) -> str:
 
 
 def _write_all(
-    run: Path, file: h5py.File, places: dict[str, Place], found: Found, scores: Probabilities
+    folder: Path, file: h5py.File, places: dict[str, Place], found: Found, scores: Probabilities, check: Callable[[], None]
 ) -> tuple[int, int, dict[str, int], dict[str, int]]:
     columns = Columns(file, len(scores.networks))
     patients: dict[str, Patient] = {}
     status: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     n_files = 0
-    with _csv(run / "studies.csv") as studies, _csv(run / "exclusions.csv") as exclusions, _parquet(run, scores) as slices:
+    with (
+        _csv(folder / "studies.csv") as studies,
+        _csv(folder / "exclusions.csv") as exclusions,
+        _parquet(folder, scores) as slices,
+    ):
         tables = Tables(studies, exclusions, scores)
         tables.found(found)
         for number, result in enumerate(_results(places)):
@@ -100,27 +119,23 @@ def _write_all(
             status[result.status] += 1
             reasons.update([result.reason] if result.reason else [])
             n_files += result.n_files
+            if number % BATCH == 0:
+                check()
     columns.close()
-    with _csv(run / "patients.csv") as table:
+    with _csv(folder / "patients.csv") as table:
         write_patients(table, patients, scores)
     return len(places), found.n_files or n_files, dict(sorted(status.items())), dict(sorted(reasons.items()))
 
 
-@contextmanager
-def _csv(path: Path) -> Iterator[TextIO]:
-    """A table under another name until it is whole."""
-    with whole(path) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        yield text
-        text.flush()
-        text.detach()
+def _csv(path: Path) -> TextIO:
+    return path.open("w", encoding="utf-8", newline="")
 
 
 @contextmanager
-def _parquet(run: Path, scores: Probabilities) -> Iterator[Callable[[StudyResult], None]]:
-    """slices.parquet, told study by study, under another name until it is whole."""
+def _parquet(folder: Path, scores: Probabilities) -> Iterator[Callable[[StudyResult], None]]:
+    """slices.parquet, told study by study."""
     networks, batch = list(scores.networks), list[StudyResult]()
-    parquet = open_parquet(run, networks)
+    parquet = open_parquet(folder, networks)
 
     def add(result: StudyResult) -> None:
         batch.append(result)
@@ -132,7 +147,6 @@ def _parquet(run: Path, scores: Probabilities) -> Iterator[Callable[[StudyResult
         write_slices(parquet, batch, networks)
     finally:
         parquet.close()
-    (run / ".slices.parquet.part").replace(run / "slices.parquet")
 
 
 @contextmanager

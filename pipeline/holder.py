@@ -60,9 +60,12 @@ def hold(out: Path, why: str = "") -> Held:
     except (OSError, ConfigurationError):
         file.close()
         raise
-    file.truncate(0)
-    file.write(_name(why))
-    file.flush()
+    try:
+        file.truncate(0)
+        os.write(file.fileno(), _name(why).encode())
+    except OSError as error:
+        file.close()
+        raise storage_error(error, out) from error
     return Held(file)
 
 

@@ -152,7 +152,8 @@ def _write(
     catalogue = source.catalogue
     events = catalogue.left_out() + [Event("run", "walk", reason) for reason in source.unlisted]
     log.info("indexed %d files, %d read anew", catalogue.n_files, source.n_read)
-    heading = Heading(str(root), fingerprint(key), selection_digest(config), catalogue.n_files, tuple(events))
+    made_by = (fingerprint(key), selection_digest(config))
+    heading = Heading(str(root), *made_by, catalogue.n_files, tuple(events), catalogue.kinds())
     studies = _studies(catalogue, config, key) if listed is None else _listed(catalogue, listed, config, key)
     write_manifest(private, heading, studies)
 

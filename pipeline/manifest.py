@@ -11,26 +11,30 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, Reason
+from pipeline.kinds import counted
 from pipeline.records import Event, Study
 from pipeline.store import write_whole
 
 NAME = "manifest.jsonl"
 HEADS = "manifest.heads"
+NO_CT = frozenset({Reason.NO_CT, Reason.NON_IMAGE_ONLY})
+"""Reasons of studies in which there is nothing of a CT."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heading:
     """What holds for the whole manifest; `root` is the archive's folder.
 
-    `n_files` counts every file found and every member of a container: those of the studies and those of the file events.
+    `n_files` counts every file found and every member of a container: those of the studies and those of the file events, which
+    `kinds` tells by how their names end.
     """
 
     root: str
@@ -38,6 +42,7 @@ class Heading:
     selection_sha256: str
     n_files: int
     events: tuple[Event, ...] = ()
+    kinds: dict[str, int] = field(default_factory=dict)
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -159,3 +164,26 @@ def _by_reading(private: Path) -> tuple[list[Entry], str]:
     except msgspec.DecodeError as error:
         raise ConfigurationError(f"the manifest in {private} is damaged: delete it and index again") from error
     return entries, total.hexdigest()
+
+
+def check_has_ct(private: Path) -> None:
+    """Raises ConfigurationError where no study is of CT, saying what was found instead."""
+    manifest = read_manifest(private)
+    n_studies = len(manifest.entries)
+    if any(entry.status == "READY" for entry in manifest.entries):
+        return
+    if any(manifest.study(number).reason not in NO_CT for number in range(n_studies)):
+        return
+    heading = manifest.heading
+    found = f"{heading.n_files:,} files" if heading.n_files else "no file at all"
+    outside = f", of no study: {counted(heading.kinds)}" if heading.kinds else ""
+    others = f"; {n_studies:,} studies without CT" if n_studies else ""
+    raise ConfigurationError(
+        f"no CT in the archive: {found}{outside}{others}{_reasons(heading)}. Read are DICOM, also in ZIP and TAR, and folders "
+        "of exported slices; what each reason means, and its cure: docs/reasons.md"
+    )
+
+
+def _reasons(heading: Heading) -> str:
+    said = ", ".join(f"{event.code} {event.count:,}" for event in heading.events)
+    return f"; left out as {said}" if said else ""

@@ -37,7 +37,6 @@ class Progress:
     def _say(self) -> None:
         self._said = time.monotonic()
         rate = self._n / max(1e-9, self._said - self._begun)
-        left_s = (self._n_open - self._n) / rate if rate else float("nan")
+        left = f"{(self._n_open - self._n) / rate:.0f} s left, " if rate else ""
         done = self._n_studies - self._n_open + self._n
-        said = "%d of %d studies, %.2f studies/s, %.0f s left, %d failed so far"
-        log.info(said, done, self._n_studies, rate, left_s, self._n_failed)
+        log.info("%d of %d studies, %.2f studies/s, %s%d failed so far", done, self._n_studies, rate, left, self._n_failed)

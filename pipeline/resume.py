@@ -15,12 +15,11 @@ from pathlib import Path
 import msgspec
 
 from pipeline import __version__
-from pipeline.archive import is_list
 from pipeline.config import Config, differing_fields, results_digest
 from pipeline.errors import ConfigurationError
 from pipeline.indexing import selection_digest
 from pipeline.manifest import NAME, read_heading
-from pipeline.pseudonym import default_key_file, fingerprint, read_or_create_key
+from pipeline.pseudonym import fingerprint, key_of
 from pipeline.records import Provenance
 from pipeline.store import next_attempt, write_whole
 
@@ -48,7 +47,7 @@ class Request:
 
     def key(self) -> bytes:
         """The pseudonym key; root alone may ask for it."""
-        return read_or_create_key(self.key_file or default_key_file())
+        return key_of(self.key_file)
 
 
 class Network(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -101,19 +100,10 @@ class Plan(msgspec.Struct, frozen=True):
         return Path(self.home) / "logs" / f"{self.attempt:04d}" / f"rank-{rank:05d}.log"
 
 
-def check_archive(archive: Path) -> None:
-    """Raises ConfigurationError where there is no folder to read."""
-    if not archive.is_dir() and not (is_list(archive) and archive.is_file()):
-        raise ConfigurationError(f"{archive} is no folder: name the archive's top folder, or a CSV that lists pictures")
-
-
 def plan(request: Request) -> Plan:
     """Root looks before anything starts: archive, weights, key, earlier attempts. Raises ConfigurationError."""
-    check_archive(request.archive)
     if not request.networks:
         raise ConfigurationError("no weights: name a checkpoint with --weights")
-    if request.part and not 1 <= request.part[0] <= request.part[1]:
-        raise ConfigurationError("--part I/N wants 1 <= I <= N")
     networks = [_network(path, number) for number, path in enumerate(request.networks)]
     config, key = _resolved(request.config), request.key()
     if (request.out / "run.toml").exists():

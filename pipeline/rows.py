@@ -119,8 +119,8 @@ def write_patients(file: TextIO, patients: dict[str, Patient], scores: Probabili
         writer.writerow((key, *means, n_slices, patient.n_scored, patient.n_not_scored, _safe(patient.label)))
 
 
-def open_parquet(run: Path, networks: list[str]) -> Any:
-    """A writer of slices.parquet, under another name until it is whole."""
+def open_parquet(folder: Path, networks: list[str]) -> Any:
+    """A writer of slices.parquet in `folder`."""
     kinds = [
         ("study_key", pa.string()),
         ("slice_index", pa.int32()),
@@ -128,7 +128,7 @@ def open_parquet(run: Path, networks: list[str]) -> Any:
         ("lung_area_mm2", pa.float64()),
     ]
     schema = pa.schema([*kinds, *((name, pa.float64()) for name in networks)])
-    return pq.ParquetWriter(run / ".slices.parquet.part", schema)
+    return pq.ParquetWriter(folder / "slices.parquet", schema)
 
 
 def write_slices(parquet: Any, batch: list[StudyResult], networks: list[str]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from pipeline.agreement import agreed, on_root, trouble_shared
+from pipeline.beforehand import check_request
 from pipeline.config import Config, read_config
 from pipeline.errors import TRANSIENT, ConfigurationError, Drained, PipelineError
 from pipeline.gather import Summary, gather
@@ -27,11 +28,12 @@ from pipeline.guard import InHand, nobody_watches
 from pipeline.holder import Held, hold, hold_briefly, holders
 from pipeline.indexing import index
 from pipeline.launch import connect, end_time, local_rank
-from pipeline.manifest import read_manifest
+from pipeline.legs import end_leg
+from pipeline.manifest import check_has_ct, read_manifest
 from pipeline.pace import Pace
 from pipeline.ranks import Alone, World
 from pipeline.records import DealtStudy
-from pipeline.resume import Plan, Request, check_archive, describe, plan, provenance, read_described, read_weights
+from pipeline.resume import Plan, Request, describe, plan, provenance, read_described, read_weights
 from pipeline.source import Report, Share, StudySource, journal_findings
 from pipeline.store import Journal, Line, compact, encode, last_places, noted_places
 from pipeline.study import Screener, lost_line
@@ -71,6 +73,7 @@ def run(
     None on root where other parts of the run are still open. Raises PipelineError, Drained when stopped.
     """
     with ExitStack() as stack, asked_to_stop() as stop:
+        on_root(world, lambda: check_request(request.archive, request.out, request.networks, request.key_file))
         on_root(world, lambda: stack.enter_context(_held(request)))
         with ExitStack() as preparing:
             if request.part:
@@ -84,8 +87,22 @@ def run(
             agreed(world, partial(read_weights, path, network.sha256))
             for path, network in zip(request.networks, made.networks, strict=True)
         ]
-        _screen_dealt(world, made, networks, source, stop, in_hand)
-        return on_root(world, lambda: _finish(source, request))
+        with _legs_watched(source, request):
+            _screen_dealt(world, made, networks, source, stop, in_hand)
+            return on_root(world, lambda: _finish(source, request))
+
+
+@contextmanager
+def _legs_watched(source: StudySource | None, request: Request) -> Iterator[None]:
+    """Where root is to be started again for the rest, it looks whether that is of any use."""
+    begun = time.monotonic()
+    try:
+        yield
+    except PipelineError as error:
+        if source is not None and error.exit_code == Drained.exit_code:
+            lasted_s, enough_s = time.monotonic() - begun, request.config.run.abandon_after_s
+            end_leg(request.home, source.before, lasted_s, enough_s=enough_s, moved=source.moved)
+        raise
 
 
 def _held(request: Request) -> Held:
@@ -121,8 +138,8 @@ def index_only(
     """Index `archive` into the run's folder `out`, to be screened later; what was found, on root."""
     request = Request(archive, (), out, config, key_file)
     with ExitStack() as stack, asked_to_stop() as stop:
+        on_root(world, lambda: check_request(archive, out, key_file=key_file))
         on_root(world, lambda: stack.enter_context(_held(request)))
-        on_root(world, lambda: check_archive(archive))
         _index(world, request, config, stop)
         return on_root(world, lambda: _indexed(out))
 
@@ -130,6 +147,8 @@ def index_only(
 def _indexed(out: Path) -> Indexed:
     manifest = read_manifest(out / "private")
     n_ready = sum(entry.status == "READY" for entry in manifest.entries)
+    if not n_ready:
+        check_has_ct(out / "private")
     return Indexed(manifest.heading.n_files, len(manifest.entries), n_ready)
 
 
@@ -224,17 +243,24 @@ def _finish(source: StudySource | None, request: Request) -> Summary | None:
 def _tables_of(out: Path) -> Summary:
     summary = gather_run(out)
     _show(out)
+    if not any(status.startswith("OK") for status in summary.by_status):
+        check_has_ct(out / "private")
     return summary
 
 
 def _show(out: Path) -> None:
-    """Make the report. It is derived and can be made again: whatever goes wrong with it, the run is complete."""
+    """Make the report, which can be made again: whatever goes wrong with it, the tables stay. Raises PipelineError."""
     from pipeline.report import write_report
 
     try:
         write_report(out)
-    except Exception as error:  # noqa: BLE001  see above
-        log.warning("the report could not be made (%s): `drenet report %s` says why", type(error).__name__, out.name)
+    except PipelineError:
+        raise
+    except Exception as error:
+        raise PipelineError(
+            f"the tables are complete, but the report could not be made ({type(error).__name__}): "
+            f"`drenet report {out.name}` makes it again, and says what is wrong"
+        ) from error
 
 
 class Stop:

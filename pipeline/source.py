@@ -65,7 +65,7 @@ class StudySource:
         for place in reversed(heapq.nlargest(RECENT, timed, key=lambda place: place.ended)):
             self._pace.measured(manifest.entries[self._number[place.key]].cost, place.seconds)
         self._deal = Deal([(n, manifest.entries[n].cost) for n in open_], size=size)
-        self._n_internal = self._n_finished = 0
+        self._n_internal = self._n_finished = self._n_reports = 0
         self.progress = Progress(len(open_), len(manifest.entries), every_s=config.progress_every_s)
 
     def give(self, rank: int) -> list[bytes]:
@@ -80,6 +80,7 @@ class StudySource:
         told = msgspec.json.decode(report, type=Report)
         number = self._number[told.study_key]
         self._deal.done(rank, number)
+        self._n_reports += 1
         self._pace.measured(self._manifest.entries[number].cost, told.seconds)
         if told.transient and told.tries < self._config.max_attempts:
             self._tries[number] = told.tries
@@ -104,6 +105,16 @@ class StudySource:
                 self._n_finished += 1
                 self.progress.step(failed=place.status == "FAILED")
         self._deal.lost(rank)
+
+    @property
+    def before(self) -> dict[str, Place]:
+        """What the journals held when it began."""
+        return self._before
+
+    @property
+    def moved(self) -> bool:
+        """Whether any study has been recorded since."""
+        return bool(self._n_reports or self._n_finished)
 
     @property
     def finished(self) -> bool:

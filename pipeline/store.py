@@ -118,16 +118,16 @@ def whole(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise storage_error(error, path) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make what a file holds, or a rename in a folder, survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
@@ -166,10 +166,12 @@ class Journal:
             raise storage_error(error, self._path) from error
 
     def close(self) -> None:
-        """Sync and close."""
-        self._sync()
-        self._file.close()
-        self._notes.close()
+        """Sync and close. What could not be written before is tried again here: that fails too where there is no room."""
+        try:
+            with self._file, self._notes:
+                self._sync()
+        except OSError as error:
+            raise storage_error(error, self._path) from error
 
     def _sync(self) -> None:
         """Records first: a note is of a record that no power cut can take back."""

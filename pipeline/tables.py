@@ -12,6 +12,9 @@ import pandas as pd
 
 from pipeline.errors import ConfigurationError
 
+TEXT: dict[str, Any] = {"study_key": object, "code": object, "reason": "string", "warnings": "string"}
+"""Columns of text whatever they hold: one that is empty throughout would be read as numbers."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -57,7 +60,7 @@ class Run:
         return h5py.File(self.folder / "results.h5", "r")
 
     def _csv(self, name: str) -> pd.DataFrame:
-        return pd.read_csv(self.folder / name, keep_default_na=True, dtype={"reason": "string", "warnings": "string"})
+        return pd.read_csv(self.folder / name, keep_default_na=True, dtype=TEXT)
 
 
 def open_run(folder: str | Path) -> Run:

@@ -54,8 +54,10 @@ def plain(weights, tmp_path_factory):
     import pipeline
     from pipeline.config import Config, RunConfig
     from pipeline.phantom import write_archive
+    from pipeline.pseudonym import make_key
 
     folder = tmp_path_factory.mktemp("plain")
+    make_key(folder / "key")
     write_archive(folder / "archive", studies=4, matrix=128, slices=26)
     config = Config(run=RunConfig(images_top=3, images_flag_at=2.0))
     done = pipeline.screen(folder / "archive", weights, folder / "run", config=config, key_file=folder / "key")

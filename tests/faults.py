@@ -56,6 +56,15 @@ def every_study_meets_a_bug():
     study.prepare = failing
 
 
+def the_report_meets_a_bug():
+    import pipeline.report
+
+    def failing(*_):
+        raise ValueError("CANARY in a message")
+
+    pipeline.report.write_report = failing
+
+
 def one_study_crashes_its_rank():
     """The first study met, by whatever rank, is the one from then on."""
     line, victim = study.Screener.line, Path(os.environ["VICTIM"])

@@ -9,8 +9,23 @@ import pipeline
 
 ROWS = {
     0: ["records", "errors"],
-    1: ["config", "pseudonym", "conversation"],
-    2: ["fill", "lung", "model", "store", "mail", "ranks", "phantom", "progress", "guard", "pace", "columns", "rows"],
+    1: ["config", "pseudonym", "conversation", "kinds"],
+    2: [
+        "fill",
+        "lung",
+        "model",
+        "store",
+        "mail",
+        "ranks",
+        "phantom",
+        "progress",
+        "guard",
+        "pace",
+        "columns",
+        "rows",
+        "sink",
+        "site",
+    ],
     3: [
         "archive",
         "manifest",
@@ -25,9 +40,9 @@ ROWS = {
         "catalogue",
         "holder",
     ],
-    4: ["contactsheet", "album", "indexing", "source", "status", "estimate"],
+    4: ["beforehand", "legs", "contactsheet", "album", "indexing", "source", "status", "estimate"],
     5: ["study", "resume", "report"],
-    6: ["run"],
+    6: ["run", "looks"],
     7: ["submission", "doctor", "training"],
     9: ["cli", "__main__"],
 }

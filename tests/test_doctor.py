@@ -1,4 +1,4 @@
-"""`drenet doctor` names each of 13 misconfigurations with its cure; docs/cluster.md says which are injected and which faked."""
+"""`drenet doctor` names each misconfiguration with its cure; docs/cluster.md says which are injected and which faked."""
 
 import errno
 import json
@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import doctor
+from pipeline import doctor, looks
 from pipeline.config import ClusterConfig, Config, EngineConfig
-from pipeline.doctor import Patient, Seat
+from pipeline.doctor import Seat
+from pipeline.looks import Patient
+from pipeline.site import site_findings
 
 ROOT = Path(__file__).parents[1]
 SEAT = Seat(0, "n1", 4, "", {"torch": "2.13.0"}, 1 << 40)
@@ -55,8 +57,8 @@ def test_a_file_system_without_sound_locks_is_found(number, monkeypatch, tmp_pat
         if number:
             raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(doctor.fcntl, "flock", flock)
-    assert _names(doctor.unlocked(Patient(Config(), tmp_path))) == ["no-locks"]
+    monkeypatch.setattr(looks.fcntl, "flock", flock)
+    assert _names(looks.unlocked(Patient(Config(), tmp_path))) == ["no-locks"]
 
 
 def test_full_shared_memory_is_found():
@@ -69,10 +71,10 @@ def test_a_home_in_which_no_key_can_be_made_is_found(drenet):
 
 
 def test_weights_that_are_missing_or_others_are_found(weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor, "_begun", lambda out: ["another digest"] if out else [])
-    missing = doctor.wrong_weights(Patient(Config(), weights=(tmp_path / "absent",)))
-    changed = doctor.wrong_weights(Patient(Config(), tmp_path, (weights,)))
-    sound = doctor.wrong_weights(Patient(Config(), None, (weights,)))
+    monkeypatch.setattr(looks, "_begun", lambda out: ["another digest"] if out else [])
+    missing = looks.wrong_weights(Patient(Config(), weights=(tmp_path / "absent",)))
+    changed = looks.wrong_weights(Patient(Config(), tmp_path, (weights,)))
+    sound = looks.wrong_weights(Patient(Config(), None, (weights,)))
     assert (_names(missing), _names(changed), _names(sound)) == (["weights"], ["weights"], [])
 
 
@@ -80,7 +82,7 @@ def test_an_array_longer_than_the_site_allows_is_found(monkeypatch, tmp_path):
     (tmp_path / "scontrol").write_text("#!/bin/sh\necho 'MaxArraySize            = 101'\n")
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    found = [_names(doctor.long_array(Patient(Config(cluster=ClusterConfig(parts=parts))))) for parts in (100, 101)]
+    found = [_names(site_findings(ClusterConfig(parts=parts))) for parts in (100, 101)]
     assert found == [[], ["array-too-long"]]
 
 
@@ -103,7 +105,20 @@ def timed(tmp_path):
 def test_a_walltime_too_short_for_the_manifest_is_found(timed):
     section = ClusterConfig(nodes=1, ranks_per_node=33, walltime_min=30)
     short, long = (Config(cluster=section), Config(cluster=ClusterConfig(nodes=1, ranks_per_node=33, walltime_min=60)))
-    assert [_names(doctor.short_walltime(Patient(config, timed))) for config in (short, long)] == [["walltime"], []]
+    assert [_names(looks.short_walltime(Patient(config, timed))) for config in (short, long)] == [["walltime"], []]
+
+
+def test_a_walltime_in_which_the_slowest_study_would_not_end_is_found(timed):
+    def found(walltime_min, drain_s):
+        section = ClusterConfig(walltime_min=walltime_min, drain_s=drain_s)
+        return _names(looks.no_study_ends(Patient(Config(cluster=section), timed)))
+
+    assert [found(4, 121), found(4, 120)] == [["study-too-long"], []]  # 60 s to start, 60 s the slowest
+
+
+def test_a_drain_shorter_than_the_slowest_study_is_found(timed):
+    found = [_names(looks.short_drain(Patient(Config(cluster=ClusterConfig(drain_s=s)), timed))) for s in (59, 60)]
+    assert found == [["drain"], []]
 
 
 def test_the_estimate_follows_from_the_manifest_and_the_measured_rate(timed, drenet):

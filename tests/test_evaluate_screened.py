@@ -18,7 +18,7 @@ from pipeline.cli import main
 from pipeline.errors import ConfigurationError
 from pipeline.model.shipped import shipped_weights
 from pipeline.phantom import CohortPlan, write_cohort
-from pipeline.pseudonym import pseudonym, read_or_create_key
+from pipeline.pseudonym import make_key, pseudonym, read_key
 from pipeline.resume import Network
 from pipeline.training.evaluate import Asked, evaluate
 from pipeline.training.screened import measure_screened, target_of
@@ -40,6 +40,7 @@ def screened(tmp_path_factory, weights):
     folder = tmp_path_factory.mktemp("screened")
     write_cohort(folder / "archive", CohortPlan((3, 3, 1), seed=11, matrix=128, slices=24))
     labels, key = folder / "archive-truth" / "labels.csv", folder / "key"
+    make_key(key)
     networks = ["--weights", shipped_weights()["covid-vs-bacterial"], "--weights", weights]
     drenet("screen", folder / "archive", *networks, "--out", folder / "run", "--key-file", key)
     said = drenet("evaluate", folder / "run", "--labels", labels)
@@ -72,7 +73,7 @@ def figures_of(run, name):
 
 def truth_of(screened):
     """patient_key -> label, by the key alone: no line in common with the package's join."""
-    key = read_or_create_key(screened.key)
+    key = read_key(screened.key)
     return {pseudonym(key, "patient", f"\\{row['patient_id']}"): row["label"] for row in rows(screened.labels)}
 
 

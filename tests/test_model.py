@@ -184,8 +184,13 @@ def test_the_published_layout_has_336_keys_of_the_documented_shapes():
         lambda state: {"epoch": 7, "train_acc": 0.9, "net_state_dict": state},
         lambda state: {"net_state_dict": {f"module.{key}": value for key, value in state.items()}},
         lambda state: state,
+        lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}, "epoch": 3},
+        lambda state: {"model": state, "epoch": 3},
+        lambda state: {"state_dict": {f"model.{key}": value for key, value in state.items()}, "hyper_parameters": {}},
+        lambda state: {f"_orig_mod.{key}": value for key, value in state.items()},
+        lambda state: {"model": {f"_orig_mod.module.{key}": value for key, value in state.items()}},
     ],
-    ids=["published", "from a parallel wrapper", "plain"],
+    ids=["published", "parallel wrapper", "plain", "state_dict", "model", "Lightning", "compiled", "compiled and parallel"],
 )
 def test_a_published_checkpoint_gives_the_same_numbers(wrap, options, network, published, pictures, tmp_path):
     loaded = load_checkpoint(_saved(tmp_path / "published.ckpt", wrap(published), **options))
@@ -233,6 +238,20 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_with_a_cure(network, damage)
     assert damaged != whole
     with pytest.raises(ConfigurationError, match=r"CHECKPOINT_CORRUPT.*expected a DRE-Net checkpoint"):
         load_checkpoint_bytes(damaged)
+
+
+@pytest.mark.parametrize("wild", [float("nan"), float("inf"), -float("inf")])
+def test_a_checkpoint_with_a_number_that_is_none_is_refused_naming_the_tensor(wild, network):
+    state = {key: value.clone() for key, value in network.state_dict().items()}
+    state["pretrained_model.conv1.weight"].view(-1)[7] = wild
+    with pytest.raises(ConfigurationError, match=r"NaN or infinity in 1 of its tensors \(pretrained_model.conv1.weight\)"):
+        load_checkpoint_bytes(safetensors_bytes(state))
+
+
+def test_a_git_lfs_pointer_is_called_one(tmp_path):
+    (tmp_path / "p.ckpt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 1\n")
+    with pytest.raises(ConfigurationError, match="git lfs pull"):
+        load_checkpoint(tmp_path / "p.ckpt")
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):

@@ -16,6 +16,7 @@ from pipeline.manifest import read_manifest
 from pipeline.model import load_checkpoint
 from pipeline.phantom import CohortPlan
 from pipeline.phantom.cohort import chest_of
+from pipeline.pseudonym import make_key
 from pipeline.training.evaluate import Asked, evaluate
 
 RECIPE = """
@@ -72,6 +73,7 @@ def rows_of(path):
 @pytest.fixture(scope="module")
 def screened(pictures, weights):
     """The heap, screened with a formula network."""
+    make_key(pictures / "key")
     return pipeline.screen(pictures / "pictures.csv", weights, pictures / "run", key_file=pictures / "key")
 
 
@@ -135,6 +137,7 @@ def test_grey_means_what_the_configuration_says(tmp_path, weights):
     phantom = chest_of(CohortPlan((0, 0, 0), seed=5, matrix=128, slices=24), 0, "covid")
     cv2.imwrite(str(tmp_path / "a.png"), grey(phantom.hu[12], -1450.0, 50.0))
     write_list(tmp_path / "p.csv", [("a.png", "A")], ("file", "patient_id"))
+    make_key(tmp_path / "key")
     config = Config(series=SeriesConfig(picture_low_hu=-1450.0, picture_high_hu=50.0))
     done = pipeline.screen(tmp_path / "p.csv", weights, tmp_path / "run", config=config, key_file=tmp_path / "key")
     assert done.by_status == {"OK_WITH_WARNINGS": 1}
@@ -164,6 +167,7 @@ def test_a_list_that_cannot_be_meant_is_refused_by_line(tmp_path, rows, head, sa
 
 
 def test_dicom_images_are_no_pictures_and_a_missing_file_is_counted(tmp_path, archive, weights):
+    make_key(tmp_path / "key")
     image = next(path for path in sorted(archive.rglob("*.dcm")) if "CT" in path.parts)
     (tmp_path / "a.dcm").write_bytes(image.read_bytes())
     write_list(tmp_path / "p.csv", [("a.dcm", "A")], ("file", "patient"))

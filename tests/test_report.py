@@ -188,3 +188,15 @@ def test_stages_are_ranked_by_what_they_cost(run):
     assert stages["stage"].tolist() == ["infer", "lung", "read", "prepare"]
     assert stages["share"].sum() == pytest.approx(1)
     assert stages["worst_s"].iloc[0] == 5.0 == 1.0 + 4
+
+
+def test_exclusions_that_name_no_study_have_their_report(tmp_path):
+    fabricated_run(tmp_path, n_studies=4)  # all of them scored: only files were left out
+    assert open_run(tmp_path).exclusions["study_key"].isna().all()
+    assert "ARCHIVE_CORRUPT" in write_report(tmp_path).read_text()
+
+
+def test_a_run_without_a_study_has_its_report(tmp_path):
+    fabricated_run(tmp_path, n_studies=0)
+    assert [step.count for step in read_flow(open_run(tmp_path)).studies] == [0, 0, 0]
+    assert "NOT_DICOM" in write_report(tmp_path).read_text()

@@ -16,6 +16,7 @@ import h5py
 import pytest
 
 from pipeline import open_run
+from pipeline.pseudonym import make_key
 from pipeline.store import last_places
 
 TABLES = ("studies.csv", "patients.csv", "exclusions.csv", "slices.parquet")
@@ -179,6 +180,7 @@ def test_a_resume_that_would_change_results_is_refused_naming_the_field(screened
     save_checkpoint(formula_network(1 / 16, phase=1.0), other)
     config = tmp_path / "c.toml"
     config.write_text("[fill]\ncopies = 3\n")
+    make_key(tmp_path / "other.key")
     cases = {
         "weights": ("--weights", other),
         "fill.copies": ("--weights", weights, "--config", config),
@@ -282,6 +284,7 @@ def test_nothing_that_identifies_leaves_the_private_folder(screened, truth, arch
 def test_python_users_get_the_summary_and_the_tables(archive, weights, tmp_path):
     import pipeline
 
+    make_key(tmp_path / "key")
     summary = pipeline.screen(archive, weights, tmp_path / "run", key_file=tmp_path / "key")
     run = pipeline.open_run(tmp_path / "run")
     assert summary.n_studies == len(run.studies) == sum(summary.by_status.values())
@@ -335,3 +338,13 @@ def test_a_root_that_only_deals_gives_the_same_tables(screened, archive, weights
     done = drenet("screen", archive, "--weights", weights, "--out", tmp_path / "run", "--config", config, ranks=3)
     assert done.returncode == 0, done.stdout
     assert _tables(tmp_path / "run") == _tables(screened)
+
+
+def test_a_report_that_cannot_be_made_ends_with_1_and_keeps_the_tables(screened, archive, weights, drenet, tmp_path):
+    screen = ("screen", archive, "--weights", weights, "--out", tmp_path / "run")
+    done = drenet(*screen, fault="the_report_meets_a_bug", ranks=2)
+    assert (done.returncode, "the tables are complete, but the report" in done.stdout) == (1, True), done.stdout
+    assert "CANARY" not in done.stdout
+    assert _tables(tmp_path / "run") == _tables(screened)
+    assert drenet(*screen).returncode == 0
+    assert (tmp_path / "run" / "report" / "index.html").exists()

@@ -1,6 +1,7 @@
 """The journal is the truth: sound lines survive, torn ones are passed over, the last record wins."""
 
 import errno
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +50,9 @@ def test_an_unwritable_folder_is_the_users_to_mend(tmp_path):
     error = storage_error(OSError(errno.EROFS, "read-only"), tmp_path)
     assert isinstance(error, ConfigurationError)
     assert "--out" in str(error)
+
+
+def test_a_journal_that_finds_no_room_says_so_when_it_is_closed_too():
+    """/dev/full takes nothing: what `append` could not write is tried once more by `close`."""
+    with pytest.raises(StorageError), Journal(Path("/dev/full"), fsync_every_s=1e9) as journal:
+        journal.append(_line("a"))

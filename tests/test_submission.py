@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigurationError
-from pipeline.submission import job_script, submit_script
+from pipeline.site import site_findings
+from pipeline.submission import job_script, submit, submit_script
 from pipeline.submission.executor import _additional
 from pipeline.submission.resources import options, step_options
 
@@ -106,8 +107,83 @@ def test_dry_run_prints_the_script_and_submits_nothing(scheduler, drenet, tmp_pa
     assert scheduler.read_text() == ""
 
 
-def test_where_there_is_no_sbatch_submit_says_where_to_go(drenet, tmp_path):
-    done = drenet("submit", "A", "--weights", "W", "--out", tmp_path / "R", PATH=str(tmp_path))
+SINFO = """main*|up|1:00:00|48|191000|(null)|10
+main*|up|1:00:00|64|257000|(null)|2
+gpu|up|2-00:00:00|32+|515000|gpu:a100:4(S:0-1)|3
+old|down|infinite|16|64000|(null)|5
+"""
+ASSOCIATIONS = "radiology|normal,long\nshared|normal\n"
+
+
+@pytest.fixture
+def site(scheduler, tmp_path):
+    """The fake scheduler, with answers to what a site offers."""
+    for name, answer in (("sinfo", SINFO), ("sacctmgr", ASSOCIATIONS)):
+        (tmp_path / f"{name}.txt").write_text(answer)
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\ncat {tmp_path}/{name}.txt\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    return scheduler
+
+
+@pytest.mark.parametrize(
+    ("section", "found"),
+    [
+        ({}, []),
+        ({"partition": "gpu", "gpus_per_node": 4, "ranks_per_node": 8, "walltime_min": 2880}, []),
+        ({"partition": "mian"}, ["partition"]),
+        ({"partition": "old"}, ["partition"]),
+        ({"walltime_min": 61}, ["time-limit"]),
+        ({"ranks_per_node": 65}, ["cpus"]),
+        ({"ranks_per_node": 8, "cpus_per_rank": 9}, ["cpus"]),
+        ({"memory_gb_per_node": 252}, ["memory"]),
+        ({"memory_gb_per_node": 250, "nodes": 2}, []),
+        ({"memory_gb_per_node": 250, "nodes": 3}, ["nodes"]),
+        ({"gpus_per_node": 1}, ["gpus"]),
+        ({"partition": "gpu", "gpus_per_node": 8, "ranks_per_node": 8}, ["gpus"]),
+        ({"partition": "gpu", "nodes": 4}, ["nodes"]),
+        ({"account": "radiology", "qos": "long"}, []),
+        ({"account": "shared", "qos": "long"}, ["qos"]),
+        ({"account": "theirs"}, ["account"]),
+    ],
+)
+def test_what_a_site_cannot_give_is_found_on_the_login_node(section, found, site):
+    assert [finding.name for finding in site_findings(ClusterConfig(**section))] == found
+
+
+def test_a_site_that_says_nothing_has_no_findings(scheduler):
+    assert list(site_findings(ClusterConfig(partition="main", account="a", qos="q", nodes=99, parts=9))) == []
+
+
+@pytest.mark.parametrize("command", ["submit", "doctor"])
+def test_a_job_that_cannot_start_is_not_queued_and_the_doctor_says_the_same(command, site, drenet, archive, weights, tmp_path):
+    config, pointer = tmp_path / "c.toml", tmp_path / "pointer.ckpt"
+    config.write_text('[cluster]\npartition = "mian"\naccount = "theirs"\n')
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\n")
+    named = ("--weights", pointer, "--out", archive / "run", "--config", config)
+    done = drenet(command, *((archive,) if command == "submit" else ("--archive", archive)), *named, PATH=os.environ["PATH"])
+    assert done.returncode == {"submit": 2, "doctor": 1}[command], done.stdout
+    for said in ("archive: ", "weights: ", "Git LFS pointer", "partition: there is no partition mian", "account: "):
+        assert said in done.stdout
+    assert "one of gpu, main, old" in done.stdout
+    assert "sbatch" not in site.read_text()
+    assert not (archive / "run").exists()
+
+
+def test_a_job_that_can_start_is_queued(site, drenet, archive, weights, tmp_path):
+    done = drenet("submit", archive, "--weights", weights, "--out", tmp_path / "run", PATH=os.environ["PATH"])
+    assert (done.returncode, "submitted as" in done.stdout) == (0, True), done.stdout
+    assert "sbatch" in site.read_text()
+
+
+def test_python_users_are_refused_the_same_before_anything_is_queued(site, archive, tmp_path):
+    (tmp_path / "c.toml").write_text("[cluster]\nnodes = 13\n")
+    with pytest.raises(ConfigurationError, match="nodes = 13; partition main has 12"):
+        submit(archive, tmp_path / "absent", tmp_path / "run", config=tmp_path / "c.toml")
+    assert "sbatch" not in site.read_text()
+
+
+def test_where_there_is_no_sbatch_submit_says_where_to_go(drenet, archive, weights, tmp_path):
+    done = drenet("submit", archive, "--weights", weights, "--out", tmp_path / "R", PATH=str(tmp_path))
     assert (done.returncode, "login node" in done.stdout) == (2, True), done.stdout
 
 
@@ -119,7 +195,7 @@ def _leg(tmp_path, rank, *, signal_after=None, environment=(), **section):
     script = job_script(cluster).replace("launch=(mpiexec -n 1)", "launch=()")
     process = subprocess.Popen(["bash", "-c", script], env=os.environ | {"SLURM_JOB_ID": "7"} | dict(environment))
     if signal_after:
-        while not (tmp_path / "tries").exists():
+        while not (tmp_path / "tries").exists() or not (tmp_path / "tries").read_text():
             process.poll()
         process.send_signal(signal_after)
     code = process.wait(timeout=60)
@@ -142,7 +218,7 @@ def test_a_job_is_not_queued_again_without_end(scheduler, tmp_path):
     assert "requeue" not in scheduler.read_text()
 
 
-@pytest.mark.parametrize(("code", "ended"), [(0, True), (74, True), (75, False)])
+@pytest.mark.parametrize(("code", "ended"), [(0, True), (1, True), (74, True), (75, False)])
 def test_a_chain_goes_on_after_75_and_ends_otherwise(code, ended, scheduler, tmp_path):
     _leg(tmp_path, f"exit {code}", environment={"DRENET_CHAIN": "drenet-1"}.items())
     calls = scheduler.read_text()

@@ -12,6 +12,7 @@ from pipeline.config import Config
 from pipeline.errors import ConfigurationError
 from pipeline.model import load_checkpoint
 from pipeline.phantom import CohortPlan, write_cohort
+from pipeline.pseudonym import make_key
 from pipeline.records import Study
 from pipeline.training.cache import cache_name
 
@@ -152,6 +153,7 @@ def test_evaluating_leaves_the_training_run_as_it_was_whatever_the_labels_lack(c
     labels = (cohort / "archive-truth" / "labels.csv").read_text().splitlines(keepends=True)
     (tmp_path / "partial.csv").write_text("".join(labels[:1] + labels[2:]))
     before = _files_but_evaluation(trained)
+    make_key(tmp_path / "key")
     asked = Asked(trained, tmp_path / "partial.csv", part="train", key_file=tmp_path / "key")  # and without the run's --cache
     evaluate(asked)
     with pytest.raises(ConfigurationError, match="another pseudonym key"):

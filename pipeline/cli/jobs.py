@@ -21,6 +21,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     submit.set_defaults(command=_submit)
 
     doctor = commands.add_parser("doctor", help="what would go wrong here: on a login node, or under srun or mpiexec")
+    doctor.add_argument("--archive", type=Path, help="the archive's top folder")
     doctor.add_argument("--out", type=Path, help="the run's folder")
     doctor.add_argument("--weights", type=Path, action="append", default=[], help="checkpoint; may repeat")
     doctor.add_argument("--config", type=Path, help="TOML; see configs/")
@@ -45,6 +46,10 @@ def _submit(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(job_script(cluster), end="")
         return 0
+    from pipeline.looks import Patient, refuse_what_cannot_run
+
+    patient = Patient(config, options.out, tuple(options.weights), options.key_file, options.archive)
+    refuse_what_cannot_run(patient, on_cluster=not options.local)
     if options.local:
         files = {"config": options.config, "key_file": options.key_file}
         job = submit(options.archive, options.weights, options.out, local=True, **files)
@@ -65,9 +70,12 @@ def screen_arguments(options: argparse.Namespace) -> list[str]:
 
 def _doctor(options: argparse.Namespace) -> int:
     from pipeline.config import read_config
-    from pipeline.doctor import Patient, examine
+    from pipeline.doctor import examine
+    from pipeline.looks import Patient
 
-    found = examine(Patient(read_config(options.config), options.out, tuple(options.weights), options.key_file))
+    found = examine(
+        Patient(read_config(options.config), options.out, tuple(options.weights), options.key_file, options.archive)
+    )
     for finding in found or []:
         print(f"{finding.name}: {finding.seen}\n  cure: {finding.cure}")
     if found == []:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.cli.shared import NOTICE
+from pipeline.beforehand import check_apart, check_archive, check_key, check_weights, check_writable
+from pipeline.cli.shared import NOTICE, whole
+from pipeline.errors import ConfigurationError
 from pipeline.launch import connect, launched_size, start_ranks
 
 
@@ -14,14 +16,19 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     train = commands.add_parser("train", help="train a network on an archive with labels; started again it resumes")
     train.add_argument("archive", type=Path, help="the archive's top folder, a CSV that lists pictures, or a run's folder")
     train.add_argument("--labels", type=Path, required=True, help="CSV: patient_id or patient_key, label, optional study_uid")
-    train.add_argument("--task", required=True, help="covid-vs-bacterial, covid-vs-healthy or three-class")
+    train.add_argument(
+        "--task",
+        required=True,
+        choices=("covid-vs-bacterial", "covid-vs-healthy", "three-class"),
+        help="covid-vs-bacterial, covid-vs-healthy or three-class",
+    )
     train.add_argument("--out", type=Path, required=True, help="the training run's folder")
     train.add_argument("--recipe", type=Path, help="TOML; see configs/train-*.toml (default: the paper's)")
-    train.add_argument("--model", help="drenet, resnet50, vgg16 or densenet121 (default: the recipe's)")
+    train.add_argument("--model", choices=("drenet", "resnet50", "vgg16", "densenet121"), help="(default: the recipe's)")
     train.add_argument("--start", type=Path, help="checkpoint, or torchvision-named ResNet-50, to start from")
     train.add_argument("--split", type=Path, help="split.csv of an earlier run with the same pseudonym key")
     train.add_argument("--cache", type=Path, help="where prepared slices are kept (default: within --out); may be shared")
-    train.add_argument("--ranks", type=int, default=1, help="start this many MPI ranks on this machine")
+    train.add_argument("--ranks", type=whole(1), default=1, help="start this many MPI ranks on this machine")
     train.add_argument("--config", type=Path, help="how slices are prepared; see configs/")
     train.add_argument("--key-file", type=Path, help="pseudonym key (default: $DRENET_KEY_FILE, ~/.config/drenet/)")
     train.set_defaults(command=_train)
@@ -38,6 +45,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
+    if launched_size() == 1:
+        _check_training(options)
     if options.ranks > 1 and launched_size() == 1:
         return start_ranks(options.ranks, options.given)
     from pipeline.config import read_config
@@ -60,6 +69,19 @@ def _train(options: argparse.Namespace) -> int:
     if state is not None:
         print(f"best validation AUC {state.best:.3f}; network: {options.out}/best.safetensors. {NOTICE}")
     return 0
+
+
+def _check_training(options: argparse.Namespace) -> None:
+    """Refuse a wrong request before ranks are started, or anything heavy loaded."""
+    if not options.labels.is_file():
+        raise ConfigurationError(f"there are no labels at {options.labels}: --labels names a CSV")
+    if options.start:
+        check_weights(options.start)
+    check_archive(options.archive)
+    if not (options.archive / "private").exists():  # an archive, and no run's folder
+        check_apart(options.archive, options.out)
+    check_writable(options.out)
+    check_key(options.key_file)
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -1,11 +1,20 @@
-"""screen, index, gather, status, report: a run from its archive to its page."""
+"""screen, index, key, gather, status, report: a run from its archive to its page."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from pipeline.cli.shared import NOTICE, add_archive, log_to_file, table
+from pipeline.cli.shared import (
+    NOTICE,
+    add_archive,
+    check_before_start,
+    check_on_root,
+    log_to_file,
+    number,
+    table,
+    whole,
+)
 from pipeline.launch import connect, launched_size, start_ranks
 
 
@@ -24,6 +33,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add_archive(index)
     index.set_defaults(command=_index)
 
+    key = commands.add_parser("key", help="make a new pseudonym key, for --key-file or $DRENET_KEY_FILE")
+    key.add_argument("file", type=Path)
+    key.set_defaults(command=_key)
+
     gather = commands.add_parser("gather", help="rebuild the tables of a run from its journals")
     gather.add_argument("run", type=Path)
     gather.add_argument("--digest", action="store_true", help="print the SHA-256 of the payload")
@@ -35,29 +48,47 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
     report = commands.add_parser("report", help="the run as a page: RUN/report/index.html")
     report.add_argument("run", type=Path)
-    report.add_argument("--box-from", type=float, default=0.8, help="detail score above which a box is drawn (default 0.8)")
-    report.add_argument("--pictured", type=int, default=100, help="most studies shown with pictures (default 100)")
+    report.add_argument(
+        "--box-from", type=number(0, 1), default=0.8, help="detail score above which a box is drawn (default 0.8)"
+    )
+    report.add_argument("--pictured", type=whole(0), default=100, help="most studies shown with pictures (default 100)")
     report.add_argument("--dicom", type=Path, metavar="DIR", help="DICOM SR, SEG and overlays, which carry patients' identity")
-    report.add_argument("--dicom-studies", type=int, default=10, help="of this many studies, the highest scores (default 10)")
+    report.add_argument(
+        "--dicom-studies", type=whole(1), default=10, help="of this many studies, the highest scores (default 10)"
+    )
     report.set_defaults(command=_report)
 
 
 def _part(text: str) -> tuple[int, int]:
-    number, _, of = text.partition("/")
-    return int(number), int(of)
+    first, _, last = text.partition("/")
+    if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
+        raise argparse.ArgumentTypeError(f"{text} is no part: I/N wants 1 <= I <= N")
+    return int(first), int(last)
+
+
+def _key(options: argparse.Namespace) -> int:
+    from pipeline.pseudonym import make_key
+
+    make_key(options.file)
+    print(f"a new pseudonym key is in {options.file}; keep it: whoever loses it can no longer tell who a row is")
+    return 0
 
 
 def _screen(options: argparse.Namespace) -> int:
+    from pipeline.config import read_config
+
+    config = read_config(options.config)
+    check_before_start(options, options.weights)
     if options.ranks > 1 and launched_size() == 1:
         return start_ranks(options.ranks, options.given)
     from pipeline.guard import nobody_watches, watched
 
     in_hand = watched() if options.is_program else nobody_watches  # who calls from Python is not to be forked
-    from pipeline.config import read_config
+    world = connect(root_computes_up_to=config.run.root_computes_up_to)
+    check_on_root(world, options, options.weights)
     from pipeline.resume import Request
     from pipeline.run import run
 
-    config = read_config(options.config)
     request = Request(
         options.archive,
         tuple(options.weights),
@@ -69,7 +100,6 @@ def _screen(options: argparse.Namespace) -> int:
         part=options.part,
         retry_lost=options.retry_lost,
     )
-    world = connect(root_computes_up_to=config.run.root_computes_up_to)
     summary = run(world, request, begun=log_to_file, in_hand=in_hand)
     if summary is not None:
         print(table(summary.by_status, summary.by_reason))
@@ -82,12 +112,17 @@ def _screen(options: argparse.Namespace) -> int:
 
 
 def _index(options: argparse.Namespace) -> int:
+    from pipeline.config import read_config
+
+    config = read_config(options.config)
+    check_before_start(options)
     if options.ranks > 1 and launched_size() == 1:
         return start_ranks(options.ranks, options.given)
-    from pipeline.config import read_config
+    world = connect()
+    check_on_root(world, options)
     from pipeline.run import index_only
 
-    heading = index_only(connect(), options.archive, options.out, read_config(options.config), options.key_file)
+    heading = index_only(world, options.archive, options.out, config, options.key_file)
     if heading is not None:
         print(f"{heading.n_files} files, {heading.n_studies} studies, {heading.n_ready} to screen; manifest in {options.out}")
     return 0

@@ -4,19 +4,72 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pipeline.agreement import on_root
+from pipeline.beforehand import check_request
+from pipeline.launch import launched_size
+from pipeline.ranks import Alone, World
+
 NOTICE = "Research use only. Not a medical device."
+log = logging.getLogger(__name__)
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+def whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """An argument that is a whole number from `low` to `high`."""
+
+    def parsed(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(f"{text} is no whole number {_range(low, high)}")
+        return value
+
+    return parsed
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """An argument that is a number from `low` to `high`."""
+
+    def parsed(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is no number {_range(low, high)}")
+        return value
+
+    return parsed
+
+
+def _range(low: float, high: float | None) -> str:
+    return f"from {low:g} on" if high is None else f"from {low:g} to {high:g}"
 
 
 def add_archive(parser: argparse.ArgumentParser) -> None:
     """The archive, the run's folder, and how it is worked on."""
     parser.add_argument("archive", type=Path, help="the archive's top folder, or a CSV that lists pictures")
     parser.add_argument("--out", type=Path, required=True, help="the run's folder")
-    parser.add_argument("--ranks", type=int, default=1, help="start this many MPI ranks on this machine")
+    parser.add_argument("--ranks", type=whole(1), default=1, help="start this many MPI ranks on this machine")
     parser.add_argument("--config", type=Path, help="TOML; see configs/")
     parser.add_argument("--key-file", type=Path, help="pseudonym key (default: $DRENET_KEY_FILE, ~/.config/drenet/)")
+
+
+def check_before_start(options: argparse.Namespace, weights: Sequence[Path] = ()) -> None:
+    """Refuse a wrong request where no launcher has started this process: before ranks are started, or anything heavy loaded."""
+    if launched_size() == 1:
+        check_request(options.archive, options.out, weights, options.key_file)
+
+
+def check_on_root(world: Alone | World, options: argparse.Namespace, weights: Sequence[Path] = ()) -> None:
+    """The same where a launcher has: root looks for all."""
+    on_root(world, lambda: check_request(options.archive, options.out, weights, options.key_file))
 
 
 def table(by_status: dict[str, int], by_reason: dict[str, int]) -> str:
@@ -27,8 +80,12 @@ def table(by_status: dict[str, int], by_reason: dict[str, int]) -> str:
 
 
 def log_to_file(path: Path) -> None:
-    """Every rank keeps its own log in the run's folder, one line a study."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    """Every rank keeps its own log in the run's folder, one line a study; where there is no room, the journal will say so."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        log.warning("no log can be written: %s", error.strerror)
+        return
     handler.setFormatter(logging.Formatter(LOG_FORMAT))
     logging.getLogger().addHandler(handler)

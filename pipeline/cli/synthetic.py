@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from pipeline.cli.shared import number, whole
 from pipeline.errors import ConfigurationError
 from pipeline.launch import launched_rank, launched_size, start_ranks
 
@@ -13,13 +14,18 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Their arguments."""
     phantom = commands.add_parser("phantom", help="write a synthetic archive")
     phantom.add_argument("folder", type=Path)
-    for name, default in (("studies", 12), ("matrix", 512), ("slices", 40), ("seed", 0)):
-        phantom.add_argument(f"--{name}", type=int, default=default)
-    phantom.add_argument("--compress", help="rle, jpeg-ls or jpeg2000")
+    for name, default, low, high in (
+        ("studies", 12, 1, None),
+        ("matrix", 512, 64, 2048),
+        ("slices", 40, 1, 2000),
+        ("seed", 0, 0, None),
+    ):
+        phantom.add_argument(f"--{name}", type=whole(low, high), default=default)
+    phantom.add_argument("--compress", choices=("rle", "jpeg-lossless", "jpeg-ls", "jpeg2000", "deflated"))
     phantom.add_argument("--cohort", help="COVID,BACTERIAL,HEALTHY: a labelled cohort of so many patients, to train on")
     phantom.add_argument("--severity", default="0.1,0.95", help="of a cohort's sick patients: drawn from this range")
-    phantom.add_argument("--atypical", type=float, default=0.0, help="share of a cohort whose chest shows another class")
-    phantom.add_argument("--ranks", type=int, default=1, help="start this many MPI ranks to write a cohort")
+    phantom.add_argument("--atypical", type=number(0, 1), default=0.0, help="share of a cohort whose chest shows another class")
+    phantom.add_argument("--ranks", type=whole(1), default=1, help="start this many MPI ranks to write a cohort")
     phantom.add_argument("--clutter", action="store_true", help="with what real archives hold besides")
     phantom.set_defaults(command=_phantom)
 
@@ -58,8 +64,6 @@ def _cohort(options: argparse.Namespace) -> int:
         raise ConfigurationError(
             "--cohort takes three whole numbers, --severity two numbers: 88,100,86 and 0.1,0.95"
         ) from error
-    if not 0 <= options.atypical <= 1:
-        raise ConfigurationError(f"--atypical is a share of the patients, from 0 to 1, not {options.atypical:g}")
     size = (options.matrix, options.slices)
     plan = CohortPlan((covid, bacterial, healthy), options.seed, (low, high), *size, atypical=options.atypical)
     write_cohort(options.folder, plan, rank=launched_rank(), size=launched_size())
@@ -73,6 +77,7 @@ def _cohort(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from pipeline.model.shipped import shipped_weights
     from pipeline.phantom import write_archive
+    from pipeline.pseudonym import read_or_make_key
 
     folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,6 +86,7 @@ def _demo(options: argparse.Namespace) -> int:
         write_archive(folder / "archive", studies=12, matrix=256, slices=32, clutter=True)
     networks = list(shipped_weights().values())
     print(f"screening it on 2 MPI ranks with {', '.join(path.stem for path in networks)}, trained on synthetic patients ...")
+    read_or_make_key(folder / "demo.key")
     arguments = ["screen", str(folder / "archive"), "--out", str(folder / "run"), "--key-file", str(folder / "demo.key")]
     arguments += [part for path in networks for part in ("--weights", str(path))]
     code = start_ranks(2, [*arguments, "--contact-sheet"])
@@ -96,10 +102,10 @@ def _scores_by_label(folder: Path, names: list[str]) -> str:
     """Mean probability of the synthetic patients by what they are."""
     import pandas as pd
 
-    from pipeline.pseudonym import pseudonym, read_or_create_key
+    from pipeline.pseudonym import pseudonym, read_or_make_key
     from pipeline.tables import open_run
 
-    key = read_or_create_key(folder / "demo.key")
+    key = read_or_make_key(folder / "demo.key")
     truth = pd.read_csv(folder / "archive-truth" / "truth.csv").query("what == 'patient'")
     label = {pseudonym(key, "study", str(uid)): name for uid, name in zip(truth["study_uid"], truth["label"], strict=True)}
     studies = open_run(folder / "run").studies

@@ -19,6 +19,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from pipeline.errors import ConfigurationError
+from pipeline.kinds import LFS_POINTER
 from pipeline.model.baselines import ARCHITECTURES, Baseline
 from pipeline.model.drenet import DreNet, Metadata, network_of
 from pipeline.store import write_whole
@@ -27,6 +28,10 @@ PUBLISHED = Metadata(classes=("control", "covid"), positive=1)
 """What is assumed of a checkpoint that says nothing of itself: the second class is the positive one."""
 ADDED = ("attention.weight", "attention.bias")
 """What published checkpoints lack: the learned attention; zeros are the identity."""
+WRAPPERS = ("net_state_dict", "state_dict", "model")
+"""Where trainers keep the state dict: the paper's authors, Lightning, and many a script."""
+PREFIXES = ("_orig_mod.", "module.", "model.")
+"""What torch.compile, DataParallel and Lightning put before every key."""
 CURE = "expected a DRE-Net checkpoint: the published layout (net_state_dict, 336 keys) or this project's safetensors"
 
 
@@ -90,6 +95,10 @@ def _read(path: Path) -> bytes:
 
 def _tensors(data: bytes, name: str) -> tuple[dict[str, Tensor], str]:
     """The tensors of a safetensors or torch file by key, and what the file says of itself as JSON ("" if nothing)."""
+    if data.startswith(LFS_POINTER):
+        raise ConfigurationError(
+            f"{name} is a Git LFS pointer and not the checkpoint (CHECKPOINT_CORRUPT): git lfs pull fetches that"
+        )
     is_safetensors = data[8:9] == b"{"
     try:
         return _from_safetensors(data) if is_safetensors else (_from_torch(data), "")
@@ -103,10 +112,21 @@ def _from_safetensors(data: bytes) -> tuple[dict[str, Tensor], str]:
 
 
 def _from_torch(data: bytes) -> dict[str, Tensor]:
-    """A state dict, plain or under `net_state_dict`, without the prefix that a parallel wrapper leaves."""
+    """A state dict, plain or as trainers wrap it, without the prefixes that they put before its keys."""
     content: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    state = content.get("net_state_dict", content) if isinstance(content, dict) else {}
-    return {str(key).removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}
+    for name in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+    state = content if isinstance(content, dict) else {}
+    return _bare({str(key): value for key, value in state.items() if isinstance(value, Tensor)})
+
+
+def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state` without the prefixes that all of its keys share."""
+    for prefix in PREFIXES * 2:  # of DataParallel within torch.compile, or the other way round
+        if state and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
 
 
 def _metadata(state: dict[str, Tensor], described: str, name: str) -> Metadata:
@@ -123,7 +143,7 @@ def _metadata(state: dict[str, Tensor], described: str, name: str) -> Metadata:
 
 
 def _fitted(state: dict[str, Tensor], wanted: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """`state` completed and in the types of `wanted`; refused where keys or shapes differ."""
+    """`state` completed and in the types of `wanted`; refused where keys or shapes differ, or a number is none."""
     state = {key: _absent(value) for key, value in wanted.items() if _may_be_absent(key)} | state
     missing = sorted(wanted.keys() - state.keys())
     unknown = sorted(state.keys() - wanted.keys())
@@ -133,7 +153,14 @@ def _fitted(state: dict[str, Tensor], wanted: dict[str, Tensor], name: str) -> d
             raise ConfigurationError(
                 f"{name} {what} {len(keys)} keys ({', '.join(keys[:3])}, ...) (CHECKPOINT_CORRUPT); {CURE}"
             )
-    return {key: state[key].to(value.dtype) for key, value in wanted.items()}
+    fitted = {key: state[key].to(value.dtype) for key, value in wanted.items()}
+    wild = sorted(key for key, value in fitted.items() if not torch.isfinite(value).all())
+    if wild:
+        raise ConfigurationError(
+            f"{name} holds NaN or infinity in {len(wild)} of its tensors ({', '.join(wild[:3])}) (CHECKPOINT_CORRUPT): its "
+            "training went astray, or the file is damaged; name another checkpoint"
+        )
+    return fitted
 
 
 def _may_be_absent(key: str) -> bool:

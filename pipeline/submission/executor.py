@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config, read_config
 from pipeline.errors import ConfigurationError, Drained, PipelineError
+from pipeline.looks import Patient, refuse_what_cannot_run
 from pipeline.submission.queue import FOLDER
 from pipeline.submission.resources import JOB_NAME, WORDS, check, options, step_options
 
@@ -104,7 +105,12 @@ def submit(
         cluster.nodes * cluster.ranks_per_node,
         cluster.requeues,
     )
-    return _executor(settings, Path(out).absolute() / FOLDER, local=local).submit(leg)
+    patient = Patient(
+        settings, Path(out), tuple(Path(file) for file in files), Path(key_file) if key_file else None, Path(archive)
+    )
+    executor = _executor(settings, Path(out).absolute() / FOLDER, local=local)
+    refuse_what_cannot_run(patient, on_cluster=not local)
+    return executor.submit(leg)
 
 
 def _executor(settings: Config, folder: Path, *, local: bool) -> Any:

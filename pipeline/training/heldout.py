@@ -17,7 +17,7 @@ from pipeline.config import Config
 from pipeline.manifest import read_manifest
 from pipeline.model import DreNet, load_checkpoint
 from pipeline.phantom import CohortPlan, write_cohort
-from pipeline.pseudonym import pseudonym, read_or_create_key
+from pipeline.pseudonym import pseudonym, read_or_make_key
 from pipeline.run import screen
 from pipeline.study import Preparer
 from pipeline.tables import open_run
@@ -34,8 +34,9 @@ def held_out(folder: Path, weights: Mapping[str, Path], plan: CohortPlan = HELD_
     """By task the figures by patient of the network at `weights[task]`; everything made on the way stays in `folder`."""
     write_cohort(folder / "archive", plan)
     key_file = folder / "held-out.key"
+    key = read_or_make_key(key_file)
     screen(folder / "archive", list(weights.values()), folder / "run", key_file=key_file)
-    labels = by_patient_key(folder / "archive-truth" / "labels.csv", read_or_create_key(key_file), "label")
+    labels = by_patient_key(folder / "archive-truth" / "labels.csv", key, "label")
     patients = open_run(folder / "run").patients.set_index("patient_key")
     found = {}
     for number, (task, path) in enumerate(weights.items(), start=1):

@@ -12,6 +12,7 @@ import msgspec
 import torch
 
 from pipeline.agreement import agreed, on_root
+from pipeline.beforehand import check_archive
 from pipeline.config import Config, EngineConfig, to_toml
 from pipeline.errors import ConfigurationError, Reason
 from pipeline.holder import hold
@@ -21,10 +22,9 @@ from pipeline.launch import local_rank
 from pipeline.manifest import NAME, read_heading, read_manifest
 from pipeline.model import Baseline, DreNet, Metadata, load_checkpoint
 from pipeline.model.checkpoint import load_backbone
-from pipeline.pseudonym import default_key_file, read_or_create_key
+from pipeline.pseudonym import key_of
 from pipeline.ranks import Alone, World
 from pipeline.records import Study
-from pipeline.resume import check_archive
 from pipeline.run import asked_to_stop
 from pipeline.store import write_whole
 from pipeline.training.cache import CachedStudy, cache_studies
@@ -106,7 +106,7 @@ def gather_cohort(world: Alone | World, request: Request) -> Cohort:
     """Index, labels, split, prepared slices: the cohort, alike on all ranks."""
     archive = Path(agreed(world, lambda: str(_archive_of(request)).encode()).decode())
     if not (request.archive / "private" / NAME).exists():
-        key = on_root(world, lambda: read_or_create_key(request.key_file or default_key_file()))
+        key = on_root(world, lambda: key_of(request.key_file))
         index(world, archive, request.out / "private" if key else None, request.config, key)
     chosen = on_root(world, lambda: _chosen(request))
     studies = [study for patient in chosen[0] for study in patient.studies] if chosen else None

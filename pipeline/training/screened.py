@@ -18,7 +18,7 @@ import pandas as pd
 
 from pipeline.errors import ConfigurationError, Reason
 from pipeline.manifest import NAME, Manifest, read_manifest
-from pipeline.pseudonym import default_key_file, fingerprint, pseudonym, read_or_create_key
+from pipeline.pseudonym import default_key_file, fingerprint, pseudonym, read_key
 from pipeline.resume import Network, read_described
 from pipeline.tables import Run, open_run
 from pipeline.training.figures import Scored
@@ -143,7 +143,7 @@ def _by_key(tables: Run, said: Labels, recorded: str, key_file: Path | None) -> 
     studies: dict[str, str] = {}
     if not said.by_key or said.studies:
         path = key_file or default_key_file()
-        key = read_or_create_key(path) if path.exists() else b""
+        key = read_key(path) if path.exists() else b""
         if fingerprint(key) != recorded:
             raise ConfigurationError(
                 "the run's private/ folder is not here, and the pseudonym key is another than the one it was screened with: "

@@ -1,0 +1,154 @@
+"""A wrong request is refused with its cure and exit code 2, before torch or pandas is loaded and before anything is written."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import ConfigurationError
+from pipeline.pseudonym import key_of, make_key, read_key, read_or_make_key
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "pandas", "h5py", "mpi4py", "pyarrow")
+SCREEN = ("screen", "archive", "--weights", "w.ckpt", "--out", "run")
+REPORT = ("report", "run")
+PHANTOM = ("phantom", "made")
+TRAIN = ("train", "archive", "--labels", "labels.csv", "--task", "three-class", "--out", "trained")
+WRONG = [
+    (("screen", "archive", "--weights", "w.ckpt", "--out", "archive/run"), "lies within the archive"),
+    (("screen", "archive", "--weights", "w.ckpt", "--out", "linked/run"), "lies within the archive"),
+    (("screen", "archive", "--weights", "w.ckpt", "--out", "archive"), "lies within the archive"),
+    (("screen", "archive", "--weights", "w.ckpt", "--out", "."), "the archive lies within"),
+    (("screen", "archive", "--weights", "w.ckpt", "--out", "w.ckpt/run"), "choose another --out"),
+    (("screen", "absent", "--weights", "w.ckpt", "--out", "run"), "is no folder"),
+    (("screen", "w.ckpt", "--weights", "w.ckpt", "--out", "run"), "is no folder"),
+    (("index", "archive", "--out", "archive/run"), "lies within the archive"),
+    (("index", "absent", "--out", "run"), "is no folder"),
+    (("screen", "archive", "--weights", "absent.ckpt", "--out", "run"), "cannot read the checkpoint absent.ckpt"),
+    (("screen", "archive", "--weights", "archive", "--out", "run"), "it is a folder"),
+    (("screen", "archive", "--weights", "pointer.ckpt", "--out", "run"), "Git LFS pointer"),
+    (("screen", "archive", "--weights", "empty.ckpt", "--out", "run"), "is empty"),
+    (("screen", "archive", "--out", "run"), "--weights"),
+    ((*SCREEN, "--ranks", "0"), "0 is no whole number from 1 on"),
+    ((*SCREEN, "--ranks", "two"), "two is no whole number"),
+    ((*SCREEN, "--part", "3/2"), "1 <= I <= N"),
+    ((*SCREEN, "--part", "1"), "1 <= I <= N"),
+    ((*SCREEN, "--part", "0/2"), "1 <= I <= N"),
+    ((*SCREEN, "--config", "bad.toml"), "known here"),
+    ((*SCREEN, "--config", "absent.toml"), "cannot read the configuration"),
+    ((*SCREEN, "--key-file", "absent.key"), "drenet key absent.key"),
+    ((*SCREEN, "--key-file", "open.key"), "chmod 600 open.key"),
+    ((*SCREEN, "--key-file", "zero.key"), "over and over"),
+    ((*SCREEN, "--key-file", "short.key"), "expected 64 hex digits"),
+    ((*SCREEN, "--key-file", "w.ckpt"), "64 hex digits"),
+    ((*SCREEN, "--key-file", "absent.key", "--ranks", "2"), "drenet key absent.key"),
+    (("key", "sound.key"), "is there already"),
+    ((*REPORT, "--box-from", "7"), "7 is no number from 0 to 1"),
+    ((*REPORT, "--box-from", "nan"), "nan is no number"),
+    ((*REPORT, "--pictured", "-1"), "-1 is no whole number from 0 on"),
+    ((*REPORT, "--dicom-studies", "0"), "0 is no whole number from 1 on"),
+    ((*PHANTOM, "--studies", "0"), "from 1 on"),
+    ((*PHANTOM, "--matrix", "8"), "from 64 to 2048"),
+    ((*PHANTOM, "--slices", "0"), "from 1 to 2000"),
+    ((*PHANTOM, "--seed", "-1"), "from 0 on"),
+    ((*PHANTOM, "--compress", "zip"), "invalid choice"),
+    ((*PHANTOM, "--atypical", "1.5"), "from 0 to 1"),
+    ((*TRAIN, "--model", "resnet18"), "invalid choice"),
+    ((*TRAIN, "--ranks", "0"), "from 1 on"),
+    ((*TRAIN, "--key-file", "absent.key"), "drenet key absent.key"),
+    ((*TRAIN, "--start", "absent.ckpt"), "cannot read the checkpoint"),
+    (("train", "archive", "--labels", "absent.csv", "--task", "three-class", "--out", "t"), "no labels at absent.csv"),
+    (("train", "archive", "--labels", "labels.csv", "--task", "two-class", "--out", "t"), "invalid choice"),
+    (("train", "archive", "--labels", "labels.csv", "--task", "three-class", "--out", "archive/t"), "lies within"),
+    (("submit", "archive", "--weights", "pointer.ckpt", "--out", "run"), "Git LFS pointer"),
+    (("submit", "archive", "--weights", "w.ckpt", "--out", "archive/run"), "lies within the archive"),
+    (("submit", "archive", "--weights", "w.ckpt", "--out", "run", "--key-file", "absent.key"), "drenet key absent.key"),
+]
+PROGRAM = """
+import contextlib, io, json, sys
+from pipeline.cli import main
+for arguments in json.load(sys.stdin):
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+        try:
+            code = main(arguments)
+        except SystemExit as end:
+            code = end.code
+    print(json.dumps([code, said.getvalue(), sorted(set(sys.argv[1:]) & sys.modules.keys())]))
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with an archive and a few files, sound and not."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "archive").mkdir()
+    (folder / "linked").symlink_to(folder / "archive")
+    (folder / "w.ckpt").write_bytes(b"weights")
+    (folder / "empty.ckpt").touch()
+    (folder / "pointer.ckpt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 1\n")
+    (folder / "bad.toml").write_text("[engine]\nthread = 2\n")
+    (folder / "labels.csv").write_text("patient_id,label\n")
+    for name, text in (("open", "0f1e" * 16), ("zero", "00" * 32), ("short", "0f" * 31)):
+        (folder / f"{name}.key").write_text(text)
+        (folder / f"{name}.key").chmod(0o644 if name == "open" else 0o600)
+    make_key(folder / "sound.key")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def refused(place):
+    """What one fresh process answers to all wrong requests, one after the other: (code, words, heavy modules loaded)."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DRENET_KEY_FILE": str(place / "sound.key")}
+    asked = json.dumps([arguments for arguments, _ in WRONG])
+    program = [sys.executable, "-c", PROGRAM, *HEAVY]
+    done = subprocess.run(
+        program, input=asked, cwd=place, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == len(WRONG), done.stdout + done.stderr
+    return answers
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)), ids=lambda number: " ".join(WRONG[number][0]))
+def test_a_wrong_request_is_refused_saying_what_is_wrong(number, refused):
+    code, said, _ = refused[number]
+    assert code == 2, said
+    assert WRONG[number][1] in said
+
+
+def test_no_wrong_request_loads_what_is_heavy_or_writes_anything(refused, place):
+    assert refused[-1][2] == []
+    assert list((place / "archive").iterdir()) == []
+    assert {path.name for path in place.iterdir()} == {
+        "archive", "linked", "w.ckpt", "empty.ckpt", "pointer.ckpt", "bad.toml", "labels.csv",
+        "open.key", "zero.key", "short.key", "sound.key",
+    }  # fmt: skip
+
+
+def test_under_a_launcher_root_refuses_for_all(place, drenet, weights):
+    mpiexec = [str(Path(sys.executable).with_name("mpiexec")), "-n", "2", sys.executable, "-m", "pipeline"]
+    command = [*mpiexec, "screen", "archive", "--weights", "pointer.ckpt", "--out", "run"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DRENET_KEY_FILE": str(place / "sound.key")}
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr.count("Git LFS pointer")) == (2, 1), done.stdout + done.stderr
+
+
+def test_a_key_is_made_by_its_command_for_its_owner_alone(drenet, tmp_path):
+    done = drenet("key", tmp_path / "new" / "a.key")
+    assert (done.returncode, f"in {tmp_path}/new/a.key" in done.stdout) == (0, True), done.stdout
+    assert (tmp_path / "new" / "a.key").stat().st_mode & 0o777 == 0o600
+    assert len(read_key(tmp_path / "new" / "a.key")) == 32
+
+
+def test_the_users_own_key_is_made_at_first_use_and_announced_with_its_place(monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("DRENET_KEY_FILE", str(tmp_path / "own.key"))
+    key = key_of(None)
+    assert f"made a new pseudonym key at {tmp_path}/own.key" in caplog.text
+    caplog.clear()
+    assert (key_of(None), read_or_make_key(tmp_path / "own.key"), caplog.text) == (key, key, "")
+    with pytest.raises(ConfigurationError, match="drenet key"):
+        key_of(tmp_path / "other.key")
