@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -135,18 +135,15 @@ def _csv(path: Path) -> TextIO:
 def _parquet(folder: Path, scores: Probabilities) -> Iterator[Callable[[StudyResult], None]]:
     """slices.parquet, told study by study."""
     networks, batch = list(scores.networks), list[StudyResult]()
-    parquet = open_parquet(folder, networks)
+    with (folder / "slices.parquet").open("wb") as file, closing(open_parquet(file, networks)) as parquet:
 
-    def add(result: StudyResult) -> None:
-        batch.append(result)
-        if len(batch) == BATCH:
-            write_slices(parquet, batch, networks)
+        def add(result: StudyResult) -> None:
+            batch.append(result)
+            if len(batch) == BATCH:
+                write_slices(parquet, batch, networks)
 
-    try:
         yield add
         write_slices(parquet, batch, networks)
-    finally:
-        parquet.close()
 
 
 @contextmanager

@@ -9,8 +9,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -119,8 +118,8 @@ def write_patients(file: TextIO, patients: dict[str, Patient], scores: Probabili
         writer.writerow((key, *means, n_slices, patient.n_scored, patient.n_not_scored, _safe(patient.label)))
 
 
-def open_parquet(folder: Path, networks: list[str]) -> Any:
-    """A writer of slices.parquet in `folder`."""
+def open_parquet(file: BinaryIO, networks: list[str]) -> Any:
+    """A writer of slices.parquet into `file`, which the caller closes: Arrow leaves its own open where the disk is full."""
     kinds = [
         ("study_key", pa.string()),
         ("slice_index", pa.int32()),
@@ -128,7 +127,7 @@ def open_parquet(folder: Path, networks: list[str]) -> Any:
         ("lung_area_mm2", pa.float64()),
     ]
     schema = pa.schema([*kinds, *((name, pa.float64()) for name in networks)])
-    return pq.ParquetWriter(folder / "slices.parquet", schema)
+    return pq.ParquetWriter(file, schema)
 
 
 def write_slices(parquet: Any, batch: list[StudyResult], networks: list[str]) -> None:
