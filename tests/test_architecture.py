@@ -9,8 +9,22 @@ import pipeline
 
 ROWS = {
     0: ["records", "errors"],
-    1: ["config", "pseudonym"],
-    2: ["fill", "lung", "model", "store", "mail", "ranks", "phantom", "progress", "guard", "pace", "columns", "rows"],
+    1: ["config", "pseudonym", "stall"],
+    2: [
+        "fill",
+        "lung",
+        "model",
+        "store",
+        "mail",
+        "ranks",
+        "phantom",
+        "progress",
+        "guard",
+        "leftovers",
+        "pace",
+        "columns",
+        "rows",
+    ],
     3: [
         "archive",
         "manifest",
@@ -21,6 +35,7 @@ ROWS = {
         "gather",
         "tables",
         "launch",
+        "front",
         "agreement",
         "catalogue",
         "holder",

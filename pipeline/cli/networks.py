@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.cli.shared import NOTICE
-from pipeline.launch import connect, launched_size, start_ranks
+from pipeline.cli.shared import NOTICE, into_mpi, watched_over
+from pipeline.front import start_ranks
+from pipeline.launch import launched_size
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,7 +41,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _train(options: argparse.Namespace) -> int:
     if options.ranks > 1 and launched_size() == 1:
         return start_ranks(options.ranks, options.given)
+    watched_over(options)
     from pipeline.config import read_config
+
+    config = read_config(options.config)
+    world = into_mpi(config.run)  # before anything heavy is loaded
     from pipeline.training.recipe import read_recipe, with_model
     from pipeline.training.run import Request, train
 
@@ -50,13 +55,13 @@ def _train(options: argparse.Namespace) -> int:
         options.task,
         options.out,
         with_model(read_recipe(options.recipe), options.model),
-        read_config(options.config),
+        config,
         start=options.start,
         split=options.split,
         cache=options.cache,
         key_file=options.key_file,
     )
-    state = train(connect(), request)
+    state = train(world, request)
     if state is not None:
         print(f"best validation AUC {state.best:.3f}; network: {options.out}/best.safetensors. {NOTICE}")
     return 0

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.cli.shared import NOTICE, add_archive, log_to_file, table
-from pipeline.launch import connect, launched_size, start_ranks
+from pipeline.cli.shared import NOTICE, add_archive, into_mpi, log_to_file, table, watched_over
+from pipeline.front import start_ranks
+from pipeline.launch import launched_size
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -50,14 +51,14 @@ def _part(text: str) -> tuple[int, int]:
 def _screen(options: argparse.Namespace) -> int:
     if options.ranks > 1 and launched_size() == 1:
         return start_ranks(options.ranks, options.given)
-    from pipeline.guard import nobody_watches, watched
-
-    in_hand = watched() if options.is_program else nobody_watches  # who calls from Python is not to be forked
+    in_hand = watched_over(options)
     from pipeline.config import read_config
+
+    config = read_config(options.config)
+    world = into_mpi(config.run)  # before anything heavy is loaded
     from pipeline.resume import Request
     from pipeline.run import run
 
-    config = read_config(options.config)
     request = Request(
         options.archive,
         tuple(options.weights),
@@ -69,7 +70,6 @@ def _screen(options: argparse.Namespace) -> int:
         part=options.part,
         retry_lost=options.retry_lost,
     )
-    world = connect(root_computes_up_to=config.run.root_computes_up_to)
     summary = run(world, request, begun=log_to_file, in_hand=in_hand)
     if summary is not None:
         print(table(summary.by_status, summary.by_reason))
@@ -84,10 +84,14 @@ def _screen(options: argparse.Namespace) -> int:
 def _index(options: argparse.Namespace) -> int:
     if options.ranks > 1 and launched_size() == 1:
         return start_ranks(options.ranks, options.given)
+    watched_over(options)
     from pipeline.config import read_config
+
+    config = read_config(options.config)
+    world = into_mpi(config.run)  # before anything heavy is loaded
     from pipeline.run import index_only
 
-    heading = index_only(connect(), options.archive, options.out, read_config(options.config), options.key_file)
+    heading = index_only(world, options.archive, options.out, config, options.key_file)
     if heading is not None:
         print(f"{heading.n_files} files, {heading.n_studies} studies, {heading.n_ready} to screen; manifest in {options.out}")
     return 0

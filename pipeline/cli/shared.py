@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
+import signal
 from pathlib import Path
+
+from pipeline import stall
+from pipeline.config import RunConfig
+from pipeline.guard import InHand, Post, nobody_watches, watched
+from pipeline.launch import connect, is_launched, launched_rank
+from pipeline.mail import survives_deaths
+from pipeline.ranks import Alone, World
 
 NOTICE = "Research use only. Not a medical device."
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -19,6 +28,20 @@ def add_archive(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key-file", type=Path, help="pseudonym key (default: $DRENET_KEY_FILE, ~/.config/drenet/)")
 
 
+def watched_over(options: argparse.Namespace) -> InHand:
+    """Go on under a watcher; who calls from Python is not to be forked."""
+    if not options.is_program:
+        return nobody_watches
+    return watched(Post(launched_rank(), launched=is_launched(), survives=survives_deaths()))
+
+
+def into_mpi(run: RunConfig) -> Alone | World:
+    """This rank's world; from now on its watcher looks for silence."""
+    world = connect(root_computes_up_to=run.root_computes_up_to, join_s=run.join_s)
+    stall.begin(run.stall_s, run.abandon_after_s)
+    return world
+
+
 def table(by_status: dict[str, int], by_reason: dict[str, int]) -> str:
     """Studies by status and by reason."""
     lines = [f"{name:<34}{count:>9,}" for name, count in by_status.items()]
@@ -27,8 +50,9 @@ def table(by_status: dict[str, int], by_reason: dict[str, int]) -> str:
 
 
 def log_to_file(path: Path) -> None:
-    """Every rank keeps its own log in the run's folder, one line a study."""
+    """Every rank keeps its own log in the run's folder, one line a study; where it stands too, should its watcher ask."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(LOG_FORMAT))
     logging.getLogger().addHandler(handler)
+    faulthandler.register(signal.SIGUSR2, file=path.open("a", encoding="utf-8"), all_threads=True)
