@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pipeline.errors import ConfigurationError, Drained, RankDied
 
+PROGRAM = (sys.executable, "-m", "pipeline")
 MARK = "DRENET_FRONT"
 OURS = (0, 1, 2, 74, 75, 76)
 """Exit codes that a rank ends with by itself; whatever else a launcher reports is the death of a rank, or its own."""
@@ -35,7 +36,7 @@ def start_ranks(n_ranks: int, arguments: Sequence[str]) -> int:
     launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
     if launcher is None:
         raise ConfigurationError("several ranks need MPI: pip install 'drenet-pipeline[mpi]', or load the site's module")
-    return _Front([launcher, "-n", str(n_ranks), sys.executable, "-m", "pipeline", *arguments]).code()
+    return _Front([launcher, "-n", str(n_ranks), *PROGRAM, *arguments]).code()
 
 
 class _Front:

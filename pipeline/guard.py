@@ -17,7 +17,6 @@ import ctypes
 import faulthandler
 import json
 import os
-import resource
 import select
 import signal
 import sys
@@ -40,7 +39,7 @@ LEAVE_S = 5.0
 NOT_BEGUN_S = 1.0
 """A rank that has not yet joined the others has nothing in hand, and ends so soon."""
 SAY_S = 2.0
-"""Root ends a run that stands still so much later than the ranks have written down where they stand."""
+"""So long one rank lets another speak: root ends a run only when all have written where they stand, and leaves it first."""
 CRASHES = frozenset({"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS"})
 KERNEL_COUNTS = Path("/proc/vmstat")
 PR_SET_PDEATHSIG = 1
@@ -55,7 +54,6 @@ class Post:
 
     rank: int = 0
     launched: bool = False
-    survives: bool = False  # the others go on when a rank dies (ULFM): they hear of a signal only, not of an exit code
 
 
 def nobody_watches(_path: Path | None, _record: bytes) -> None:
@@ -141,6 +139,7 @@ class _Watch:
         if self._post.launched and os.getppid() != self._launcher:
             self._end(DIED, "the launcher is gone")
         leave_s = limits.abandon_after_s + LEAVE_S if limits.known else NOT_BEGUN_S
+        leave_s += SAY_S if self._post.rank else 0.0  # some launchers end root with the first that leaves
         if self._asked is not None and time.monotonic() - self._asked > leave_s:
             self._end(STOPPED, f"stopped early as asked; {AGAIN}")
         if limits.known:
@@ -161,9 +160,15 @@ class _Watch:
         if self._post.rank == 0:
             _say(said)
         _tell(self._child, signal.SIGKILL)
-        if code == DIED and self._post.survives:
-            _end_by(signal.SIGKILL)
+        if code == DIED:
+            self._die()
         os._exit(code)
+
+    def _die(self) -> NoReturn:
+        """End as a dead rank does: only where it sees a signal does every launcher end the other ranks."""
+        if self._post.launched:
+            os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(DIED)
 
     def _died(self, deadly: signal.Signals, last: bytes, n_kills: int) -> NoReturn:
         for_memory = deadly == signal.SIGKILL and _memory_kills() > n_kills
@@ -174,23 +179,12 @@ class _Watch:
         if for_memory or deadly.name in CRASHES:
             time.sleep(LAUNCHER_S)
             _record(last)
-        if self._post.survives:
-            _end_by(deadly)
-        os._exit(DIED)
+        self._die()
 
 
 def _say(said: str) -> None:
     sys.stderr.write(f"drenet: {said}\n")
     sys.stderr.flush()
-
-
-def _end_by(deadly: signal.Signals) -> NoReturn:
-    """End as the rank did: an MPI that can survive a rank takes only a signal for its death, no exit code."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if deadly != signal.SIGKILL:
-        signal.signal(deadly, signal.SIG_DFL)
-    os.kill(os.getpid(), deadly)
-    os._exit(128 + deadly)
 
 
 def _memory_kills() -> int:

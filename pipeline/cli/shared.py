@@ -12,7 +12,6 @@ from pipeline import stall
 from pipeline.config import RunConfig
 from pipeline.guard import InHand, Post, nobody_watches, watched
 from pipeline.launch import connect, is_launched, launched_rank
-from pipeline.mail import survives_deaths
 from pipeline.ranks import Alone, World
 
 NOTICE = "Research use only. Not a medical device."
@@ -32,7 +31,7 @@ def watched_over(options: argparse.Namespace) -> InHand:
     """Go on under a watcher; who calls from Python is not to be forked."""
     if not options.is_program:
         return nobody_watches
-    return watched(Post(launched_rank(), launched=is_launched(), survives=survives_deaths()))
+    return watched(Post(launched_rank(), launched=is_launched()))
 
 
 def into_mpi(run: RunConfig) -> Alone | World:
