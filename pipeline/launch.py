@@ -1,47 +1,43 @@
-"""How this process was started: what the launcher says of ranks, the way into MPI, and starting ranks on this machine."""
+"""How this process was started: what the launcher says of ranks, the way into MPI, and starting ranks on this machine.
+
+MPI is entered before numpy, torch, OpenCV, HDF5 or pandas are loaded. MPICH over UCX tells the other ranks its address in a
+buffer whose rest it never wrote, compressed: how long that is depends on what the heap held before. Slurm's PMI reads lines of
+at most 1,024 bytes, cuts longer ones, and the ranks wait for one another for ever.
+"""
 
 from __future__ import annotations
 
 import atexit
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, distribution
 
 from pipeline.errors import ConfigurationError
+from pipeline.leftovers import remove_left_behind
 from pipeline.mail import survives_deaths
 from pipeline.ranks import Alone, World
 
 SIZE = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_SIZE", "SLURM_STEP_NUM_TASKS")
 RANK = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
-_joined: list[World] = []
-"""What MPI's end at this process's exit must know of."""
-JOINING_S = 300
-"""A rank that dies before all have joined leaves the others waiting where the MPI does not end them: not longer than this."""
 LOCAL_RANK = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
+JOIN_S = 300.0
+"""Ranks that have not all met within this time end, where nothing else is asked for (run.join_s)."""
+_joined: list[World] = []
+"""Whose last messages must be taken in before MPI ends at this process's exit."""
 
 
-def connect(*, root_computes_up_to: int = 32) -> Alone | World:
+def connect(*, root_computes_up_to: int = 32, join_s: float = JOIN_S) -> Alone | World:
     """The world this process was started in; stops where N ranks turn out to be N singletons."""
     expected = launched_size()
-    if expected <= 1 and "MPI_LOCALNRANKS" not in os.environ:
+    if not is_launched():
         return Alone()
-    try:
-        with _ends_if_it_takes(JOINING_S if survives_deaths() else 0):
-            import mpi4py
+    join(join_s)
+    from mpi4py import MPI
 
-            mpi4py.rc.finalize = not survives_deaths()  # finalising would wait for the dead
-            from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
-        raise ConfigurationError(
-            f"started as one of {expected} ranks, but MPI cannot be loaded; "
-            "install it with: pip install 'drenet-pipeline[mpi]', or load the site's MPI module and mpi4py"
-        ) from error
     size = MPI.COMM_WORLD.Get_size()
     if size != expected:
         raise ConfigurationError(
@@ -63,17 +59,52 @@ def _flush() -> None:
         world.flush()
 
 
+def join(join_s: float = JOIN_S) -> None:
+    """Enter MPI, where a launcher started this process; nothing heavy is to be loaded before. Raises ConfigurationError.
+
+    A process that does not meet the others within `join_s` ends by SIGALRM: no code of Python's runs within MPI.
+    """
+    if not is_launched() or "mpi4py.MPI" in sys.modules:
+        return
+    if local_rank() == 0:
+        remove_left_behind()
+    _keep_lines_short()
+    try:
+        with _ends_if_it_takes(join_s):
+            import mpi4py
+
+            mpi4py.rc.finalize = not survives_deaths()  # finalising would wait for the dead
+            from mpi4py import MPI  # noqa: F401
+    except (ImportError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"started as one of {launched_size()} ranks, but MPI cannot be loaded; "
+            "install it with: pip install 'drenet-pipeline[mpi]', or load the site's MPI module and mpi4py"
+        ) from error
+
+
+def _keep_lines_short() -> None:
+    """Under Slurm's PMI the wheel's MPICH goes through libfabric, whose addresses are short; a site's MPI is left alone."""
+    if "PMI_FD" in os.environ and "SLURM_PROCID" in os.environ:
+        with suppress(PackageNotFoundError):
+            distribution("mpich")
+            os.environ.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
+
+
 @contextmanager
-def _ends_if_it_takes(seconds: int) -> Iterator[None]:
-    """The process ends by SIGALRM where its body takes longer: no handler of Python's runs within MPI. 0: it may."""
-    before = signal.signal(signal.SIGALRM, signal.SIG_DFL) if seconds else None
-    signal.alarm(seconds)
+def _ends_if_it_takes(seconds: float) -> Iterator[None]:
+    """The process ends by SIGALRM where its body takes longer: no handler of Python's runs within MPI. Main thread only."""
+    before = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        if seconds:
-            signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def is_launched() -> bool:
+    """Whether a launcher of MPI's started this process, be it as the only rank."""
+    return launched_size() > 1 or "MPI_LOCALNRANKS" in os.environ
 
 
 def launched_size() -> int:
@@ -123,18 +154,3 @@ def part_ways(code: int) -> int:
         return 0
     time.sleep(0.5)
     return code
-
-
-def start_ranks(n_ranks: int, arguments: Sequence[str]) -> int:
-    """Run `drenet` with `arguments` on `n_ranks` ranks of this machine; the exit code.
-
-    The launcher is this environment's own. A request to stop (USR1, TERM) is passed on, and what the ranks answer waited for.
-    """
-    beside = Path(sys.executable).with_name("mpiexec")
-    launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
-    if launcher is None:
-        raise ConfigurationError("several ranks need MPI: pip install 'drenet-pipeline[mpi]', or load the site's module")
-    child = subprocess.Popen([launcher, "-n", str(n_ranks), sys.executable, "-m", "pipeline", *arguments])
-    for number in (signal.SIGUSR1, signal.SIGTERM):
-        signal.signal(number, lambda number, _: child.send_signal(number))
-    return child.wait()

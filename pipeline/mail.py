@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import RankDied
+from pipeline.stall import moved
 
 POLL_S = 0.0005
 PIECE = 1 << 28
@@ -147,10 +148,13 @@ class Mail:
         from mpi4py import MPI
 
         try:
-            return bool(piece.request.Test())
+            complete = bool(piece.request.Test())
         except MPI.Exception as error:
             self._note_deaths(error)
             return False
+        if complete:
+            moved()
+        return complete
 
     def _note_deaths(self, error: Exception) -> None:
         """Who has died; what is no death, or root's, is raised."""

@@ -35,6 +35,7 @@ from pipeline.ranks import Alone, World
 from pipeline.records import DealtStudy
 from pipeline.resume import Plan, Request, describe, plan, provenance, read_described, read_weights
 from pipeline.source import Report, Share, StudySource, journal_findings
+from pipeline.stall import moved
 from pipeline.store import Journal, Line, compact, encode, last_places, noted_places
 from pipeline.study import Screener, lost_line
 
@@ -179,6 +180,7 @@ def _screen_dealt(
     outputs: Any = {"sheets": sheets, "pack": made.pack(world.rank)}
 
     def tick() -> None:
+        moved()
         world.tick()
         if stop.for_s() > made.config.run.abandon_after_s:
             raise Drained("asked to stop, and left the study in hand to the next start")

@@ -9,7 +9,7 @@ import pipeline
 
 ROWS = {
     0: ["records", "errors"],
-    1: ["config", "pseudonym", "conversation", "kinds"],
+    1: ["config", "pseudonym", "conversation", "kinds", "stall"],
     2: [
         "fill",
         "lung",
@@ -20,6 +20,7 @@ ROWS = {
         "phantom",
         "progress",
         "guard",
+        "leftovers",
         "pace",
         "columns",
         "rows",
@@ -36,6 +37,7 @@ ROWS = {
         "gather",
         "tables",
         "launch",
+        "front",
         "agreement",
         "catalogue",
         "holder",

@@ -176,7 +176,7 @@ def test_a_study_is_blamed_for_a_crash_or_want_of_memory_but_not_for_a_kill(dead
     )
     command = [sys.executable, "-c", code, str(tmp_path / "counts"), str(tmp_path / "j"), deadly, str(n_memory_kills)]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False, capture_output=True, text=True)
-    assert (done.returncode, (tmp_path / "j").exists()) == (-signal.Signals[deadly], blamed)
+    assert (done.returncode, (tmp_path / "j").exists()) == (76, blamed)
     assert f"rank ended by {deadly}" in done.stderr
     assert ("want of memory" in done.stderr) == bool(n_memory_kills)
 

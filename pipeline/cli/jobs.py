@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
-from pipeline.cli.shared import add_archive
+from pipeline.cli.shared import add_archive, into_mpi, watched_over
+from pipeline.errors import ConfigurationError
 from pipeline.launch import part_ways
 
 
@@ -69,13 +71,16 @@ def screen_arguments(options: argparse.Namespace) -> list[str]:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    watched_over(options)
     from pipeline.config import read_config
+
+    config = read_config(options.config)
+    with suppress(ConfigurationError):  # becomes a finding
+        into_mpi(config.run)  # before anything heavy is loaded
     from pipeline.doctor import examine
     from pipeline.looks import Patient
 
-    found = examine(
-        Patient(read_config(options.config), options.out, tuple(options.weights), options.key_file, options.archive)
-    )
+    found = examine(Patient(config, options.out, tuple(options.weights), options.key_file, options.archive))
     for finding in found or []:
         print(f"{finding.name}: {finding.seen}\n  cure: {finding.cure}")
     if found == []:

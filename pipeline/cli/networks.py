@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 
 from pipeline.beforehand import check_apart, check_archive, check_key, check_weights, check_writable
-from pipeline.cli.shared import NOTICE, whole
+from pipeline.cli.shared import NOTICE, into_mpi, watched_over, whole
 from pipeline.errors import ConfigurationError
-from pipeline.launch import connect, launched_size, start_ranks
+from pipeline.front import start_ranks
+from pipeline.launch import launched_size
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -49,7 +50,11 @@ def _train(options: argparse.Namespace) -> int:
         _check_training(options)
     if options.ranks > 1 and launched_size() == 1:
         return start_ranks(options.ranks, options.given)
+    watched_over(options)
     from pipeline.config import read_config
+
+    config = read_config(options.config)
+    world = into_mpi(config.run)  # before anything heavy is loaded
     from pipeline.training.recipe import read_recipe, with_model
     from pipeline.training.run import Request, train
 
@@ -59,13 +64,13 @@ def _train(options: argparse.Namespace) -> int:
         options.task,
         options.out,
         with_model(read_recipe(options.recipe), options.model),
-        read_config(options.config),
+        config,
         start=options.start,
         split=options.split,
         cache=options.cache,
         key_file=options.key_file,
     )
-    state = train(connect(), request)
+    state = train(world, request)
     if state is not None:
         print(f"best validation AUC {state.best:.3f}; network: {options.out}/best.safetensors. {NOTICE}")
     return 0

@@ -10,12 +10,15 @@ from pipeline.cli.shared import (
     add_archive,
     check_before_start,
     check_on_root,
+    into_mpi,
     log_to_file,
     number,
     table,
+    watched_over,
     whole,
 )
-from pipeline.launch import connect, launched_size, start_ranks
+from pipeline.front import start_ranks
+from pipeline.launch import launched_size
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -81,10 +84,8 @@ def _screen(options: argparse.Namespace) -> int:
     check_before_start(options, options.weights)
     if options.ranks > 1 and launched_size() == 1:
         return start_ranks(options.ranks, options.given)
-    from pipeline.guard import nobody_watches, watched
-
-    in_hand = watched() if options.is_program else nobody_watches  # who calls from Python is not to be forked
-    world = connect(root_computes_up_to=config.run.root_computes_up_to)
+    in_hand = watched_over(options)
+    world = into_mpi(config.run)  # before anything heavy is loaded
     check_on_root(world, options, options.weights)
     from pipeline.resume import Request
     from pipeline.run import run
@@ -118,7 +119,8 @@ def _index(options: argparse.Namespace) -> int:
     check_before_start(options)
     if options.ranks > 1 and launched_size() == 1:
         return start_ranks(options.ranks, options.given)
-    world = connect()
+    watched_over(options)
+    world = into_mpi(config.run)  # before anything heavy is loaded
     check_on_root(world, options)
     from pipeline.run import index_only
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import math
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pipeline import stall
 from pipeline.agreement import on_root
 from pipeline.beforehand import check_request
-from pipeline.launch import launched_size
+from pipeline.config import RunConfig
+from pipeline.guard import InHand, Post, nobody_watches, watched
+from pipeline.launch import connect, is_launched, launched_rank, launched_size
 from pipeline.ranks import Alone, World
 
 NOTICE = "Research use only. Not a medical device."
@@ -72,6 +77,20 @@ def check_on_root(world: Alone | World, options: argparse.Namespace, weights: Se
     on_root(world, lambda: check_request(options.archive, options.out, weights, options.key_file))
 
 
+def watched_over(options: argparse.Namespace) -> InHand:
+    """Go on under a watcher; who calls from Python is not to be forked."""
+    if not options.is_program:
+        return nobody_watches
+    return watched(Post(launched_rank(), launched=is_launched()))
+
+
+def into_mpi(run: RunConfig) -> Alone | World:
+    """This rank's world; from now on its watcher looks for silence."""
+    world = connect(root_computes_up_to=run.root_computes_up_to, join_s=run.join_s)
+    stall.begin(run.stall_s, run.abandon_after_s)
+    return world
+
+
 def table(by_status: dict[str, int], by_reason: dict[str, int]) -> str:
     """Studies by status and by reason."""
     lines = [f"{name:<34}{count:>9,}" for name, count in by_status.items()]
@@ -80,7 +99,10 @@ def table(by_status: dict[str, int], by_reason: dict[str, int]) -> str:
 
 
 def log_to_file(path: Path) -> None:
-    """Every rank keeps its own log in the run's folder, one line a study; where there is no room, the journal will say so."""
+    """Every rank keeps its own log in the run's folder, one line a study; where it stands too, should its watcher ask.
+
+    Where there is no room, the journal will say so.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, encoding="utf-8")
@@ -89,3 +111,4 @@ def log_to_file(path: Path) -> None:
         return
     handler.setFormatter(logging.Formatter(LOG_FORMAT))
     logging.getLogger().addHandler(handler)
+    faulthandler.register(signal.SIGUSR2, file=path.open("a", encoding="utf-8"), all_threads=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pipeline.cli.shared import number, whole
 from pipeline.errors import ConfigurationError
-from pipeline.launch import launched_rank, launched_size, start_ranks
+from pipeline.front import start_ranks
+from pipeline.launch import launched_rank, launched_size
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

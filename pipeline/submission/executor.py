@@ -46,6 +46,9 @@ class Leg:
             signal.signal(number, lambda number, _: asked.append(number))
         if "SLURM_JOB_ID" not in os.environ:
             return self._local()
+        from pipeline.launch import join
+
+        join()  # before anything heavy is loaded
         from pipeline.run import screen
 
         if asked:
@@ -73,7 +76,7 @@ class Leg:
 
     def _local(self) -> Summary:
         """Ranks of this machine."""
-        from pipeline.launch import start_ranks
+        from pipeline.front import start_ranks
         from pipeline.run import gather_run
 
         named = [part for path in self.weights for part in ("--weights", path)]

@@ -1,0 +1,132 @@
+"""`python tests/ending.py WAY FOLDER [--ranks N]`: `drenet index` whose ranks end in one of many ways once they have joined.
+
+No archive is read and no library loaded: what is tried is how a process, its watcher, its launcher and its front end.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from pipeline import errors, front, guard, launch, stall  # noqa: E402
+from pipeline.cli import main, runs  # noqa: E402
+
+WAY = sys.argv[1]
+FOLDER = Path(sys.argv[2])
+CONFIG = "[run]\njoin_s = 2.0\nstall_s = 1.0\nabandon_after_s = 0.5\n"
+
+
+def last():
+    """Whether this is the last rank."""
+    return launch.launched_rank() == launch.launched_size() - 1
+
+
+def raises(error):
+    def way(_world):
+        raise error
+
+    return way
+
+
+def dies_by(number):
+    def way(world):
+        if last():
+            if number != signal.SIGKILL:
+                signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        waits(world)
+
+    return way
+
+
+def loses_its_watcher(world):
+    if last():
+        os.kill(os.getppid(), signal.SIGKILL)
+    waits(world)
+
+
+def has_a_bug(world):
+    if last():
+        raise ValueError("a bug")
+    waits(world)
+
+
+def begun():
+    """Tell the test that this rank is under way."""
+    (FOLDER / f"begun-{launch.launched_rank()}").write_text(str(os.getpid()))
+
+
+def waits(_world):
+    """For a message that never comes, as a rank does."""
+    begun()
+    while True:
+        time.sleep(0.01)
+
+
+def waits_and_listens(_world):
+    """As the run does between two studies."""
+    asked = []
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(number, lambda number, _: asked.append(number))
+    begun()
+    while not asked:
+        stall.moved()
+        time.sleep(0.01)
+    raise errors.Drained("stopped early as asked; start the same command again to go on")
+
+
+def stands_in_c(_world):
+    """In code that neither lets Python run nor minds a request to stop."""
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    begun()
+    while True:
+        ctypes.PyDLL(None).sleep(1000)
+
+
+def never_joins(run):
+    if last():
+        waits(None)
+    return JOINED(run)
+
+
+WAYS = {
+    "done": raises(SystemExit(0)),
+    "wrong request": raises(errors.ConfigurationError("wrong")),
+    "storage": raises(errors.StorageError("full")),
+    "drained": raises(errors.Drained("stopped")),
+    "device": raises(errors.DeviceError("no such device")),
+    "bug": has_a_bug,
+    "rank died": raises(errors.RankDied("rank 1 died")),
+    "killed": dies_by(signal.SIGKILL),
+    "crashed": dies_by(signal.SIGSEGV),
+    "hung up": dies_by(signal.SIGHUP),
+    "killed with its watcher": loses_its_watcher,
+    "waits": waits,
+    "listens": waits_and_listens,
+    "stands in C": stands_in_c,
+}
+JOINED = runs.into_mpi
+
+
+def ends(run):
+    """As `into_mpi`, and then the way."""
+    return never_joins(run) if WAY == "never joins" else WAYS[WAY](JOINED(run))
+
+
+if __name__ == "__main__":
+    runs.into_mpi = ends
+    front.PROGRAM = (sys.executable, *sys.argv[:3])
+    guard.LEAVE_S = 0.5
+    config = FOLDER / "c.toml"
+    config.write_text(CONFIG)
+    arguments = ["index", str(FOLDER / "no-archive"), "--out", str(FOLDER / "run"), "--config", str(config), *sys.argv[3:]]
+    if launch.launched_size() > 1:
+        arguments = sys.argv[3:]
+    sys.argv[1:] = arguments
+    sys.exit(main())
