@@ -59,7 +59,7 @@ def _slice(study):
 
 def _config(name, precision):
     if name == "openvino":
-        pytest.importorskip("openvino")
+        pytest.importorskip("openvino", reason="no OpenVINO here: `make test-env` brings it")
     return EngineConfig(name=name, precision=precision)
 
 
@@ -204,7 +204,7 @@ def test_openvino_never_computes_in_another_precision_than_asked_for(network, mo
 
 
 def test_openvino_is_imported_without_opening_a_connection_or_leaving_a_file(tmp_path):
-    pytest.importorskip("openvino")
+    pytest.importorskip("openvino", reason="no OpenVINO here: `make test-env` brings it")
     code = (
         "import sys, time\n"
         "def watch(event, given):\n"

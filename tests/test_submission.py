@@ -11,6 +11,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.submission import job_script, submit_script
 from pipeline.submission.executor import _additional
 from pipeline.submission.resources import options, step_options
+from tests.tools import tool
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = {
