@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,11 +45,20 @@ def weights(tmp_path_factory):
 
 @dataclass(frozen=True)
 class Plain:
-    """A screened archive, its run's folder, and the payload's digest."""
+    """A screened archive, its run's folder, and what `pipeline.screen` returned."""
 
     archive: Path
     run: Path
-    digest: str
+    summary: Any
+
+    @property
+    def digest(self):
+        return self.summary.digest
+
+    @property
+    def screen(self):
+        """What `drenet` is told to screen it again to the same pseudonyms, but the weights and `--out`."""
+        return ("screen", self.archive, "--key-file", self.run.with_name("key"))
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +72,7 @@ def plain(weights, tmp_path_factory):
     write_archive(folder / "archive", studies=4, matrix=128, slices=26)
     config = Config(run=RunConfig(images_top=3, images_flag_at=2.0))
     done = pipeline.screen(folder / "archive", weights, folder / "run", config=config, key_file=folder / "key")
-    return Plain(folder / "archive", folder / "run", done.digest)
+    return Plain(folder / "archive", folder / "run", done)
 
 
 @pytest.fixture(scope="session")

@@ -159,6 +159,7 @@ def test_anchors_in_lung_are_those_that_show_at_least_half_of_it():
     assert 0 < sum(want[245:]) < 16
 
 
+@pytest.mark.long
 def test_memory_stays_flat_over_many_studies(network, study):
     def resident_pages():
         return int(Path("/proc/self/statm").read_text().split()[1])
