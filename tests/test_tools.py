@@ -1,7 +1,8 @@
-"""Tests find their programs without a PATH, and a test that is skipped says what would bring it."""
+"""Tests find their programs without a PATH, a skip says what would bring the test, every test has a command that runs it."""
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from tests.tools import tool
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent
 SHELL = {"bash"}  # what any machine has that runs job scripts
 OF_THE_SYSTEM = {"slurm_bed.py", "test_slurm.py", "test_dicom_out.py"}  # not of `make test`: marked slurm or browser
 
@@ -50,7 +52,7 @@ def verdict(tmp_path):
         (tmp_path / "allowed_skips.txt").write_text(allowed)
         (tmp_path / "test_one.py").write_text(f"import pytest\ndef test_it():\n    {line}\n")
         command = [sys.executable, "-m", "pytest", "-q", "--import-mode=importlib", "-p", "no:cacheprovider", str(tmp_path)]
-        environment = os.environ | {"CI": ci, "PYTHONPATH": str(HERE.parent)}
+        environment = os.environ | {"CI": ci, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
         return done.returncode, done.stdout
 
@@ -75,3 +77,12 @@ def test_in_ci_a_skip_that_the_list_lacks_is_a_failure(verdict):
     code, said = verdict(line, ci="true")
     assert (code, "not in tests/allowed_skips.txt:\n  test_one.py::test_it" in said) == (1, True), said
     assert verdict(line, ci="true", allowed="test_one.py::test_it  # nobody has it")[0] == 0
+
+
+def test_what_make_test_leaves_out_another_command_runs():
+    asked = dict(re.findall(r"^(test[a-z-]*):.*\n.* -m (?:\"(.*)\"|\w+)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    left_out = set(re.findall(r"not (\w+)", asked.pop("test")))
+    marks = set(re.findall(r"^    (\w+): .*run by `make (test-[a-z]+)`", (ROOT / "setup.cfg").read_text(), re.MULTILINE))
+    assert {mark for mark, _ in marks} == left_out
+    assert {command for _, command in marks} <= set(asked)
+    assert ".ci/bare make test\n.ci/bare make test-long\n" in (ROOT / ".ci" / "run").read_text()
