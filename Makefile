@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV   ?= .venv
 INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm test-scale weights study mutants bench-scale test-starts
+.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm test-scale weights study mutants bench-scale test-starts test-long
 
 demo: $(VENV)/demo-ready
 	$(VENV)/bin/drenet demo demo
 
 test: test-env
-	$(VENV)/bin/python -m pytest -q -m "not slow and not slurm and not browser"
+	$(VENV)/bin/python -m pytest -q -m "not long and not slow and not slurm and not browser"
+
+test-long: test-env  # what `make test` leaves out for its length, ten minutes or so
+	$(VENV)/bin/python -m pytest -q -m "long and not slow"
 
 test-slow: test-env
 	$(VENV)/bin/python -m pytest -q -m "slow and not slurm"

@@ -2,12 +2,16 @@
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.tools import tool
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,11 +45,20 @@ def weights(tmp_path_factory):
 
 @dataclass(frozen=True)
 class Plain:
-    """A screened archive, its run's folder, and the payload's digest."""
+    """A screened archive, its run's folder, and what `pipeline.screen` returned."""
 
     archive: Path
     run: Path
-    digest: str
+    summary: Any
+
+    @property
+    def digest(self):
+        return self.summary.digest
+
+    @property
+    def screen(self):
+        """What `drenet` is told to screen it again to the same pseudonyms, but the weights and `--out`."""
+        return ("screen", self.archive, "--key-file", self.run.with_name("key"))
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +74,7 @@ def plain(weights, tmp_path_factory):
     write_archive(folder / "archive", studies=4, matrix=128, slices=26)
     config = Config(run=RunConfig(images_top=3, images_flag_at=2.0))
     done = pipeline.screen(folder / "archive", weights, folder / "run", config=config, key_file=folder / "key")
-    return Plain(folder / "archive", folder / "run", done.digest)
+    return Plain(folder / "archive", folder / "run", done)
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +87,7 @@ def drenet(tmp_path_factory):
         """`fault` names a function of faults.py; with it, `ranks` are started here."""
         program = [sys.executable, "-m", "pipeline"]
         if fault:
-            launcher = [str(Path(sys.executable).with_name("mpiexec")), "-n", str(ranks)] if ranks > 1 else []
+            launcher = [tool("mpiexec"), "-n", str(ranks)] if ranks > 1 else []
             program = [*launcher, sys.executable, str(ROOT / "tests" / "faults.py"), fault]
         command = [*program, *map(str, arguments)]
         if ranks > 1 and not fault:
@@ -92,23 +105,34 @@ def drenet(tmp_path_factory):
 def real_data():
     folder = os.environ.get("DRENET_TEST_DATA")
     if not folder:
-        pytest.skip("DRENET_TEST_DATA is not set: no real series to try")
+        pytest.skip("no real series here: DRENET_TEST_DATA=FOLDER names them, docs/testing.md says which")
     return Path(folder)
 
 
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
-_skipped = []
+CURE = re.compile(r"`make [a-z-]+`|\b[A-Z_]+=\S|(pip|apt-get) install \S")
+_skipped = {}  # node ID: the reason given
 
 
 def pytest_runtest_logreport(report):
     if report.skipped and not hasattr(report, "wasxfail"):
-        _skipped.append(report.nodeid)
+        _skipped[report.nodeid] = report.longrepr[2]
+
+
+def pytest_collectreport(report):
+    """A whole file may be skipped too."""
+    if report.skipped:
+        _skipped[report.nodeid] = report.longrepr[2]
 
 
 def pytest_sessionfinish(session):
-    """In CI a test that is skipped and not in the committed list is a failure."""
+    """A skip that does not say what would bring the test is a failure; in CI one that the committed list lacks is, too."""
     allowed = {line.split("#")[0].strip() for line in ALLOWED_SKIPS.read_text().splitlines()}
-    unexpected = sorted(set(_skipped) - allowed)
-    if os.environ.get("CI") and unexpected:
-        print("\nskipped, and not in tests/allowed_skips.txt:", *unexpected, sep="\n  ")
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    without_cure = {name for name, reason in _skipped.items() if not CURE.search(reason)}
+    unexpected = set(_skipped) - allowed if os.environ.get("CI") else set()
+    complaints = {"skipped without a word on what would bring it": without_cure}
+    complaints |= {"skipped, and not in tests/allowed_skips.txt": unexpected}
+    for complaint, names in complaints.items():
+        if names:
+            print(f"\n{complaint}:", *sorted(names), sep="\n  ")
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED

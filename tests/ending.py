@@ -125,7 +125,9 @@ if __name__ == "__main__":
     guard.LEAVE_S = 0.5
     config = FOLDER / "c.toml"
     config.write_text(CONFIG)
-    arguments = ["index", str(FOLDER / "no-archive"), "--out", str(FOLDER / "run"), "--config", str(config), *sys.argv[3:]]
+    archive = FOLDER / "archive"
+    archive.mkdir(exist_ok=True)
+    arguments = ["index", str(archive), "--out", str(FOLDER / "run"), "--config", str(config), *sys.argv[3:]]
     if launch.launched_size() > 1:
         arguments = sys.argv[3:]
     sys.argv[1:] = arguments

@@ -170,6 +170,7 @@ def screened(folder, weights, drenet, run, names):
 
 
 @pytest.mark.real_data
+@pytest.mark.long
 def test_a_tree_of_the_real_slice_goes_through_on_two_ranks_to_the_one_right_verdict(tree, weights, drenet, tmp_path):
     """The slice shows shoulders: only decoded pixels can say that there is no lung in it."""
     rows = screened(tree[0], weights, drenet, tmp_path / "run", tree[1])
@@ -177,6 +178,7 @@ def test_a_tree_of_the_real_slice_goes_through_on_two_ranks_to_the_one_right_ver
     assert {rows[syntax]["reason"] for syntax in NO_DECODER} == {"UNSUPPORTED_TRANSFER_SYNTAX"}
 
 
+@pytest.mark.long
 def test_a_chest_in_every_lossless_syntax_is_scored_alike_on_two_ranks(weights, drenet, tmp_path):
     phantom, names = chest(1, "covid", matrix=128, slices=26), {}
     for syntax in LOSSLESS:

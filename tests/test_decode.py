@@ -139,8 +139,8 @@ def test_sleeping_costs_no_cpu_and_ends_at_the_wall_clock(decoder, monkeypatch):
 
 
 def test_a_stopped_child_does_not_hang_its_rank(decoder, monkeypatch):
+    decoder.decode(frame("fine"), SOURCE)  # with the usual limit: the child's start may take long
     monkeypatch.setattr(supervised, "WALL_FACTOR", 1.5)
-    decoder.decode(frame("fine"), SOURCE)
     os.kill(decoder.child.pid, signal.SIGSTOP)
     with pytest.raises(StudyError, match="DECODE_TIMEOUT"):
         decoder.decode(frame("fine") + bytes(1 << 20), SOURCE)

@@ -14,6 +14,7 @@ from pipeline.config import ClusterConfig, Config, EngineConfig
 from pipeline.doctor import Seat
 from pipeline.looks import Patient
 from pipeline.site import site_findings
+from tests.tools import tool
 
 ROOT = Path(__file__).parents[1]
 SEAT = Seat(0, "n1", 4, "", {"torch": "2.13.0"}, 1 << 40)
@@ -41,7 +42,7 @@ def test_more_threads_than_cores_are_found(drenet, tmp_path):
 
 
 def test_several_ranks_on_one_gpu_are_found_among_real_ranks(tmp_path):
-    command = [Path(sys.executable).with_name("mpiexec"), "-n", "2", sys.executable, "-m", "pipeline", "doctor"]
+    command = [tool("mpiexec"), "-n", "2", sys.executable, "-m", "pipeline", "doctor"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "0", "PYTHONPATH": str(ROOT), "DRENET_KEY_FILE": str(tmp_path / "key")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert (done.returncode, "2 ranks on GPU 0" in done.stdout) == (1, True), done.stdout + done.stderr
@@ -156,7 +157,7 @@ def test_the_clocks_of_real_ranks_are_compared(tmp_path):
         "offsets = clock_offsets(world)\n"
         "if world.rank == 0: print(json.dumps(offsets))"
     )
-    command = [Path(sys.executable).with_name("mpiexec"), "-n", "2", sys.executable, "-c", code]
+    command = [tool("mpiexec"), "-n", "2", sys.executable, "-c", code]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120)
     assert json.loads(done.stdout)[1] == pytest.approx(100, abs=1), done.stderr
 

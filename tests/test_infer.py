@@ -59,7 +59,7 @@ def _slice(study):
 
 def _config(name, precision):
     if name == "openvino":
-        pytest.importorskip("openvino")
+        pytest.importorskip("openvino", reason="no OpenVINO here: `make test-env` brings it")
     return EngineConfig(name=name, precision=precision)
 
 
@@ -159,6 +159,7 @@ def test_anchors_in_lung_are_those_that_show_at_least_half_of_it():
     assert 0 < sum(want[245:]) < 16
 
 
+@pytest.mark.long
 def test_memory_stays_flat_over_many_studies(network, study):
     def resident_pages():
         return int(Path("/proc/self/statm").read_text().split()[1])
@@ -204,7 +205,7 @@ def test_openvino_never_computes_in_another_precision_than_asked_for(network, mo
 
 
 def test_openvino_is_imported_without_opening_a_connection_or_leaving_a_file(tmp_path):
-    pytest.importorskip("openvino")
+    pytest.importorskip("openvino", reason="no OpenVINO here: `make test-env` brings it")
     code = (
         "import sys, time\n"
         "def watch(event, given):\n"

@@ -72,6 +72,7 @@ def wrong_points(folder, series, masks_of):
 
 
 @pytest.mark.real_data
+@pytest.mark.long
 def test_all_points_of_the_real_series_pass_when_every_slice_is_given(real_data, series):
     masks = {name: lung_masks(*given) for name, given in series.items()}
     assert wrong_points(real_data, series, lambda name, _hu, _z, _mm, place: masks[name][place]) == []

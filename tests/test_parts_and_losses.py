@@ -41,6 +41,7 @@ def _tables(run):
     return {name: (run / name).read_bytes() for name in TABLES}
 
 
+@pytest.mark.long
 def test_parts_that_run_side_by_side_give_the_tables_of_the_whole(small, whole, weights, drenet, tmp_path):
     screen = ("screen", small, "--weights", weights, "--out", tmp_path / "run")
     jobs = [drenet(*screen, "--part", f"{number}/3", wait=False) for number in (1, 2, 3)]
@@ -86,6 +87,7 @@ def test_a_lock_of_a_running_job_that_cannot_be_seen_from_here_is_refused(tmp_pa
         hold(tmp_path / "run")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_study_that_crashes_its_rank_twice_is_left_out_and_may_be_tried_again(ranks, small, whole, weights, drenet, tmp_path):
     screen = ("screen", small, "--weights", weights, "--out", tmp_path / "run")
@@ -113,6 +115,7 @@ def test_asked_to_stop_a_rank_leaves_a_long_study_in_the_stated_time(small, whol
     assert _tables(tmp_path / "run") == _tables(whole)
 
 
+@pytest.mark.long
 def test_no_study_is_begun_that_cannot_end_before_the_walltime(small, whole, weights, drenet, tmp_path):
     screen = ("screen", small, "--weights", weights, "--out", tmp_path / "run")
     ends = str(int(time.time()) + 3600)

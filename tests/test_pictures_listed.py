@@ -89,6 +89,7 @@ def test_every_patient_of_the_list_is_a_study_and_every_file_is_accounted_for(pi
     assert not [path.name for path in outside if b"CANARY" in path.read_bytes()]
 
 
+@pytest.mark.long
 def test_a_list_is_trained_on_and_trained_and_screened_runs_are_evaluated(pictures, screened, drenet, monkeypatch):
     monkeypatch.setattr("pipeline.training.intervals.N_RESAMPLES", 20)
     listed = pictures / "pictures.csv"

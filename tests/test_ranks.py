@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools import tool
+
 ROOT = Path(__file__).parents[1]
 PREAMBLE = """
 import sys
@@ -45,9 +47,8 @@ def work(source, stop_after=None):
 
 def _run(code, tmp_path, ranks=3, root_computes_up_to=32):
     (tmp_path / "program.py").write_text(PREAMBLE + code)
-    launcher = Path(sys.executable).with_name("mpiexec")
     return subprocess.run(
-        [launcher, "-n", str(ranks), sys.executable, tmp_path / "program.py", str(root_computes_up_to), tmp_path],
+        [tool("mpiexec"), "-n", str(ranks), sys.executable, tmp_path / "program.py", str(root_computes_up_to), tmp_path],
         env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
 

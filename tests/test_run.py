@@ -42,6 +42,11 @@ def _digest(run, drenet):
     return done.stdout.split()[-1]
 
 
+@pytest.fixture(scope="module")
+def digest(screened, drenet):
+    return _digest(screened, drenet)
+
+
 def _rows(run):
     with (run / "studies.csv").open() as file:
         return list(csv.DictReader(file))
@@ -73,11 +78,20 @@ def test_every_file_is_counted_exactly_once(screened, archive):
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_the_tables_do_not_depend_on_the_number_of_ranks(ranks, screened, archive, weights, drenet, tmp_path):
+def test_tables_and_digest_do_not_depend_on_the_number_of_ranks(ranks, plain, weights, drenet, tmp_path):
+    done = drenet(*plain.screen, "--weights", weights, "--out", tmp_path / "run", ranks=ranks)
+    assert done.returncode == 0, done.stdout
+    assert _tables(tmp_path / "run") == _tables(plain.run)
+    assert _digest(tmp_path / "run", drenet) == plain.digest
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_clutter_is_accounted_for_alike_on_any_number_of_ranks(ranks, screened, digest, archive, weights, drenet, tmp_path):
     done = drenet("screen", archive, "--weights", weights, "--out", tmp_path / "run", ranks=ranks)
     assert done.returncode == 0, done.stdout
     assert _tables(tmp_path / "run") == _tables(screened)
-    assert _digest(tmp_path / "run", drenet) == _digest(screened, drenet)
+    assert _digest(tmp_path / "run", drenet) == digest
 
 
 def _kill_randomly(draw, process):
@@ -144,6 +158,7 @@ def test_kills_at_random_moments_lose_nothing(n_kills, screened, archive, weight
     _survives(n_kills, seed, ("screen", archive, "--weights", weights), drenet, tmp_path, _tables(screened))
 
 
+@pytest.mark.long
 def test_asked_to_stop_a_run_exits_75_and_goes_on_where_it_stopped(screened, archive, weights, drenet, tmp_path):
     out = tmp_path / "run"
     process = drenet("screen", archive, "--weights", weights, "--out", out, ranks=2, wait=False)
@@ -192,7 +207,7 @@ def test_a_resume_that_would_change_results_is_refused_naming_the_field(screened
         assert field in done.stdout
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.long)])
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -225,6 +240,7 @@ def test_a_second_job_on_a_held_run_is_refused_naming_the_holder(screened, archi
     assert "nobody is working on it" in drenet("status", screened).stdout
 
 
+@pytest.mark.long
 def test_what_is_new_in_the_archive_is_ignored_until_a_refresh(archive, weights, drenet, tmp_path):
     from pipeline.phantom import write_archive
 
@@ -240,6 +256,7 @@ def test_what_is_new_in_the_archive_is_ignored_until_a_refresh(archive, weights,
     assert counts == [1, 2]
 
 
+@pytest.mark.long
 def test_indexing_first_and_screening_later_gives_the_same_tables(screened, archive, weights, drenet, tmp_path):
     done = drenet("index", archive, "--out", tmp_path / "run", ranks=2)
     assert "to screen" in done.stdout
@@ -247,10 +264,11 @@ def test_indexing_first_and_screening_later_gives_the_same_tables(screened, arch
     assert _tables(tmp_path / "run") == _tables(screened)
 
 
-def test_two_networks_read_each_study_once_and_give_two_columns(screened, archive, weights, drenet, tmp_path):
-    done = drenet("screen", archive, "--weights", weights, "--weights", weights, "--out", tmp_path / "run")
+def test_two_networks_read_each_study_once_and_give_two_columns(plain, weights, drenet, tmp_path):
+    done = drenet(*plain.screen, "--weights", weights, "--weights", weights, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stdout
-    both, one = open_run(tmp_path / "run").studies, open_run(screened).studies
+    both, one = open_run(tmp_path / "run").studies, open_run(plain.run).studies
+    assert one["probability"].count() == 4
     assert (both["probability"].dropna() == one["probability"].dropna()).all()
     assert (both["probability"].dropna() == both["probability_2"].dropna()).all()
 
@@ -281,18 +299,23 @@ def test_nothing_that_identifies_leaves_the_private_folder(screened, truth, arch
     assert all(uid.encode() in private for uid in truth)
 
 
-def test_python_users_get_the_summary_and_the_tables(archive, weights, tmp_path):
-    import pipeline
-
-    make_key(tmp_path / "key")
-    summary = pipeline.screen(archive, weights, tmp_path / "run", key_file=tmp_path / "key")
-    run = pipeline.open_run(tmp_path / "run")
-    assert summary.n_studies == len(run.studies) == sum(summary.by_status.values())
+def test_python_users_get_the_summary_and_the_tables(plain):
+    run = open_run(plain.run)
+    assert plain.summary.n_studies == len(run.studies) == sum(plain.summary.by_status.values()) == 4
     assert run.studies["study_key"].is_monotonic_increasing
     assert len(run.slices) == run.studies["n_slices_scored"].sum() == len(run.results["slices/z_mm"])
     assert len(run.results["details/box"]) == 6 * len(run.slices)
 
 
+def test_full_storage_stops_a_run_with_74_and_it_is_resumed(plain, weights, drenet, tmp_path):
+    screen = (*plain.screen, "--weights", weights, "--out", tmp_path / "run")
+    done = drenet(*screen, fault="storage_of_last_rank_fails_at_second_study", LAST_RANK="0")
+    assert (done.returncode, "no space left" in done.stdout) == (74, True), done.stdout
+    assert drenet(*screen).returncode == 0
+    assert _tables(tmp_path / "run") == _tables(plain.run)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_full_storage_on_one_rank_stops_all_with_74_and_is_resumed(ranks, screened, archive, weights, drenet, tmp_path):
     screen = ("screen", archive, "--weights", weights, "--out", tmp_path / "run")
@@ -303,8 +326,18 @@ def test_full_storage_on_one_rank_stops_all_with_74_and_is_resumed(ranks, screen
     assert _tables(tmp_path / "run") == _tables(screened)
 
 
+def test_a_failure_that_passes_leaves_no_trace_in_the_tables(plain, weights, drenet, tmp_path):
+    (tmp_path / "marks").mkdir()
+    options = {"fault": "first_read_of_every_study_fails", "MARKS": str(tmp_path / "marks")}
+    done = drenet(*plain.screen, "--weights", weights, "--out", tmp_path / "run", **options)
+    assert done.returncode == 0, done.stdout
+    assert len(list((tmp_path / "marks").iterdir())) == 4
+    assert _tables(tmp_path / "run") == _tables(plain.run)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("ranks", [1, 3])
-def test_a_failure_that_passes_leaves_no_trace_in_the_tables(ranks, screened, archive, weights, drenet, tmp_path):
+def test_a_failure_that_passes_leaves_no_trace_among_clutter_either(ranks, screened, archive, weights, drenet, tmp_path):
     screen = ("screen", archive, "--weights", weights, "--out", tmp_path / "run")
     (tmp_path / "marks").mkdir()
     done = drenet(*screen, fault="first_read_of_every_study_fails", ranks=ranks, MARKS=str(tmp_path / "marks"))
@@ -332,6 +365,7 @@ def test_too_many_internal_errors_stop_the_run_and_their_log_identifies_nobody(a
     assert b"CANARY" not in logs
 
 
+@pytest.mark.long
 def test_a_root_that_only_deals_gives_the_same_tables(screened, archive, weights, drenet, tmp_path):
     config = tmp_path / "c.toml"
     config.write_text("[run]\nroot_computes_up_to = 1\n")

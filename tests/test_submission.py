@@ -12,6 +12,7 @@ from pipeline.site import site_findings
 from pipeline.submission import job_script, submit, submit_script
 from pipeline.submission.executor import _additional
 from pipeline.submission.resources import options, step_options
+from tests.tools import tool
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = {
@@ -195,7 +196,7 @@ def _leg(tmp_path, rank, *, signal_after=None, environment=(), **section):
     script = job_script(cluster).replace("launch=(mpiexec -n 1)", "launch=()")
     process = subprocess.Popen(["bash", "-c", script], env=os.environ | {"SLURM_JOB_ID": "7"} | dict(environment))
     if signal_after:
-        while not (tmp_path / "tries").exists() or not (tmp_path / "tries").read_text():
+        while not (tmp_path / "trapped").exists():
             process.poll()
         process.send_signal(signal_after)
     code = process.wait(timeout=60)
@@ -229,13 +230,12 @@ def test_a_chain_goes_on_after_75_and_ends_otherwise(code, ended, scheduler, tmp
 def test_asked_to_stop_the_script_tells_the_ranks_and_hands_on_their_word(asked, scheduler, tmp_path):
     import signal
 
-    rank = "trap 'sleep 0.3; exit 75' USR1\nfor i in {1..100}; do sleep 0.1; done"
-    (tmp_path / "rank").touch()
+    rank = f"trap 'sleep 0.3; exit 75' USR1\n: > {tmp_path}/trapped\nfor i in {{1..100}}; do sleep 0.1; done"
     assert _leg(tmp_path, rank, signal_after=getattr(signal, f"SIG{asked}")) == (75, 1)
 
 
 def test_the_scripts_pass_shellcheck():
     kinds = ("slurm/*.sbatch", "slurm/*.yhbatch", "slurm/**/*.sh", ".ci/*", "tests/*.sh")
     names = sorted(path for kind in kinds for path in ROOT.glob(kind))
-    done = subprocess.run(["shellcheck", "-s", "bash", *names], capture_output=True, text=True)
+    done = subprocess.run([tool("shellcheck"), "-s", "bash", *names], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

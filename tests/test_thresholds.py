@@ -11,14 +11,12 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def test_a_network_that_states_a_threshold_gets_a_column_and_one_that_does_not_gets_none(archive, weights, drenet, tmp_path):
+def test_a_network_that_states_a_threshold_gets_a_column_and_one_that_does_not_gets_none(plain, weights, drenet, tmp_path):
     network = formula_network(1 / 16, phase=0.5)
-    plain = load_checkpoint(weights).metadata
-    network.metadata = replace(plain, threshold=0.5)
+    unstated = load_checkpoint(weights).metadata
+    network.metadata = replace(unstated, threshold=0.5)
     save_checkpoint(network, tmp_path / "stated.safetensors")
-    done = drenet(
-        "screen", archive, "--weights", weights, "--weights", tmp_path / "stated.safetensors", "--out", tmp_path / "run"
-    )
+    done = drenet(*plain.screen, "--weights", weights, "--weights", tmp_path / "stated.safetensors", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stdout
     for name in ("studies.csv", "patients.csv"):
         scored = [row for row in rows(tmp_path / "run" / name) if row["probability_2"]]

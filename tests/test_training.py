@@ -76,6 +76,7 @@ def test_one_and_two_ranks_train_the_same_network_bit_for_bit(cohort, train, tra
     assert len(rows(trained / "steps.csv")) == 21
 
 
+@pytest.mark.long
 def test_a_run_that_was_killed_ends_with_the_same_weights(cohort, train, trained):
     done = train(cohort / "killed", fault="die_in_training")
     assert done.returncode == 9, done.stdout
@@ -132,6 +133,7 @@ def test_labels_that_belong_to_no_patient_here_are_an_error_not_an_empty_trainin
     assert "LABEL_ONE_CLASS" in done.stdout
 
 
+@pytest.mark.long
 def test_a_trained_run_is_evaluated_on_the_patients_of_its_split(cohort, trained, monkeypatch, tmp_path):
     from pipeline.training.evaluate import Asked, evaluate
 
@@ -146,6 +148,7 @@ def test_a_trained_run_is_evaluated_on_the_patients_of_its_split(cohort, trained
     assert found["patient", "AUC"].value == pytest.approx(_share_of_pairs(hits))
 
 
+@pytest.mark.long
 def test_evaluating_leaves_the_training_run_as_it_was_whatever_the_labels_lack(cohort, trained, monkeypatch, tmp_path):
     from pipeline.training.evaluate import Asked, evaluate
 

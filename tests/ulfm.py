@@ -57,8 +57,9 @@ class Trial:
 
     def start(self, out):
         """The run's launcher, under way."""
-        mpirun = Path(sys.executable).with_name("mpirun")
-        command = [mpirun, "--with-ft", "ulfm", "-n", str(N_RANKS), sys.executable, "-m", "pipeline", *self.screen, out]
+        from tests.tools import tool
+
+        command = [tool("mpirun"), "--with-ft", "ulfm", "-n", str(N_RANKS), sys.executable, "-m", "pipeline", *self.screen, out]
         log = (self.folder / f"{out.name}.log").open("a")
         return subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
 
