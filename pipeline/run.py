@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,7 +23,6 @@ from pipeline.agreement import agreed, on_root, trouble_shared
 from pipeline.beforehand import check_request
 from pipeline.config import Config, read_config
 from pipeline.errors import TRANSIENT, ConfigurationError, Drained, PipelineError
-from pipeline.gather import Summary, gather
 from pipeline.guard import InHand, nobody_watches
 from pipeline.holder import Held, hold, hold_briefly, holders
 from pipeline.indexing import index
@@ -37,7 +36,9 @@ from pipeline.resume import Plan, Request, describe, plan, provenance, read_desc
 from pipeline.source import Report, Share, StudySource, journal_findings
 from pipeline.stall import moved
 from pipeline.store import Journal, Line, compact, encode, last_places, noted_places
-from pipeline.study import Screener, lost_line
+
+if TYPE_CHECKING:
+    from pipeline.gather import Summary
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +119,8 @@ def _held(request: Request) -> Held:
 
 def gather_run(out: Path) -> Summary:
     """Rebuild the derived files of a run from its journals."""
+    from pipeline.gather import gather
+
     described = read_described(out)
     thresholds = {network.column: network.threshold for network in described.networks if network.threshold is not None}
     columns = [network.column for network in described.networks]
@@ -175,6 +178,8 @@ def _screen_dealt(
     world: Alone | World, made: Plan, networks: list[bytes], source: StudySource | None, stop: Stop, in_hand: InHand
 ) -> None:  # fmt: skip
     """Every rank takes studies until none is left; trouble on one rank is every rank's."""
+    from pipeline.study import Screener, lost_line  # torch is for who screens: to index needs none
+
     path = made.journal(world.rank)
     sheets = Path(made.out) / "images" if made.contact_sheet else None
     outputs: Any = {"sheets": sheets, "pack": made.pack(world.rank)}
