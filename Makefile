@@ -26,7 +26,8 @@ test-slurm: test-env
 test-slurm-slow: test-env  # a chain over time limits, preemption, the Tianhe form
 	PATH="$$PATH:/usr/sbin:/sbin" $(VENV)/bin/python -m pytest -q -m "slurm and slow"
 
-torture: test-env
+torture: test-env  # 1,000 random faults under the plain launcher, 100 on the test cluster; some two hours
+	$(VENV)/bin/python tests/torture_here.py --faults 1000
 	PATH="$$PATH:/usr/sbin:/sbin" $(VENV)/bin/python tests/torture.py --faults 100
 
 mutants: test-env  # damaged files beside good studies; some 20 minutes on two cores

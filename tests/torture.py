@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from headers_only import write_folders  # noqa: E402
 from slurm_bed import Bed, missing  # noqa: E402
 
 from pipeline.config import ClusterConfig  # noqa: E402
@@ -28,7 +29,9 @@ from pipeline.submission import job_script  # noqa: E402
 from pipeline.tables import open_run  # noqa: E402
 
 DRENET = (sys.executable, "-m", "pipeline")
-N_STUDIES = 40
+N_SOUND, N_SMALL = 40, 30
+N_STUDIES = N_SOUND + N_SMALL
+"""Patients to be scored, and folders of 100 small files each, which are indexed, dealt and found to show no chest."""
 N_RANKS = 4
 
 
@@ -185,7 +188,8 @@ def prepare(bed, folder):
     from pipeline.model import formula_network, save_checkpoint
     from pipeline.phantom import write_archive
 
-    write_archive(folder / "archive", studies=N_STUDIES, matrix=64, slices=24)
+    write_archive(folder / "archive", studies=N_SOUND, matrix=64, slices=24)
+    write_folders(folder / "archive" / "many", N_SMALL, 100)
     weights = folder / "slim.safetensors"
     save_checkpoint(formula_network(1 / 16), weights)
     bed.run(*DRENET, "screen", folder / "archive", "--weights", weights, "--out", folder / "one")
