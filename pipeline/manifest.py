@@ -175,7 +175,7 @@ def check_has_ct(private: Path) -> None:
     if any(manifest.study(number).reason not in NO_CT for number in range(n_studies)):
         return
     heading = manifest.heading
-    found = f"{heading.n_files:,} files" if heading.n_files else "no file at all"
+    found = f"{heading.n_files:,} files and members of containers" if heading.n_files else "no file at all"
     outside = f", of no study: {counted(heading.kinds)}" if heading.kinds else ""
     others = f"; {n_studies:,} studies without CT" if n_studies else ""
     raise ConfigurationError(

@@ -68,10 +68,8 @@ def read_key(path: Path) -> bytes:
         ) from error
     if len(key) != KEY_BYTES:
         raise ConfigurationError(f"{path} is no pseudonym key: expected {2 * KEY_BYTES} hex digits")
-    if len(set(key)) == 1:
-        raise ConfigurationError(
-            f"{path} holds one digit over and over, which anybody guesses: make a key with drenet key FILE"
-        )
+    if not any(key):
+        raise ConfigurationError(f"{path} holds zeros only, which anybody guesses: make a key with drenet key FILE")
     if mode & OTHERS:
         raise ConfigurationError(f"others may read or change the pseudonym key {path}: chmod 600 {path}")
     return key

@@ -49,7 +49,10 @@ def volumes(tmp_path):
 
 def test_indexing_it_says_what_is_there_and_keeps_the_manifest(volumes, drenet, tmp_path):
     done = drenet("index", volumes, "--out", tmp_path / "run")
-    assert (done.returncode, "no CT in the archive: 5 files, of no study: 2 NIfTI, 1 gzipped, 2 other" in done.stdout) == (
+    assert (
+        done.returncode,
+        "no CT in the archive: 5 files and members of containers, of no study: 2 NIfTI, 1 gzipped, 2 other" in done.stdout,
+    ) == (
         2,
         True,
     ), done.stdout
@@ -83,7 +86,9 @@ def _checked(private, *reasons):
 
 
 def test_studies_of_other_images_are_counted_as_such(tmp_path):
-    with pytest.raises(ConfigurationError, match="9 files; 2 studies without CT; left out as EMPTY_FILE 2"):
+    with pytest.raises(
+        ConfigurationError, match="9 files and members of containers; 2 studies without CT; left out as EMPTY_FILE 2"
+    ):
         _checked(tmp_path / "private", "NO_CT", "NON_IMAGE_ONLY")
 
 

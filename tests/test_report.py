@@ -196,6 +196,16 @@ def test_exclusions_that_name_no_study_have_their_report(tmp_path):
     assert "ARCHIVE_CORRUPT" in write_report(tmp_path).read_text()
 
 
+def test_a_report_that_fails_half_way_leaves_nothing_behind_and_the_old_one_in_place(tmp_path, monkeypatch):
+    fabricated_run(tmp_path, n_studies=4)
+    before = write_report(tmp_path).read_bytes()
+    monkeypatch.setattr("pipeline.report.page.write_slices", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_report(tmp_path)
+    assert not list(tmp_path.glob(".report*"))
+    assert (tmp_path / "report" / "index.html").read_bytes() == before
+
+
 def test_a_run_without_a_study_has_its_report(tmp_path):
     fabricated_run(tmp_path, n_studies=0)
     assert [step.count for step in read_flow(open_run(tmp_path)).studies] == [0, 0, 0]

@@ -41,7 +41,7 @@ WRONG = [
     ((*SCREEN, "--config", "absent.toml"), "cannot read the configuration"),
     ((*SCREEN, "--key-file", "absent.key"), "drenet key absent.key"),
     ((*SCREEN, "--key-file", "open.key"), "chmod 600 open.key"),
-    ((*SCREEN, "--key-file", "zero.key"), "over and over"),
+    ((*SCREEN, "--key-file", "zero.key"), "holds zeros only"),
     ((*SCREEN, "--key-file", "short.key"), "expected 64 hex digits"),
     ((*SCREEN, "--key-file", "w.ckpt"), "64 hex digits"),
     ((*SCREEN, "--key-file", "absent.key", "--ranks", "2"), "drenet key absent.key"),

@@ -61,6 +61,8 @@ def write_report(folder: Path, options: Options = Options()) -> Path:
         return _put_in_place(part, folder / "report") / "index.html"
     except OSError as error:
         raise storage_error(error, folder) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _write(run: Run, part: Path, options: Options) -> None:
