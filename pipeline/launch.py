@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, distribution
 
 from pipeline.errors import ConfigurationError
-from pipeline.leftovers import remove_left_behind
 from pipeline.mail import leave_mpi, survives_deaths
 from pipeline.ranks import Alone, World
 
@@ -53,8 +52,6 @@ def join(join_s: float = JOIN_S) -> None:
     """
     if not is_launched() or "mpi4py.MPI" in sys.modules:
         return
-    if local_rank() == 0:
-        remove_left_behind()
     _keep_lines_short()
     try:
         with _ends_if_it_takes(join_s):

@@ -16,6 +16,7 @@ import msgspec
 
 from pipeline.errors import ConfigurationError
 from pipeline.records import Event, Study
+from pipeline.stall import moved
 from pipeline.store import write_whole
 
 NAME = "manifest.jsonl"
@@ -78,8 +79,12 @@ class _Head(msgspec.Struct):
 
 def write_manifest(private: Path, heading: Heading, studies: Iterable[Study]) -> None:
     """Write the manifest whole; readable by its owner only."""
-    lines = (msgspec.json.encode(record) + b"\n" for record in chain([heading], studies))
-    write_whole(private / NAME, lines, mode=0o600)
+    write_whole(private / NAME, map(_line, chain([heading], studies)), mode=0o600)
+
+
+def _line(record: object) -> bytes:
+    moved()
+    return msgspec.json.encode(record) + b"\n"
 
 
 def read_heading(private: Path) -> Heading:

@@ -224,6 +224,7 @@ def _finish(source: StudySource | None, request: Request) -> Summary | None:
 
 def _tables_of(out: Path) -> Summary:
     summary = gather_run(out)
+    moved()
     _show(out)
     return summary
 

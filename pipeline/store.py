@@ -24,6 +24,7 @@ import msgspec
 
 from pipeline.errors import TRANSIENT, ConfigurationError, PipelineError, StorageError
 from pipeline.records import Event, StudyResult
+from pipeline.stall import moved
 
 Record = TypeVar("Record")
 RACES = 10
@@ -171,6 +172,7 @@ def decode(raw: bytes) -> Line | None:
 
 
 def _decoded(raw: bytes, decoder: msgspec.json.Decoder[Record]) -> Record | None:
+    moved()
     text, _, crc = raw.rstrip(b"\n").rpartition(b"\t")
     if not raw.endswith(b"\n") or crc != b"%08x" % zlib.crc32(text):
         return None
