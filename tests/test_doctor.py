@@ -1,4 +1,4 @@
-"""`drenet doctor` names each of 13 misconfigurations with its cure; docs/cluster.md says which are injected and which faked."""
+"""`drenet doctor` names each of 14 misconfigurations with its cure; docs/cluster.md says which are injected and which faked."""
 
 import errno
 import json
