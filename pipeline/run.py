@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from pipeline.ranks import Alone, World
 from pipeline.records import DealtStudy
 from pipeline.resume import Plan, Request, check_archive, describe, plan, provenance, read_described, read_weights
 from pipeline.source import Report, Share, StudySource, journal_findings
-from pipeline.stall import moved
+from pipeline.stall import looked_at, moved
 from pipeline.store import Journal, Line, compact, encode, last_places
 from pipeline.study import Screener, lost_line
 
@@ -61,7 +61,9 @@ def screen(  # noqa: PLR0913  what a run can be asked, all with defaults
         refresh=refresh,
         contact_sheet=contact_sheet,
     )
-    return run(connect(root_computes_up_to=settings.run.root_computes_up_to), request)
+    world = connect(root_computes_up_to=settings.run.root_computes_up_to, join_s=settings.run.join_s)
+    with looked_at(settings.run.stall_s, world.rank) if world.size > 1 else nullcontext():
+        return run(world, request)
 
 
 def run(
