@@ -123,10 +123,11 @@ if __name__ == "__main__":
     runs.into_mpi = ends
     front.PROGRAM = (sys.executable, *sys.argv[:3])
     guard.LEAVE_S = 0.5
-    config = FOLDER / "c.toml"
-    config.write_text(CONFIG)
-    arguments = ["index", str(FOLDER / "no-archive"), "--out", str(FOLDER / "run"), "--config", str(config), *sys.argv[3:]]
-    if launch.launched_size() > 1:
-        arguments = sys.argv[3:]
+    arguments = sys.argv[3:]
+    if launch.launched_size() == 1:  # a rank is told all of it
+        config = FOLDER / "c.toml"
+        config.write_text(CONFIG)
+        folders = [str(FOLDER / "no-archive"), "--out", str(FOLDER / "run")]
+        arguments = ["index", *folders, "--config", str(config), *arguments]
     sys.argv[1:] = arguments
     sys.exit(main())
