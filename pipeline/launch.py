@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -77,6 +78,9 @@ def _keep_lines_short() -> None:
 @contextmanager
 def _ends_if_it_takes(seconds: float) -> Iterator[None]:
     """The process ends by SIGALRM where its body takes longer: no handler of Python's runs within MPI. Main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:

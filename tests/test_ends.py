@@ -129,6 +129,21 @@ def test_where_nothing_moves_every_rank_says_where_it_stands_and_the_run_ends_wi
     _nobody_left(tmp_path)
 
 
+def test_ranks_that_were_suspended_for_a_while_have_not_stood_still(ending, tmp_path):
+    process = ending("listens", "--ranks", "2", stderr=subprocess.DEVNULL)
+    _all_begun(tmp_path, 2)
+    family = sorted(_family(tmp_path))
+    for pid in family:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(4)
+    for pid in family:  # a watcher before its rank: it looks while the rank is not yet awake
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=HANGS_S) == 75
+
+
 @pytest.mark.parametrize("victim", ["front", "launcher"])
 def test_neither_front_nor_launcher_leaves_a_process_behind_when_it_is_killed(victim, ending, tmp_path):
     process = ending("stands in C", "--ranks", "2", stderr=subprocess.DEVNULL)
