@@ -47,6 +47,8 @@ KERNEL_COUNTS = Path("/proc/vmstat")
 PR_SET_PDEATHSIG = 1
 STOPPED = 75
 DIED = 76
+OURS = (0, 1, 2, 74, STOPPED, DIED)
+"""Exit codes that a rank ends with by itself; another is some library's, and its death."""
 AGAIN = "start the same command again to go on"
 
 
@@ -108,8 +110,12 @@ class _Watch:
             signal.signal(signal.SIGINT, self._interrupted)
         last, n_kills = self._listen()
         _, status = os.waitpid(self._child, 0)
-        if not os.WIFSIGNALED(status):
-            os._exit(os.waitstatus_to_exitcode(status))
+        code = os.waitstatus_to_exitcode(status)
+        if code in OURS:
+            os._exit(code)
+        if code > 0:
+            _say(f"rank ended with exit code {code}, which is none of drenet's")
+            self._die()
         self._died(signal.Signals(os.WTERMSIG(status)), last, n_kills)
 
     def _ask(self, number: int, _frame: object) -> None:

@@ -44,6 +44,17 @@ def dies_by(number):
     return way
 
 
+def exits(code):
+    """As a library may, past all of Python."""
+
+    def way(world):
+        if last():
+            os._exit(code)
+        waits(world)
+
+    return way
+
+
 def loses_its_watcher(world):
     if last():
         os.kill(os.getppid(), signal.SIGKILL)
@@ -106,6 +117,7 @@ WAYS = {
     "killed": dies_by(signal.SIGKILL),
     "crashed": dies_by(signal.SIGSEGV),
     "hung up": dies_by(signal.SIGHUP),
+    "exits with a code of its own": exits(9),
     "killed with its watcher": loses_its_watcher,
     "waits": waits,
     "listens": waits_and_listens,

@@ -73,6 +73,7 @@ BY_ITSELF = [
     ("killed", 76),
     ("crashed", 76),
     ("hung up", 76),
+    ("exits with a code of its own", 76),
 ]
 
 
