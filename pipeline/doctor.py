@@ -20,6 +20,7 @@ from pipeline import __version__
 from pipeline.config import Config
 from pipeline.errors import ConfigurationError
 from pipeline.launch import SIZE, connect, launched_rank, launched_size, local_rank
+from pipeline.leftovers import left_behind
 from pipeline.looks import BLOCKING, SLOWING, Patient
 from pipeline.ranks import Alone, World
 from pipeline.site import Finding, site_findings
@@ -40,6 +41,7 @@ class Seat(msgspec.Struct, frozen=True):
     gpu: str
     versions: dict[str, str]
     shm_free: int
+    n_left: int = 0
 
 
 def examine(patient: Patient) -> list[Finding] | None:
@@ -50,6 +52,7 @@ def examine(patient: Patient) -> list[Finding] | None:
     if world.rank or launched_rank():
         return None
     found += [*crowded(seats, patient.config), *shared_gpus(seats), *mixed_versions(seats), *full_memory(seats)]
+    found += left_in_memory(seats)
     found += skewed_clocks(offsets)
     for look in (*BLOCKING, *SLOWING):
         found += look(patient)
@@ -72,7 +75,8 @@ def _world() -> tuple[Alone | World, list[Finding]]:
 
 def _seat(rank: int) -> Seat:
     free = shutil.disk_usage(SHM).free if SHM.exists() else SHM_BYTES
-    return Seat(rank, platform.node(), len(os.sched_getaffinity(0)), _gpu(), _versions(), free)
+    n_left = len(left_behind()) if local_rank() == 0 else 0
+    return Seat(rank, platform.node(), len(os.sched_getaffinity(0)), _gpu(), _versions(), free, n_left)
 
 
 def _gpu() -> str:
@@ -142,6 +146,14 @@ def full_memory(seats: Sequence[Seat]) -> Iterator[Finding]:
     for host in sorted({seat.host for seat in seats if seat.shm_free < SHM_BYTES}):
         cure = "remove what killed jobs left in /dev/shm (ls -l /dev/shm), or ask for another node"
         yield Finding("shm-full", f"{host}: less than {SHM_BYTES >> 20} MiB free in /dev/shm", cure)
+
+
+def left_in_memory(seats: Sequence[Seat]) -> Iterator[Finding]:
+    """Shared memory that dead ranks have left on a node: it is the node's, and every job's there."""
+    for seat in seats:
+        if seat.n_left:
+            cure = "nothing: the next start on that node removes them"
+            yield Finding("shm-left", f"{seat.host}: {seat.n_left} segments of dead ranks of yours in /dev/shm", cure)
 
 
 def skewed_clocks(offsets: Sequence[float]) -> Iterator[Finding]:

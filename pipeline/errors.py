@@ -10,10 +10,8 @@ never a path of the archive or a header's value.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # records need numpy, which is not to be loaded before MPI
-    from pipeline.records import Stage
+from pipeline.records import Stage
 
 
 class Reason(StrEnum):

@@ -18,11 +18,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.errors import ConfigurationError, Drained, RankDied
+from pipeline.guard import OURS
 
 PROGRAM = (sys.executable, "-m", "pipeline")
 MARK = "DRENET_FRONT"
-OURS = (0, 1, 2, 74, 75, 76)
-"""Exit codes that a rank ends with by itself; whatever else a launcher reports is the death of a rank, or its own."""
 PR_SET_PDEATHSIG = 1
 GONE_S = 10.0
 
@@ -67,7 +66,7 @@ class _Front:
             raise ValueError("the launcher was started")
         code = self._launcher.wait()
         _end_marked(self._mark)
-        if code in OURS:
+        if code in OURS:  # whatever else a launcher reports is the death of a rank, or its own
             return code
         return Drained.exit_code if self._asked else RankDied.exit_code
 

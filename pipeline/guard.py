@@ -40,11 +40,15 @@ NOT_BEGUN_S = 1.0
 """A rank that has not yet joined the others has nothing in hand, and ends so soon."""
 SAY_S = 2.0
 """So long one rank lets another speak: root ends a run only when all have written where they stand, and leaves it first."""
+SUSPENDED_S = 2.0
+"""A watcher that has not come to look for longer was suspended with its rank, as a scheduler may do: that is no silence."""
 CRASHES = frozenset({"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS"})
 KERNEL_COUNTS = Path("/proc/vmstat")
 PR_SET_PDEATHSIG = 1
 STOPPED = 75
 DIED = 76
+OURS = (0, 1, 2, 74, STOPPED, DIED)
+"""Exit codes that a rank ends with by itself; another is some library's, and its death."""
 AGAIN = "start the same command again to go on"
 
 
@@ -97,6 +101,7 @@ class _Watch:
         self._asked: float | None = None
         self._n_interrupts = 0
         self._dumped = False
+        self._awake = self._looked = time.monotonic()
 
     def go(self) -> NoReturn:
         for number in (signal.SIGUSR1, signal.SIGTERM):
@@ -105,8 +110,12 @@ class _Watch:
             signal.signal(signal.SIGINT, self._interrupted)
         last, n_kills = self._listen()
         _, status = os.waitpid(self._child, 0)
-        if not os.WIFSIGNALED(status):
-            os._exit(os.waitstatus_to_exitcode(status))
+        code = os.waitstatus_to_exitcode(status)
+        if code in OURS:
+            os._exit(code)
+        if code > 0:
+            _say(f"rank ended with exit code {code}, which is none of drenet's")
+            self._die()
         self._died(signal.Signals(os.WTERMSIG(status)), last, n_kills)
 
     def _ask(self, number: int, _frame: object) -> None:
@@ -147,7 +156,11 @@ class _Watch:
 
     def _look_for_silence(self, stall_s: float) -> None:
         """Every rank writes down where it stands; root, whom all ranks talk with, ends the run."""
-        silence_s = stall.silence_s()
+        now = time.monotonic()
+        if now - self._looked > SUSPENDED_S:
+            self._awake = now
+        self._looked = now
+        silence_s = min(stall.silence_s(), now - self._awake)
         if silence_s > stall_s and not self._dumped:
             _tell(self._child, signal.SIGUSR2)
         self._dumped = silence_s > stall_s

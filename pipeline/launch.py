@@ -11,13 +11,13 @@ import atexit
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, distribution
 
 from pipeline.errors import ConfigurationError
-from pipeline.leftovers import remove_left_behind
 from pipeline.mail import survives_deaths
 from pipeline.ranks import Alone, World
 
@@ -66,8 +66,6 @@ def join(join_s: float = JOIN_S) -> None:
     """
     if not is_launched() or "mpi4py.MPI" in sys.modules:
         return
-    if local_rank() == 0:
-        remove_left_behind()
     _keep_lines_short()
     try:
         with _ends_if_it_takes(join_s):
@@ -93,6 +91,9 @@ def _keep_lines_short() -> None:
 @contextmanager
 def _ends_if_it_takes(seconds: float) -> Iterator[None]:
     """The process ends by SIGALRM where its body takes longer: no handler of Python's runs within MPI. Main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before = signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:

@@ -21,6 +21,7 @@ import msgspec
 from pipeline.errors import ConfigurationError, Reason
 from pipeline.kinds import counted
 from pipeline.records import Event, Study
+from pipeline.stall import moved
 from pipeline.store import write_whole
 
 NAME = "manifest.jsonl"
@@ -108,6 +109,7 @@ def write_manifest(private: Path, heading: Heading, studies: Iterable[Study]) ->
             if isinstance(record, Study):
                 heads.extend(msgspec.json.encode(_entry(record, line, end)) + b"\n")
             end += len(line)
+            moved()
             yield line
 
     write_whole(private / NAME, lines(), mode=0o600)

@@ -9,10 +9,11 @@ and stays under the run's `private/` folder.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:  # numpy is not to be loaded before MPI
+    import numpy as np
+    import numpy.typing as npt
 
 Status = Literal["OK", "OK_WITH_WARNINGS", "EXCLUDED", "FAILED"]
 Scope = Literal["file", "series", "study", "run"]

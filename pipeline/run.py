@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from pipeline.ranks import Alone, World
 from pipeline.records import DealtStudy
 from pipeline.resume import Plan, Request, describe, plan, provenance, read_described, read_weights
 from pipeline.source import Report, Share, StudySource, journal_findings
-from pipeline.stall import moved
+from pipeline.stall import looked_at, moved
 from pipeline.store import Journal, Line, compact, encode, last_places, noted_places
 
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ def screen(  # noqa: PLR0913  what a run can be asked, all with defaults
         refresh=refresh,
         contact_sheet=contact_sheet,
     )
-    return run(connect(root_computes_up_to=settings.run.root_computes_up_to), request)
+    world = connect(root_computes_up_to=settings.run.root_computes_up_to, join_s=settings.run.join_s)
+    with looked_at(settings.run.stall_s, world.rank) if world.size > 1 else nullcontext():
+        return run(world, request)
 
 
 def run(
@@ -249,6 +251,7 @@ def _finish(source: StudySource | None, request: Request) -> Summary | None:
 
 def _tables_of(out: Path) -> Summary:
     summary = gather_run(out)
+    moved()
     _show(out)
     if not any(status.startswith("OK") for status in summary.by_status):
         check_has_ct(out / "private")

@@ -29,6 +29,7 @@ import msgspec
 
 from pipeline.errors import TRANSIENT, ConfigurationError, PipelineError, StorageError
 from pipeline.records import Event, StudyResult
+from pipeline.stall import moved
 
 Record = TypeVar("Record")
 RACES = 10
@@ -223,6 +224,7 @@ def decode(raw: bytes) -> Line | None:
 
 def decoded(raw: bytes, decoder: msgspec.json.Decoder[Record]) -> Record | None:
     """The same, as much of it as `decoder` wants."""
+    moved()
     text, _, crc = raw.rstrip(b"\n").rpartition(b"\t")
     if not raw.endswith(b"\n") or crc != b"%08x" % zlib.crc32(text):
         return None

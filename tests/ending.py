@@ -44,6 +44,17 @@ def dies_by(number):
     return way
 
 
+def exits(code):
+    """As a library may, past all of Python."""
+
+    def way(world):
+        if last():
+            os._exit(code)
+        waits(world)
+
+    return way
+
+
 def loses_its_watcher(world):
     if last():
         os.kill(os.getppid(), signal.SIGKILL)
@@ -106,6 +117,7 @@ WAYS = {
     "killed": dies_by(signal.SIGKILL),
     "crashed": dies_by(signal.SIGSEGV),
     "hung up": dies_by(signal.SIGHUP),
+    "exits with a code of its own": exits(9),
     "killed with its watcher": loses_its_watcher,
     "waits": waits,
     "listens": waits_and_listens,
@@ -123,12 +135,12 @@ if __name__ == "__main__":
     runs.into_mpi = ends
     front.PROGRAM = (sys.executable, *sys.argv[:3])
     guard.LEAVE_S = 0.5
-    config = FOLDER / "c.toml"
-    config.write_text(CONFIG)
-    archive = FOLDER / "archive"
-    archive.mkdir(exist_ok=True)
-    arguments = ["index", str(archive), "--out", str(FOLDER / "run"), "--config", str(config), *sys.argv[3:]]
-    if launch.launched_size() > 1:
-        arguments = sys.argv[3:]
+    arguments = sys.argv[3:]
+    if launch.launched_size() == 1:  # a rank is told all of it
+        config = FOLDER / "c.toml"
+        config.write_text(CONFIG)
+        archive = FOLDER / "archive"
+        archive.mkdir(exist_ok=True)
+        arguments = ["index", str(archive), "--out", str(FOLDER / "run"), "--config", str(config), *arguments]
     sys.argv[1:] = arguments
     sys.exit(main())

@@ -12,6 +12,7 @@ import pytest
 from pipeline import doctor, looks
 from pipeline.config import ClusterConfig, Config, EngineConfig
 from pipeline.doctor import Seat
+from pipeline.leftovers import remove_left_behind
 from pipeline.looks import Patient
 from pipeline.site import site_findings
 from tests.tools import tool
@@ -25,6 +26,7 @@ def _names(found):
 
 
 def test_a_healthy_place_has_no_findings_and_is_looked_at_quickly(weights, drenet, tmp_path):
+    remove_left_behind()  # by ranks that other tests have killed
     done = drenet("doctor", "--weights", weights, "--out", tmp_path / "run")
     assert (done.returncode, done.stdout) == (0, "nothing found that would go wrong\n")
     assert list(tmp_path.iterdir()) == []

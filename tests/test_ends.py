@@ -73,6 +73,7 @@ BY_ITSELF = [
     ("killed", 76),
     ("crashed", 76),
     ("hung up", 76),
+    ("exits with a code of its own", 76),
 ]
 
 
@@ -127,6 +128,21 @@ def test_where_nothing_moves_every_rank_says_where_it_stands_and_the_run_ends_wi
     assert said.count("most recent call first") == n_ranks  # no log is open yet: on the terminal
     assert said.count(f"in {way.replace(' ', '_').lower()}") >= n_ranks
     _nobody_left(tmp_path)
+
+
+def test_ranks_that_were_suspended_for_a_while_have_not_stood_still(ending, tmp_path):
+    process = ending("listens", "--ranks", "2", stderr=subprocess.DEVNULL)
+    _all_begun(tmp_path, 2)
+    family = sorted(_family(tmp_path))
+    for pid in family:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(4)
+    for pid in family:  # a watcher before its rank: it looks while the rank is not yet awake
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=HANGS_S) == 75
 
 
 @pytest.mark.parametrize("victim", ["front", "launcher"])
@@ -184,3 +200,19 @@ def test_interrupted_once_a_run_ends_in_good_order_and_twice_at_once(way, n_pres
     assert "Abort" not in terminal.said
     assert "Traceback" not in terminal.said
     _nobody_left(tmp_path)
+
+
+def test_a_python_program_in_which_nothing_moves_says_where_it_stands_and_ends():
+    code = (
+        "import time; from pipeline import stall\n"
+        "def stands_here():\n    time.sleep(100)\n"
+        "with stall.looked_at(0.8, rank=0):\n"
+        "    for _ in range(40):\n        time.sleep(0.02); stall.moved()\n"
+        "    print('moved'); stands_here()"
+    )
+    command = [sys.executable, "-u", "-c", code]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANGS_S, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "moved\n")
+    assert "in stands_here" in done.stderr
+    assert "nothing has moved" in done.stderr

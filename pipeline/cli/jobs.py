@@ -6,9 +6,10 @@ import argparse
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline.cli.shared import add_archive, into_mpi, watched_over
+from pipeline import stall
+from pipeline.cli.shared import add_archive, watched_over
 from pipeline.errors import ConfigurationError
-from pipeline.launch import part_ways
+from pipeline.launch import join, part_ways
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -76,7 +77,8 @@ def _doctor(options: argparse.Namespace) -> int:
 
     config = read_config(options.config)
     with suppress(ConfigurationError):  # becomes a finding
-        into_mpi(config.run)  # before anything heavy is loaded
+        join(config.run.join_s)  # before anything heavy is loaded
+    stall.begin(config.run.stall_s, config.run.abandon_after_s)
     from pipeline.doctor import examine
     from pipeline.looks import Patient
 

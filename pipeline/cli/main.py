@@ -35,6 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         end_all_ranks(error.exit_code)
         return error.exit_code
     except KeyboardInterrupt:
+        print("\ndrenet: interrupted; start the same command again", file=sys.stderr)
         end_all_ranks(75)
         return 75
     except Exception:

@@ -15,7 +15,8 @@ from pipeline.agreement import on_root
 from pipeline.beforehand import check_request
 from pipeline.config import RunConfig
 from pipeline.guard import InHand, Post, nobody_watches, watched
-from pipeline.launch import connect, is_launched, launched_rank, launched_size
+from pipeline.launch import connect, is_launched, launched_rank, launched_size, local_rank
+from pipeline.leftovers import remove_left_behind
 from pipeline.ranks import Alone, World
 
 NOTICE = "Research use only. Not a medical device."
@@ -85,7 +86,9 @@ def watched_over(options: argparse.Namespace) -> InHand:
 
 
 def into_mpi(run: RunConfig) -> Alone | World:
-    """This rank's world; from now on its watcher looks for silence."""
+    """This rank's world, on a node cleared of what dead ranks left; from now on its watcher looks for silence."""
+    if local_rank() == 0:
+        remove_left_behind()
     world = connect(root_computes_up_to=run.root_computes_up_to, join_s=run.join_s)
     stall.begin(run.stall_s, run.abandon_after_s)
     return world

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from pipeline.errors import ConfigurationError, Drained
 from pipeline.model import Baseline, DreNet
 from pipeline.ranks import Alone, World
+from pipeline.stall import moved
 from pipeline.training.batches import Sample, epoch_order, full_batch, trunk_batch
 from pipeline.training.exchange import Exchange, Flat
 from pipeline.training.losses import PARTS, full_loss, trunk_loss
@@ -94,6 +95,7 @@ class Trainer:
         return {m.patient_key: float(self._scores(m, epoch)[:, positive].mean()) for m in mine}
 
     def _scores(self, member: Member, epoch: int) -> npt.NDArray[np.float64]:
+        moved()
         if isinstance(self.network, DreNet) and epoch < self.recipe.trunk_epochs:
             return trunk_probabilities(self.network, self.place.cache, member.slices)
         return probabilities(self.network, self.place.cache, member.slices)
@@ -142,6 +144,7 @@ def _epoch(world: Alone | World, trainer: Trainer, state: State, stop: Callable[
     bar = tqdm(total=len(steps), initial=state.step, desc=f"epoch {state.epoch + 1}", disable=None if world.rank == 0 else True)
     for number in range(state.step, len(steps)):
         losses = trainer.step(state.epoch, number, steps[number])
+        moved()
         state.step = number + 1
         state.steps.append([float(state.epoch), float(number), *losses])
         bar.update()
