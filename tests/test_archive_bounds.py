@@ -167,6 +167,7 @@ def test_elements_items_and_what_is_kept_are_counted(limit, tmp_path, monkeypatc
     (tmp_path / "x").write_bytes(per_frame(150 * item(element)))
     _, (file,), _ = list_folder(tmp_path, "")
     assert scan_file(tmp_path, file).records[0].reason == ""
+    monkeypatch.setattr(elements, "PAUSE_EVERY", 1)
     monkeypatch.setattr(elements, limit, LIMITS[limit])
     assert scan_file(tmp_path, file).records[0].reason == "DECOMPRESSION_BOMB"
 
