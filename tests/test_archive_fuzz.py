@@ -1,6 +1,8 @@
 """Whatever bytes a file holds, reading it ends in one record: no exception, no hang, no private text."""
 
+import gzip
 import random
+import zipfile
 
 import pytest
 
@@ -12,6 +14,7 @@ from tests.fabricate import images
 from tests.test_archive_files import members, write_tar, write_zip
 
 SEED = 20260
+CONTAINERS = ("zip", "tar", "tar.gz", "bzip2", "lzma", "dcm.gz")
 
 
 def originals(tmp_path):
@@ -22,8 +25,11 @@ def originals(tmp_path):
     write_zip(tmp_path / "zip", members(2))
     write_tar(tmp_path / "tar", members(2))
     write_tar(tmp_path / "tar.gz", members(2), "w:gz")
+    write_zip(tmp_path / "bzip2", members(2), zipfile.ZIP_BZIP2)
+    write_zip(tmp_path / "lzma", members(2), zipfile.ZIP_LZMA)
+    (tmp_path / "dcm.gz").write_bytes(gzip.compress(to_bytes(plain).getvalue()))
     files = [to_bytes(data).getvalue() for data in (plain, rle, deflated)]
-    return files + [(tmp_path / name).read_bytes() for name in ("zip", "tar", "tar.gz")]
+    return files + [(tmp_path / name).read_bytes() for name in CONTAINERS]
 
 
 def mutated(data, draw):
@@ -44,7 +50,7 @@ def mutated(data, draw):
     return bytes(data[: draw.randrange(1, len(data))] if draw.random() < 0.1 else data)
 
 
-@pytest.mark.parametrize("form", range(6), ids=["plain", "rle", "deflated", "zip", "tar", "tar.gz"])
+@pytest.mark.parametrize("form", range(9), ids=["plain", "rle", "deflated", *CONTAINERS])
 def test_mutated_files_end_in_records_with_known_reasons(form, tmp_path):
     draw, original = random.Random(SEED + form), originals(tmp_path)[form]
     for _ in range(300):

@@ -106,7 +106,9 @@ class Walk:
 
     def _head(self, form: Form, *, may_end: bool) -> tuple[int, int, Form] | None:
         """(tag, length, form of what is nested in it) of the next element; None at a clean end."""
-        self._count()
+        self._n_elements += 1
+        if self._n_elements % PAUSE_EVERY == 0:
+            self._pause()
         head = self._stream.read(8)
         if len(head) < 8:
             if may_end and not head.strip(b"\0"):
@@ -151,7 +153,8 @@ class Walk:
                 raise StudyError(Reason.HEADER_CORRUPT, "index")
             stop = None if size == UNDEFINED else self._stream.tell() + size
             self._n_items += 1
-            self._count()
+            if self._n_items % PAUSE_EVERY == 0:
+                self._pause()
             item = self.data_set(form, stop, depth)
             if keep:
                 self._keep(ITEM_COSTS)
@@ -161,17 +164,17 @@ class Walk:
     def _pass_fragments(self, form: Form) -> None:
         """Encapsulated pixels within a sequence (an icon): fragments are no data sets."""
         while True:
-            self._count()
+            self._n_items += 1
+            if self._n_items % PAUSE_EVERY == 0:
+                self._pause()
             *tag, length = struct.unpack(form.order + "HHI", self._exactly(8))
             if tag != [0xFFFE, 0xE000]:
                 return
             self._stream.seek(length, 1)
 
-    def _count(self) -> None:
-        """One element or item more. Raises StudyError DECOMPRESSION_BOMB beyond measure, or what the allowance does."""
-        self._n_elements += 1
-        if self._n_elements % PAUSE_EVERY == 0:
-            self._allowance.pause()
+    def _pause(self) -> None:
+        """Now and then. Raises StudyError DECOMPRESSION_BOMB beyond measure, or what the allowance does."""
+        self._allowance.pause()
         if self._n_elements > MAX_ELEMENTS or self._n_items > MAX_ITEMS:
             raise StudyError(Reason.DECOMPRESSION_BOMB, "index")
 
