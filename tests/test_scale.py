@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import math
+import tracemalloc
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -277,3 +278,17 @@ def test_growth_is_told_as_the_power_of_the_last_step():
     assert scale.exponent({1000: 5.0, 10_000: 1.0, 100_000: 10.0}) == pytest.approx(1.0)
     table = scale.as_table({"gather": {1000: {"s": 2.0, "cpu_s": 1.0, "mb": 99.0}, 2000: {"s": 9.0, "cpu_s": 4.0, "mb": 99.0}}})
     assert table.splitlines()[-1].endswith("| 2.00 |")
+
+
+def test_the_highest_studies_for_dicom_are_found_with_few_records_in_memory(tmp_path):
+    from pipeline.report.dicom.output import _highest
+
+    run = made(tmp_path / "run", 2 * N)
+    results = [result for result in plain_results(run) if result["slices"]]
+    expected = sorted(results, key=lambda result: (-result["probabilities"][0], result["study_key"]))[:3]
+    tracemalloc.start()
+    found = _highest(run, 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [result.study_key for result in found] == [result["study_key"] for result in expected]
+    assert peak < journal_bytes(run) / 4
