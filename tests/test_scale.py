@@ -26,6 +26,13 @@ N = 150
 FACTS = ("manufacturer", "model", "kernel", "slice_thickness_mm", "kvp", "spacing_between_mm", "z_extent_mm", "n_slices")
 
 
+@pytest.fixture(autouse=True)
+def _few_ranks(monkeypatch):
+    """Of four ranks and twenty different records: each rank's journal is synced, which takes its time."""
+    monkeypatch.setattr(scale, "N_RANKS", 4)
+    monkeypatch.setattr(scale, "N_DIFFERENT", 20)
+
+
 def made(run, n=N):
     """A run of `n` fabricated studies, not yet gathered."""
     run.mkdir()
@@ -292,3 +299,18 @@ def test_the_highest_studies_for_dicom_are_found_with_few_records_in_memory(tmp_
     tracemalloc.stop()
     assert [result.study_key for result in found] == [result["study_key"] for result in expected]
     assert peak < journal_bytes(run) / 4
+
+
+def test_a_note_is_written_only_once_its_record_is_on_the_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(store.os, "fsync", lambda _: synced.append(notes_of(path).read_bytes()))
+    path = tmp_path / "journal" / "0001" / "rank-00000.jsonl"
+    with store.Journal(path) as journal:
+        journal.append(store.Line(result=scale.result_of(9, [])))
+        assert synced == [b""]
+        assert notes_of(path).read_bytes()
+    with store.Journal(path.with_name("later.jsonl"), fsync_every_s=1e9) as journal:
+        journal.append(store.Line(result=scale.result_of(19, [])))
+        assert not notes_of(path.with_name("later.jsonl")).read_bytes()
+    assert noted_places(tmp_path) == last_places(tmp_path)
+    assert notes_of(path.with_name("later.jsonl")).read_bytes()
