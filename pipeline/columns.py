@@ -110,8 +110,8 @@ class Columns:
         for place, d in enumerate(details):
             box, original = d.box, d.original
             whole((self._n_slices, network, place))
-            real((d.score, d.attention, d.probability, d.lung_fraction, box.top, box.left, box.bottom, box.right))
-            real((original.top, original.left, original.bottom, original.right))
+            edges = (box.top, box.left, box.bottom, box.right, original.top, original.left, original.bottom, original.right)
+            real((d.score, d.attention, d.probability, d.lung_fraction, *edges))
 
     def close(self) -> None:
         """Write what is buffered."""

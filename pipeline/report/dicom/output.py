@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import warnings
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from pipeline.records import StudyResult
 from pipeline.report.described import read_description
 from pipeline.report.dicom.objects import capture, segmentation, structured_report
 from pipeline.report.dicom.subject import Network, Subject, read_subject
-from pipeline.store import decode, last_places, raw, storage_error
+from pipeline.store import decode, noted_places, read_raw, storage_error
 
 log = logging.getLogger(__name__)
 N_CAPTURES = 3
@@ -63,12 +64,12 @@ def _prepared(folder: Path) -> Path:
 
 def _highest(run: Path, count: int) -> list[StudyResult]:
     """The results of the studies that score highest."""
-    return sorted(_results(run), key=lambda result: (-result.probabilities[0], result.study_key))[:count]
+    return heapq.nsmallest(count, _results(run), key=lambda result: (-result.probabilities[0], result.study_key))
 
 
 def _results(run: Path) -> Iterator[StudyResult]:
-    for key, place in last_places(run).items():
-        line = decode(raw(place)) if key and place.status.startswith("OK") else None
+    for raw in read_raw([place for place in noted_places(run).values() if place.status.startswith("OK")]):
+        line = decode(raw)
         if line is not None and line.result is not None:
             yield line.result
 
