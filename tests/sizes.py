@@ -48,10 +48,14 @@ class Runner:
     folder: Path
 
     def start(self, n_ranks, *arguments, synchronous=False):
-        """The exit code and what was said; 124 where it hung."""
-        program = [str(ROOT / "tests" / "synchronous.py")] if synchronous else ["-m", "pipeline"]
+        """`drenet` with `arguments`: the exit code and what was said; 124 where it hung."""
+        program = [ROOT / "tests" / "synchronous.py"] if synchronous else ["-m", "pipeline"]
+        return self.launched(n_ranks, *program, *arguments)
+
+    def launched(self, n_ranks, *arguments):
+        """The same of this Python with `arguments`."""
         launcher = [Path(sys.executable).with_name("mpiexec"), "-n", str(n_ranks)] if n_ranks > 1 else []
-        command = [*launcher, sys.executable, *program, *map(str, arguments)]
+        command = [*launcher, sys.executable, *map(str, arguments)]
         environment = os.environ | HERE | {"PYTHONPATH": str(ROOT), "DRENET_KEY_FILE": str(self.folder / "key")}
         try:
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False)
@@ -86,6 +90,16 @@ def archives(folder, *, full):
     (folder / "zip").mkdir()
     zipped(folder / "zip" / "one.zip", n_members)
     yield f"one ZIP of {n_members:,} members", folder / "zip"
+
+
+def exchanged(runner, ranks):
+    """Messages of every size (messages.py) in every way; the number of runs."""
+    ways = list(product(ranks, ("as they are", "synchronous")))
+    for n_ranks, how in ways:
+        code, said = runner.launched(n_ranks, ROOT / "tests" / "messages.py", how)
+        if code:
+            raise SystemExit(f"messages on {n_ranks} ranks, {how}: exit {code}\n{said}")
+    return len(ways)
 
 
 def compare(runner, name, archive, ways):
@@ -141,13 +155,14 @@ def main():
     n_runs = 0
     with tempfile.TemporaryDirectory(prefix="sizes-") as name:
         runner = Runner(Path(name))
+        n_runs += exchanged(runner, ranks)
         for title, archive in archives(runner.folder, full=options.full):
             again = [(3, True), (3, False)] * (options.repeats if title in ORDINARY else 0)
             n_runs += compare(runner, title, archive, [*product(ranks, (False, True)), *again])
             subprocess.run(["rm", "-rf", archive], check=True)
         if options.full:
             n_runs += screened(runner, ranks)
-    print(f"{n_runs} runs on {ranks} ranks: none hung, each with the manifest or digest of one rank")
+    print(f"{n_runs} runs on {ranks} ranks: none hung, each with the messages, the manifest or the digest of one rank")
 
 
 if __name__ == "__main__":
