@@ -21,6 +21,7 @@ from pipeline.archive.syntax import PICTURE
 from pipeline.archive.walk import native, open_regular
 from pipeline.errors import Reason, StudyError
 from pipeline.records import SliceSource
+from pipeline.stall import moved
 
 MAX_PICTURE = 64 << 20
 
@@ -47,6 +48,7 @@ def _origin(found: FoundFile) -> Origin:
 
 def _record(stream: BinaryIO, size: int, origin: Origin) -> FileRecord:
     """One file or member that is no container."""
+    moved()
     try:
         stream.seek(0)
         if is_picture(stream.read(16)):
