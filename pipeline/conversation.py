@@ -14,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-ASK, REPORT, LEAVE, GOODBYE = b"A", b"R", b"L", b"G"
+ASK, REPORT, LEAVE, GOODBYE, ALIVE = b"A", b"R", b"L", b"G", b"."
 
 
 class Source(Protocol):
@@ -68,6 +68,10 @@ class Worker:
         """One task is finished."""
         self._say(REPORT + report)
 
+    def is_alive(self) -> None:
+        """A long task moves on: root, which may wait for nothing else, is not to take it for silence."""
+        self._say(ALIVE)
+
     def leave(self) -> None:
         """Give back what is held; root's release is still to be heard."""
         self._leaving = True
@@ -111,7 +115,7 @@ class Desk:
             self._source.report(rank, message[1:])
         elif message == GOODBYE:
             self._working.discard(rank)
-        else:
+        elif message in (ASK, LEAVE):
             self._waiting.add(rank)
         if message == LEAVE:
             self._source.lost(rank)

@@ -19,8 +19,11 @@ from typing import Any
 from pipeline.conversation import Desk, Source, Worker
 from pipeline.errors import DeviceError, RankDied
 from pipeline.mail import POLL_S, Mail
+from pipeline.stall import moved
 
 GATHER, TAKEN, COMING, FIRST_DEAL = 11, 12, 13, 100
+SPEAKS_EVERY_S = 30.0
+"""A worker amid a long task says so now and then."""
 Task = tuple[bytes, Callable[[bytes], None]]
 Tasks = Generator[Task, None, None]
 
@@ -53,6 +56,7 @@ class Alone:
 
     def tick(self) -> None:
         """Nothing to serve."""
+        moved()
 
     def gather(self, data: bytes) -> list[bytes]:
         """Every rank's bytes on root."""
@@ -71,6 +75,8 @@ class World(Mail):
         self._root_computes = self.size <= root_computes_up_to
         self._tag = FIRST_DEAL
         self._desk: Desk | None = None
+        self._worker: Worker | None = None
+        self._speaks_at_s = 0.0
 
     def broadcast(self, data: bytes | None) -> bytes:
         """Root's bytes, on every rank; every rank's digest is compared with root's."""
@@ -131,10 +137,14 @@ class World(Mail):
 
     def tick(self) -> None:
         """Carry on what is under way, root's answers among it; called between the slices of a study."""
-        if self._desk is None:
-            self.progress()
-        else:
+        moved()
+        if self._desk is not None:
             self._serve(self._desk)
+            return
+        if self._worker is not None and time.monotonic() > self._speaks_at_s:
+            self._worker.is_alive()
+            self._speaks_at_s = time.monotonic() + SPEAKS_EVERY_S
+        self.progress()
 
     def _deal(self, source: Source, pause: Callable[[], bool]) -> Tasks:
         desk = self._desk = Desk(range(1, self.size), source, pause, partial(self.send, tag=self._tag + 1))
@@ -171,7 +181,7 @@ class World(Mail):
 
     def _work(self, pause: Callable[[], bool]) -> Tasks:
         """Work through what root answers, until it releases this rank or `pause()` is true."""
-        worker = Worker(partial(self.send, rank=0, tag=self._tag))
+        worker = self._worker = Worker(partial(self.send, rank=0, tag=self._tag))
         worker.ask()
         try:
             while not worker.released and not pause():
@@ -186,6 +196,7 @@ class World(Mail):
             while not worker.released:
                 self._hear(worker)
             worker.part()
+            self._worker = None
 
     def _hear(self, worker: Worker) -> None:
         """Take in root's answer if it is there, else wait a little."""

@@ -187,7 +187,6 @@ def _screen_dealt(
     outputs: Any = {"sheets": sheets, "pack": made.pack(world.rank)}
 
     def tick() -> None:
-        moved()
         world.tick()
         if stop.for_s() > made.config.run.abandon_after_s:
             raise Drained("asked to stop, and left the study in hand to the next start")

@@ -26,6 +26,7 @@ from pipeline.lung import lung_masks
 from pipeline.model import load_checkpoint_bytes
 from pipeline.preprocess import Mask, prepare
 from pipeline.records import DealtStudy, PreparedStudy, Series, Study, StudyResult, Volume
+from pipeline.stall import moved
 from pipeline.store import Line
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,7 @@ class Preparer:
         begun = time.monotonic()
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - begun
+        moved()
         self._tick()
 
 

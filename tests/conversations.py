@@ -8,7 +8,7 @@ MPI keeps.
 import pickle
 from dataclasses import dataclass
 
-from pipeline.conversation import Desk, Worker
+from pipeline.conversation import ALIVE, Desk, Worker
 from pipeline.deal import Deal
 
 
@@ -100,6 +100,8 @@ class Ranks:
             yield "worker_leaves", rank
         if self.at_work[rank] is not None:
             yield "worker_finishes", rank
+            if ALIVE not in self.mail[rank, 0]:
+                yield "worker_is_alive", rank
         elif worker.released:
             yield "worker_parts", rank
         elif worker._held:
@@ -138,6 +140,9 @@ class Ranks:
     def worker_finishes(self, rank):
         self.workers[rank].report(self.at_work[rank])
         self.at_work[rank] = None
+
+    def worker_is_alive(self, rank):
+        self.workers[rank].is_alive()
 
     def worker_hears(self, rank):
         self.workers[rank].hear(self.mail[0, rank].pop(0))

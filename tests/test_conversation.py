@@ -11,7 +11,7 @@ WORLDS = {
     "one worker": Ranks(1, 4),
     "tasks dealt ahead": Ranks(1, 9),
     "tasks dealt ahead, then left": Ranks(1, 8, root_works=False, leavers=frozenset({1})),
-    "two workers that hold tasks ahead": Ranks(2, 10, root_works=False),
+    "two workers that hold tasks ahead": Ranks(2, 9, root_works=False),
     "root only deals": Ranks(2, 3, root_works=False),
     "two workers": Ranks(2, 3),
     "a worker leaves": Ranks(1, 3, leavers=frozenset({1})),

@@ -1,5 +1,6 @@
 """One [cluster] section gives sbatch, yhbatch and submitit jobs; the scripts of slurm/ are made from it and hold in a shell."""
 
+import mmap
 import os
 import subprocess
 from pathlib import Path
@@ -232,6 +233,24 @@ def test_asked_to_stop_the_script_tells_the_ranks_and_hands_on_their_word(asked,
 
     rank = f"trap 'sleep 0.3; exit 75' USR1\n: > {tmp_path}/trapped\nfor i in {{1..100}}; do sleep 0.1; done"
     assert _leg(tmp_path, rank, signal_after=getattr(signal, f"SIG{asked}")) == (75, 1)
+
+
+def test_the_script_removes_what_dead_ranks_left_in_shared_memory_and_nothing_that_is_used(scheduler, tmp_path):
+    srun = scheduler.parent / "bin" / "srun"
+    srun.write_text('#!/bin/bash\nwhile [ "${1:0:1}" = - ]; do shift; done\nexec "$@"\n')
+    srun.chmod(0o755)
+    left, used, young = (Path("/dev/shm") / f"mpich_shm_test{os.getpid()}_{name}" for name in ("left", "used", "young"))
+    for path in (left, used, young):
+        path.write_bytes(bytes(4096))
+    for path in (left, used):
+        os.utime(path, (0, 0))
+    try:
+        with used.open("r+b") as file, mmap.mmap(file.fileno(), 0):
+            _leg(tmp_path, "exit 0")
+        assert [path.exists() for path in (left, used, young)] == [False, True, True]
+    finally:
+        for path in (left, used, young):
+            path.unlink(missing_ok=True)
 
 
 def test_the_scripts_pass_shellcheck():

@@ -21,6 +21,7 @@ from pipeline.archive.syntax import PICTURE
 from pipeline.archive.walk import native, open_regular
 from pipeline.errors import Reason, StudyError
 from pipeline.records import SliceSource
+from pipeline.stall import moved
 
 MAX_PICTURE = 64 << 20
 
@@ -78,6 +79,7 @@ def _origin(found: FoundFile) -> Origin:
 
 def _record(stream: BinaryIO, size: int, origin: Origin, allowance: Allowance) -> FileRecord:
     """One file or member that is no container. Raises StudyError where it is not to be read further."""
+    moved()
     try:
         with allowance.parsing(Reason.HEADER_CORRUPT, "index"):
             stream.seek(0)
