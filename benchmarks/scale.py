@@ -270,6 +270,7 @@ def open_page(run: Path) -> Measured:
         begun = time.monotonic()
         browser.get((run / "report" / "index.html").as_uri())
         while not browser.execute_script("return document.querySelectorAll('#table tbody tr').length"):
+            _check(time.monotonic() - begun < 300)
             time.sleep(0.02)
         return {"s": time.monotonic() - begun}
 
