@@ -270,6 +270,7 @@ def open_page(run: Path) -> Measured:
         begun = time.monotonic()
         browser.get((run / "report" / "index.html").as_uri())
         while not browser.execute_script("return document.querySelectorAll('#table tbody tr').length"):
+            _check(time.monotonic() - begun < 300)
             time.sleep(0.02)
         return {"s": time.monotonic() - begun}
 
@@ -336,21 +337,23 @@ def _cell(one: Measured) -> str:
 
 def plot(growth: Growth, path: Path) -> None:
     """Seconds of processor and memory over size, with a dotted line for what grows linearly."""
+    import matplotlib as mpl
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     axes = figure.subplots(1, 2)
+    sizes = sorted({n for of in growth.values() for n in of})
     for axis, name, unit in zip(axes, ("cpu_s", "mb"), ("processor, s", "peak resident memory, MB"), strict=True):
+        axis.set_prop_cycle(color=mpl.colormaps["tab20"].colors)
         for stage, of in growth.items():
             points = [(n, one[name]) for n, one in sorted(of.items()) if name in one]
             if points:
                 axis.plot(*zip(*points, strict=True), marker="o", markersize=4, label=stage)
-        low, high = axis.get_xlim()
         axis.set(xscale="log", yscale="log", xlabel="files (index, again) or studies", ylabel=unit)
-        bottom = axis.get_ylim()[0]
-        axis.plot([max(low, 1e3), high], [bottom, bottom * high / max(low, 1e3)], ":", color="grey", label="linear")
+        least = axis.dataLim.ymin
+        axis.plot(sizes, [least * n / sizes[0] for n in sizes], ":", color="grey", label="linear")
     axes[1].legend(frameon=False, fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=100)
 
 
 def main() -> None:
