@@ -188,6 +188,7 @@ def test_a_study_may_have_a_label_of_its_own_but_a_patient_only_one(screened, co
     positive = {row["patient_key"]: row["positive"] for row in rows(copy / "evaluation" / "probability" / "patients.csv")}
     assert (positive[other], sum(map(int, positive.values()))) == ("1", 4)
     (copy / "private" / "manifest.jsonl").write_text(manifest.replace(other, mine))
+    (copy / "private" / "manifest.heads").unlink()
     with pytest.raises(ConfigurationError, match=f"patient {mine} has the labels bacterial and covid.*LABEL_CONFLICT"):
         evaluate(Asked(copy, screened.labels))
 

@@ -30,7 +30,7 @@ builtins.__import__ = looking
 COMMANDS = {
     "screen": ["screen", "A", "--weights", "W", "--out", "R"],
     "index": ["index", "A", "--out", "R"],
-    "train": ["train", "A", "--labels", "L", "--task", "T", "--out", "R"],
+    "train": ["train", "A", "--labels", "L", "--task", "covid-vs-bacterial", "--out", "R"],
     "doctor": ["doctor", "--out", "R"],
 }
 

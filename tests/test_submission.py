@@ -120,7 +120,7 @@ ASSOCIATIONS = "radiology|normal,long\nshared|normal\n"
 @pytest.fixture
 def site(scheduler, tmp_path):
     """The fake scheduler, with answers to what a site offers."""
-    for name, answer in (("sinfo", SINFO), ("sacctmgr", ASSOCIATIONS)):
+    for name, answer in (("sinfo", SINFO), ("sacctmgr", ASSOCIATIONS), ("srun", "")):
         (tmp_path / f"{name}.txt").write_text(answer)
         (tmp_path / "bin" / name).write_text(f"#!/bin/sh\ncat {tmp_path}/{name}.txt\n")
         (tmp_path / "bin" / name).chmod(0o755)

@@ -14,7 +14,7 @@ from tests.tools import tool
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-SHELL = {"bash"}  # what any machine has that runs job scripts
+SHELL = {"bash", "mount", "umount"}  # what any Linux has
 OF_THE_SYSTEM = {"slurm_bed.py", "test_slurm.py", "test_dicom_out.py"}  # not of `make test`: marked slurm or browser
 
 

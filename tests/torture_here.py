@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,8 @@ HANGS_S = 300
 DOCUMENTED = frozenset({0, 1, 74, 75, 76})
 """Exit codes of the README but 2: what was sound before a blow is no wrong request after it."""
 N_STUDIES = 30
+STARTED_S = 0.3
+"""Python itself has started by then: before, a signal to end ends it as it ends any process."""
 
 
 @dataclass
@@ -177,7 +180,7 @@ def torment(bench, n_faults, seed):
         _compare(bench, what, out, tally)
         tally.n_runs += 1
         print(f"run {tally.n_runs}: {tally}", flush=True)
-        subprocess.run(["rm", "-rf", out], check=True)
+        shutil.rmtree(out)
     return tally
 
 
@@ -189,7 +192,7 @@ def _one(bench, run, n_blows, draw, tally):
         with log.open("a") as file:
             start = Start(bench.command(*run), bench.environment, file)
             if n_blows:
-                time.sleep(draw.uniform(0, 4 if run[0] == "index" else 12))
+                time.sleep(draw.uniform(STARTED_S, 4 if run[0] == "index" else 12))
                 kind = draw.choice(list(FAULTS))
                 if start.process.poll() is None and start.strike(kind, draw):
                     tally.faults[kind] += 1

@@ -7,6 +7,7 @@ import faulthandler
 import logging
 import math
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -114,4 +115,4 @@ def log_to_file(path: Path) -> None:
         return
     handler.setFormatter(logging.Formatter(LOG_FORMAT))
     logging.getLogger().addHandler(handler)
-    faulthandler.register(signal.SIGUSR2, file=path.open("a", encoding="utf-8"), all_threads=True)
+    faulthandler.register(signal.SIGUSR2, file=handler.stream or sys.stderr, all_threads=True)

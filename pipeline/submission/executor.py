@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config, read_config
 from pipeline.errors import ConfigurationError, Drained, PipelineError
-from pipeline.looks import Patient, refuse_what_cannot_run
 from pipeline.submission.queue import FOLDER
 from pipeline.submission.resources import JOB_NAME, WORDS, check, options, step_options
 
@@ -108,6 +107,8 @@ def submit(
         cluster.nodes * cluster.ranks_per_node,
         cluster.requeues,
     )
+    from pipeline.looks import Patient, refuse_what_cannot_run
+
     patient = Patient(
         settings, Path(out), tuple(Path(file) for file in files), Path(key_file) if key_file else None, Path(archive)
     )
