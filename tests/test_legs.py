@@ -51,6 +51,7 @@ def test_a_leg_shorter_than_the_slowest_study_or_than_it_takes_to_stop_says_noth
         leg(150.0, enough_s=160.0)
 
 
+@pytest.mark.long
 def test_a_run_whose_studies_never_end_exits_75_once_and_then_1(archive, weights, drenet, tmp_path):
     (tmp_path / "c.toml").write_text("[run]\nabandon_after_s = 0.2\n")
     screen = ("screen", archive, "--weights", weights, "--out", tmp_path / "run", "--config", tmp_path / "c.toml")

@@ -61,7 +61,7 @@ def test_indexing_it_says_what_is_there_and_keeps_the_manifest(volumes, drenet, 
     assert read_manifest(tmp_path / "run" / "private").heading.n_files == 5
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_screening_it_says_the_same_and_keeps_tables_and_report(ranks, volumes, weights, drenet, tmp_path):
     screen = ("screen", volumes, "--weights", weights, "--out", tmp_path / "run")
     for _ in range(2):  # and so does whoever starts it again

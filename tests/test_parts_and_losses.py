@@ -101,6 +101,7 @@ def test_a_study_that_crashes_its_rank_twice_is_left_out_and_may_be_tried_again(
     assert _tables(tmp_path / "run") == _tables(whole)
 
 
+@pytest.mark.long
 def test_asked_to_stop_a_rank_leaves_a_long_study_in_the_stated_time(small, whole, weights, drenet, tmp_path):
     config = tmp_path / "c.toml"
     config.write_text("[run]\nabandon_after_s = 0.5\n")

@@ -77,7 +77,7 @@ def test_every_file_is_counted_exactly_once(screened, archive):
     assert n_in_studies + n_outside == n_found + n_members
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.long), 3])
 def test_tables_and_digest_do_not_depend_on_the_number_of_ranks(ranks, plain, weights, drenet, tmp_path):
     done = drenet(*plain.screen, "--weights", weights, "--out", tmp_path / "run", ranks=ranks)
     assert done.returncode == 0, done.stdout
@@ -264,6 +264,7 @@ def test_indexing_first_and_screening_later_gives_the_same_tables(screened, arch
     assert _tables(tmp_path / "run") == _tables(screened)
 
 
+@pytest.mark.long
 def test_two_networks_read_each_study_once_and_give_two_columns(plain, weights, drenet, tmp_path):
     done = drenet(*plain.screen, "--weights", weights, "--weights", weights, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stdout
@@ -374,6 +375,7 @@ def test_a_root_that_only_deals_gives_the_same_tables(screened, archive, weights
     assert _tables(tmp_path / "run") == _tables(screened)
 
 
+@pytest.mark.long
 def test_a_report_that_cannot_be_made_ends_with_1_and_keeps_the_tables(screened, archive, weights, drenet, tmp_path):
     screen = ("screen", archive, "--weights", weights, "--out", tmp_path / "run")
     done = drenet(*screen, fault="the_report_meets_a_bug", ranks=2)

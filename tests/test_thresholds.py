@@ -3,6 +3,8 @@
 import csv
 from dataclasses import replace
 
+import pytest
+
 from pipeline.model import formula_network, load_checkpoint, save_checkpoint
 
 
@@ -11,6 +13,7 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_a_network_that_states_a_threshold_gets_a_column_and_one_that_does_not_gets_none(plain, weights, drenet, tmp_path):
     network = formula_network(1 / 16, phase=0.5)
     unstated = load_checkpoint(weights).metadata
