@@ -112,7 +112,7 @@ class _Watch:
         _, status = os.waitpid(self._child, 0)
         code = os.waitstatus_to_exitcode(status)
         if code in OURS:
-            os._exit(code)
+            self._exit(code)
         if code > 0:
             _say(f"rank ended with exit code {code}, which is none of drenet's")
             self._die()
@@ -175,13 +175,19 @@ class _Watch:
         _tell(self._child, signal.SIGKILL)
         if code == DIED:
             self._die()
+        self._exit(code)
+
+    def _exit(self, code: int) -> NoReturn:
+        """With the rank's own code; but one that stops before it has met the others would leave them waiting for it."""
+        if code == STOPPED and not stall.limits().known:
+            self._die(code)
         os._exit(code)
 
-    def _die(self) -> NoReturn:
+    def _die(self, code: int = DIED) -> NoReturn:
         """End as a dead rank does: only where it sees a signal does every launcher end the other ranks."""
         if self._post.launched:
             os.kill(os.getpid(), signal.SIGKILL)
-        os._exit(DIED)
+        os._exit(code)
 
     def _died(self, deadly: signal.Signals, last: bytes, n_kills: int) -> NoReturn:
         for_memory = deadly == signal.SIGKILL and _memory_kills() > n_kills

@@ -106,6 +106,14 @@ def never_joins(run):
     return JOINED(run)
 
 
+def stops_before_it_joins(run):
+    """The last rank alone is asked to stop, while the others wait for it in MPI's start."""
+    if last():
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGUSR1)
+    return JOINED(run)
+
+
 WAYS = {
     "done": raises(SystemExit(0)),
     "wrong request": raises(errors.ConfigurationError("wrong")),
@@ -123,12 +131,13 @@ WAYS = {
     "listens": waits_and_listens,
     "stands in C": stands_in_c,
 }
+NOT_JOINED = {"never joins": never_joins, "stops before it joins": stops_before_it_joins}
 JOINED = runs.into_mpi
 
 
 def ends(run):
     """As `into_mpi`, and then the way."""
-    return never_joins(run) if WAY == "never joins" else WAYS[WAY](JOINED(run))
+    return NOT_JOINED[WAY](run) if WAY in NOT_JOINED else WAYS[WAY](JOINED(run))
 
 
 if __name__ == "__main__":
@@ -138,7 +147,8 @@ if __name__ == "__main__":
     arguments = sys.argv[3:]
     if launch.launched_size() == 1:  # a rank is told all of it
         config = FOLDER / "c.toml"
-        config.write_text(CONFIG)
+        patient = WAY == "stops before it joins"  # its others are to end long before join_s
+        config.write_text(CONFIG.replace("join_s = 2.0", "join_s = 600.0") if patient else CONFIG)
         archive = FOLDER / "archive"
         archive.mkdir(exist_ok=True)
         arguments = ["index", str(archive), "--out", str(FOLDER / "run"), "--config", str(config), *arguments]

@@ -118,6 +118,11 @@ def test_ranks_that_do_not_meet_end_with_76_and_say_so(ending, tmp_path):
     _nobody_left(tmp_path)
 
 
+def test_a_rank_that_stops_before_all_have_met_leaves_nobody_waiting_for_it(ending, tmp_path):
+    assert ending("stops before it joins", "--ranks", "3", stderr=subprocess.DEVNULL).wait(timeout=HANGS_S) == 76
+    _nobody_left(tmp_path)
+
+
 @pytest.mark.parametrize("n_ranks", [1, 2])
 @pytest.mark.parametrize("way", ["waits", "stands in C"])
 def test_where_nothing_moves_every_rank_says_where_it_stands_and_the_run_ends_with_76(way, n_ranks, ending, tmp_path):
