@@ -157,12 +157,13 @@ class Mail:
         return complete
 
     def _note_deaths(self, error: Exception) -> None:
-        """Who has died; what is no death, or root's, is raised."""
+        """Who has died. Raises RankDied where that was root, or where this MPI does not survive a death."""
         from mpi4py import MPI
 
         deaths = (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING)
         if not (self.survives and isinstance(error, MPI.Exception) and error.Get_error_class() in deaths):
-            raise error
+            said = str(error).splitlines()[-1]
+            raise RankDied(f"MPI failed, as it does when a rank dies ({said}): start the same command again") from error
         self._comm.Ack_failed(self.size)  # or every later look at messages of anybody would fail for the same death
         ours = self._comm.Get_group()
         self.dead.update(MPI.Group.Translate_ranks(self._comm.Get_failed(), None, ours))
