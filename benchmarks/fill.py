@@ -18,9 +18,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.config import FillConfig, WindowConfig
-from pipeline.fill import fill
 from pipeline.phantom import chest
-from pipeline.preprocess import to_grey, without_rim
+from pipeline.study.fill import fill
+from pipeline.study.slices import to_grey, without_rim
 
 NOTCHES, NOTCH_PX = 6, 16
 

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from pipeline.config import EngineConfig
-from pipeline.infer import Engine
-from pipeline.launch import start_ranks
-from pipeline.model import formula_network, save_checkpoint
+from pipeline.mpi.front import start_ranks
 from pipeline.pseudonym import read_or_make_key
 from pipeline.records import Box, PreparedStudy
-from pipeline.store import journal_files, read_lines
+from pipeline.run.journal import journal_files, read_lines
+from pipeline.study.drenet import formula_network, save_checkpoint
+from pipeline.study.engine import Engine
 
 N_SLICES, REPEATS = 12, 9
 PRECISIONS = ("fp32", "bf16")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from pipeline.model.shipped import shipped_weights
+from pipeline.study.drenet.shipped import shipped_weights
 from pipeline.training.heldout import held_out
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from pydicom import dcmread
 
 from pipeline.archive import list_folder, scan_file
 from pipeline.archive.describe import WANTED
-from pipeline.catalogue import Catalogue
 from pipeline.phantom import write_archive
+from pipeline.run.scan_cache import Catalogue
 
 N_MEMORY = 50_000
 

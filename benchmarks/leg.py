@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from pipeline.store import journal_files, read_lines
+from pipeline.run.journal import journal_files, read_lines
 
 
 def leg(command: list[str], out: Path) -> tuple[float, float]:

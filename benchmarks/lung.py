@@ -13,10 +13,10 @@ from skimage import filters, measure, morphology, segmentation
 
 from pipeline.config import FillConfig, SliceConfig, WindowConfig
 from pipeline.errors import StudyError
-from pipeline.fill import fill
-from pipeline.lung import lung_masks
 from pipeline.phantom import chest
-from pipeline.preprocess import choose_slices, kept_slices, to_grey, without_rim
+from pipeline.study.fill import fill
+from pipeline.study.lungs import lung_masks
+from pipeline.study.slices import choose_slices, kept_slices, to_grey, without_rim
 
 LABELS = ("covid", "bacterial", "healthy")
 RECIPES = ("chest-wall", "published")

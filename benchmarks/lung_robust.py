@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 
 from pipeline.config import SliceConfig
-from pipeline.lung import lung_masks
 from pipeline.phantom import chest
-from pipeline.preprocess import choose_slices, kept_slices
+from pipeline.study.lungs import lung_masks
+from pipeline.study.slices import choose_slices, kept_slices
 
 SEVERITY = 0.6
 ARM_MM, HUMERUS_MM, BESIDE_MM = 42, 11, 110

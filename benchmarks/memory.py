@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 from phantom_studies import dealt_studies
 
 from pipeline.config import Config, EngineConfig
-from pipeline.model import formula_network
-from pipeline.model.checkpoint import checkpoint_bytes
-from pipeline.study import Screener
+from pipeline.study.drenet import formula_network
+from pipeline.study.drenet.checkpoint import checkpoint_bytes
+from pipeline.study.screener import Screener
 
 WARM, DIFFERENT = 50, 6
 

@@ -17,11 +17,11 @@ from sklearn.model_selection import cross_val_predict
 
 from pipeline.archive import Decoder, build_study, list_folder, read_volume, scan_file
 from pipeline.config import Config, WindowConfig
-from pipeline.lung import lung_masks
 from pipeline.phantom import chest
 from pipeline.phantom.acquisition import draw_acquisition
 from pipeline.phantom.chest import LABELS
-from pipeline.preprocess import to_grey
+from pipeline.study.lungs import lung_masks
+from pipeline.study.slices import to_grey
 
 REAL = {"covid": "P001", "bacterial": "cap001", "healthy": "normal001"}
 SEED, SEVERITY, COLUMNS, SIDE_PX, CAPTION_PX = 12, 0.6, 6, 220, 20

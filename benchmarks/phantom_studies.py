@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config import Config
-from pipeline.indexing import index
-from pipeline.manifest import read_manifest
+from pipeline.mpi.world import Alone
 from pipeline.phantom import write_archive
-from pipeline.ranks import Alone
 from pipeline.records import DealtStudy
+from pipeline.run.index import index
+from pipeline.run.manifest import read_manifest
 
 
 def dealt_studies(archive: Path, *, studies: int, matrix: int, slices: int) -> list[DealtStudy]:

@@ -20,13 +20,13 @@ from phantom_studies import dealt_studies
 
 from pipeline.archive import Decoder, read_volume
 from pipeline.config import Config, EngineConfig
-from pipeline.infer.device import open_device
-from pipeline.infer.fast import fast_network, planes
-from pipeline.infer.shown import anchors_in_lung, lung_integral
-from pipeline.lung import lung_masks
-from pipeline.model import DreNet, DreNetOutput, formula_network, load_checkpoint
-from pipeline.preprocess import choose_slices, prepare
 from pipeline.records import DealtStudy, PreparedStudy
+from pipeline.study.drenet import DreNet, DreNetOutput, formula_network, load_checkpoint
+from pipeline.study.engine.device import open_device
+from pipeline.study.engine.fast import fast_network, planes
+from pipeline.study.engine.shown import anchors_in_lung, lung_integral
+from pipeline.study.lungs import lung_masks
+from pipeline.study.slices import choose_slices, prepare
 
 N_STUDIES = 4
 ENGINES = [("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16")]

@@ -26,9 +26,23 @@ import msgspec
 import numpy as np
 
 from pipeline.config import Config, results_digest
-from pipeline.manifest import Heading, read_manifest, write_manifest
-from pipeline.records import Box, Detail, Event, Facts, ScoredSlice, Series, SlicePrediction, SliceSource, Study, StudyResult
-from pipeline.store import Found, Journal, Line, compact, write_whole
+from pipeline.files import write_whole
+from pipeline.records import (
+    Box,
+    Detail,
+    Event,
+    Facts,
+    Found,
+    Line,
+    ScoredSlice,
+    Series,
+    SlicePrediction,
+    SliceSource,
+    Study,
+    StudyResult,
+)
+from pipeline.run.journal import Journal, compact
+from pipeline.run.manifest import Heading, read_manifest, write_manifest
 
 N_RANKS, N_DIFFERENT, N_FILES, KEPT, SLICES_A_FOLDER = 64, 200, 214, 15, 50
 FACTS = Facts("MAKER", "MODEL", "B60f", 1.5, 120.0, 1.5, 320.0, N_FILES)
@@ -80,7 +94,7 @@ def study_of(number: int) -> Study:
 def catalogue(run: Path, n: int) -> None:
     """Take in what was read of one file a study, then open it again and recall everything."""
     from pipeline.archive import list_folder, scan_file
-    from pipeline.catalogue import Catalogue
+    from pipeline.run.scan_cache import Catalogue
 
     write_files(run / "archive", 1)
     read = scan_file(run / "archive", list_folder(run / "archive", "0000/00000000")[1][0])
@@ -124,7 +138,7 @@ def journals(run: Path, n: int) -> None:
 
 def deal(run: Path, n: int) -> None:
     """Root deals every study to 64 ranks and takes in their reports."""
-    from pipeline.source import Report, StudySource
+    from pipeline.run.open_studies import Report, StudySource
 
     source = StudySource(read_manifest(run / "private"), {}, N_RANKS, Config().run)
     n_dealt = 0
@@ -139,7 +153,7 @@ def deal(run: Path, n: int) -> None:
 
 def resume(run: Path, n: int) -> None:
     """What root does of a run that has nothing left to do, before it gathers."""
-    from pipeline.source import Share, StudySource, journal_findings
+    from pipeline.run.open_studies import Share, StudySource, journal_findings
 
     known, done = read_manifest(run / "private"), compact(run)
     with Journal(run / "journal" / "0002" / "root.jsonl", fsync_every_s=1.0) as journal:
@@ -155,14 +169,14 @@ def merge(run: Path, n: int) -> None:
 
 def gather(run: Path, n: int) -> None:
     """Journals to tables."""
-    from pipeline.run import gather_run
+    from pipeline.screening import gather_run
 
     _check(gather_run(run).n_studies == n)
 
 
 def status(run: Path, n: int) -> None:
     """How far the run is."""
-    from pipeline.status import read_status
+    from pipeline.run.status import read_status
 
     _check(read_status(run).n_done == n)
 
@@ -176,8 +190,8 @@ def report(run: Path, n: int) -> None:
 
 def index(archive: Path, n: int) -> None:
     """Read the headers of the files, on as many ranks as this was started with."""
-    from pipeline.launch import connect
-    from pipeline.run import index_only
+    from pipeline.mpi.launch import connect
+    from pipeline.screening import index_only
 
     (archive.parent / "key").write_text("ab" * 32)
     found = index_only(connect(), archive, archive.parent / "run", Config(), archive.parent / "key")
@@ -200,7 +214,7 @@ def _check(sound: bool) -> None:
 
 
 def _describe(run: Path) -> None:
-    from pipeline.resume import Described, Network
+    from pipeline.run.plan import Described, Network
 
     network = Network("probability", "0" * 64, ("negative", "positive"), "positive", meaning="none: invented numbers")
     described = Described("0", "f" * 16, results_digest(Config()), "0" * 64, [network], {"python": "3"}, Config())
@@ -248,7 +262,7 @@ def measure(stage: str, folder: Path, n: int, ranks: int = 1) -> Measured:
 
 def run_stage(stage: str, folder: Path, n: int) -> None:
     """One stage in this process, which then tells what it took."""
-    from pipeline.launch import local_rank
+    from pipeline.mpi.launch import local_rank
 
     begun, before = time.monotonic(), time.process_time()
     STAGES[stage](folder, n)

@@ -9,11 +9,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline.launch import start_ranks
-from pipeline.model import formula_network, save_checkpoint
+from pipeline.mpi.front import start_ranks
 from pipeline.phantom import write_archive
 from pipeline.pseudonym import read_or_make_key
-from pipeline.store import journal_files, read_lines
+from pipeline.run.journal import journal_files, read_lines
+from pipeline.study.drenet import formula_network, save_checkpoint
 
 REPEATS = 3
 

@@ -24,11 +24,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pipeline.config import RunConfig
-from pipeline.deal import Deal
-from pipeline.manifest import Heading, Manifest, read_manifest, write_manifest
 from pipeline.records import Series, SliceSource, Study
-from pipeline.source import StudySource
-from pipeline.store import last_places
+from pipeline.run.deal import Deal
+from pipeline.run.journal import last_places
+from pipeline.run.manifest import Heading, Manifest, read_manifest, write_manifest
+from pipeline.run.open_studies import StudySource
 
 LATENCY_S = 5e-6
 SPREAD = 0.5

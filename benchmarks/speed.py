@@ -19,11 +19,10 @@ from phantom_studies import dealt_studies
 
 from pipeline.config import Config, EngineConfig, SliceConfig
 from pipeline.errors import DeviceError
-from pipeline.model import formula_network
-from pipeline.model.checkpoint import checkpoint_bytes
-from pipeline.records import DealtStudy
-from pipeline.store import Line
-from pipeline.study import Screener
+from pipeline.records import DealtStudy, Line
+from pipeline.study.drenet import formula_network
+from pipeline.study.drenet.checkpoint import checkpoint_bytes
+from pipeline.study.screener import Screener
 
 REPEATS = 3
 ENGINES = [("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16")]

@@ -25,7 +25,7 @@ import msgspec  # noqa: E402
 import numpy as np  # noqa: E402
 
 from pipeline.config import Config  # noqa: E402
-from pipeline.launch import connect, end_all_ranks  # noqa: E402
+from pipeline.mpi.launch import connect, end_all_ranks  # noqa: E402
 from pipeline.phantom import CohortPlan, write_cohort  # noqa: E402
 from pipeline.pseudonym import read_or_make_key  # noqa: E402
 from pipeline.training.delong import area_with_interval, paired_difference  # noqa: E402

@@ -8,14 +8,14 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     """`screen` and `open_run`, imported when first asked for: torch is not needed to say --help."""
     if name == "screen":
-        from pipeline.launch import join
+        from pipeline.mpi.launch import join
 
         join()  # before anything heavy is loaded
-        from pipeline.run import screen
+        from pipeline.screening import screen
 
         return screen
     if name == "open_run":
-        from pipeline.tables import open_run
+        from pipeline.run.read_tables import open_run
 
         return open_run
     raise AttributeError(name)

@@ -245,3 +245,27 @@ class Provenance:
     precision: str
     key_fingerprint: str
     libraries: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What indexing found outside any study: all files by number, and the excluded ones by reason."""
+
+    n_files: int
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One journal record: `result` for a study, or `found` for the archive as a whole.
+
+    `input` is the digest of the study's manifest entry, `tries` counts transient failures; `seconds` a stage and `ended` (Unix
+    time) serve the report and never reach the tables.
+    """
+
+    result: StudyResult | None = None
+    found: Found | None = None
+    input: str = ""
+    tries: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    ended: float = 0.0

@@ -36,7 +36,7 @@ def truth(archive):
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
     """A slim formula-made network's checkpoint."""
-    from pipeline.model import formula_network, save_checkpoint
+    from pipeline.study.drenet import formula_network, save_checkpoint
 
     path = tmp_path_factory.mktemp("weights") / "slim.safetensors"
     save_checkpoint(formula_network(1 / 16), path)

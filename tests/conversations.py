@@ -8,8 +8,8 @@ MPI keeps.
 import pickle
 from dataclasses import dataclass
 
-from pipeline.conversation import ALIVE, Desk, Worker
-from pipeline.deal import Deal
+from pipeline.mpi.conversation import ALIVE, Desk, Worker
+from pipeline.run.deal import Deal
 
 
 class Numbers:

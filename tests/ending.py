@@ -13,8 +13,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pipeline import errors, front, guard, launch, stall  # noqa: E402
+from pipeline import errors  # noqa: E402
 from pipeline.cli import main, runs  # noqa: E402
+from pipeline.mpi import front, launch, stall  # noqa: E402
+from pipeline.mpi import watcher as guard  # noqa: E402
 
 WAY = sys.argv[1]
 FOLDER = Path(sys.argv[2])

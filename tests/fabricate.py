@@ -8,11 +8,11 @@ from pydicom import dcmwrite
 from pipeline.archive import Decoder, read_volume
 from pipeline.config import Config, SliceConfig
 from pipeline.errors import StudyError
-from pipeline.indexing import index
-from pipeline.manifest import read_manifest
+from pipeline.mpi.world import Alone
 from pipeline.phantom.chest import Phantom
 from pipeline.phantom.images import series
-from pipeline.ranks import Alone
+from pipeline.run.index import index
+from pipeline.run.manifest import read_manifest
 
 KEY = bytes(32)
 N_SLICES = 24

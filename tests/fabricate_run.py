@@ -8,13 +8,14 @@ import msgspec
 import numpy as np
 
 from pipeline import open_run
-from pipeline.album import Album, study_pictures
 from pipeline.config import Config, WindowConfig, results_digest
-from pipeline.gather import gather
-from pipeline.preprocess import prepare
-from pipeline.records import Box, Detail, Event, Facts, ScoredSlice, SlicePrediction, StudyResult, Volume
-from pipeline.resume import Described, Network
-from pipeline.store import Found, Line, encode, write_whole
+from pipeline.files import write_whole
+from pipeline.records import Box, Detail, Event, Facts, Found, Line, ScoredSlice, SlicePrediction, StudyResult, Volume
+from pipeline.run.gather import gather
+from pipeline.run.journal import encode
+from pipeline.run.plan import Described, Network
+from pipeline.study.picture_pack import Album, study_pictures
+from pipeline.study.slices import prepare
 
 LOST = (("EXCLUDED", "NO_CT", "index"), ("EXCLUDED", "NO_LUNG_FOUND", "lung"), ("FAILED", "DECODE_ERROR", "decode"))
 FOUND = Found(0, (Event("file", "walk", "NOT_DICOM", 7), Event("file", "unpack", "ARCHIVE_CORRUPT", 2)))

@@ -8,11 +8,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from pipeline import study
 from pipeline.cli import main
 from pipeline.errors import Reason, StorageError, StudyError
-from pipeline.launch import launched_rank
-from pipeline.store import Journal
+from pipeline.mpi.launch import launched_rank
+from pipeline.run.journal import Journal
+from pipeline.study import screener as study
 
 
 def storage_of_last_rank_fails_at_second_study():

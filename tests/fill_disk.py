@@ -9,10 +9,10 @@ from pathlib import Path
 
 from fabricate_run import fabricated_run
 
-from pipeline import columns
-from pipeline import gather as gathering
 from pipeline.errors import PipelineError
-from pipeline.gather import gather, payload_digest
+from pipeline.run import gather as gathering
+from pipeline.run import write_hdf5 as columns
+from pipeline.run.gather import gather, payload_digest
 
 
 def n_bytes(folder):

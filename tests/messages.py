@@ -12,9 +12,9 @@ sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 from synchronous import send_synchronously  # noqa: E402
 
-from pipeline import mail  # noqa: E402
-from pipeline.deal import Deal  # noqa: E402
-from pipeline.launch import connect  # noqa: E402
+from pipeline.mpi import messages as mail  # noqa: E402
+from pipeline.mpi.launch import connect  # noqa: E402
+from pipeline.run.deal import Deal  # noqa: E402
 
 SIZES = (0, 1, 1000, 70_000, 1_000_000, 20_000_000)
 TAG = 31

@@ -261,8 +261,8 @@ def screened(archive, weights, out, ranks):
 
 def compared(folder, n_mutants, seed, ranks=3, per_folder=200):
     """(run without mutants, run with them, how many there were) in `folder`."""
-    from pipeline.model import formula_network, save_checkpoint
     from pipeline.phantom import write_archive
+    from pipeline.study.drenet import formula_network, save_checkpoint
 
     weights = folder / "slim.safetensors"
     save_checkpoint(formula_network(1 / 16), weights)

@@ -116,8 +116,8 @@ def compare(runner, name, archive, ways):
 
 def screened(runner, ranks):
     """300 small studies of several to a folder, screened by one rank and by several; the number of runs."""
-    from pipeline.model import formula_network, save_checkpoint
     from pipeline.phantom import write_archive
+    from pipeline.study.drenet import formula_network, save_checkpoint
 
     archive, weights = runner.folder / "studies", runner.folder / "slim.safetensors"
     write_archive(archive, studies=300, matrix=64, slices=24)

@@ -42,7 +42,7 @@ def rank(before):
                 importlib.import_module(name)
     elif before == "noise":
         _dirty_heap()
-    from pipeline.launch import connect
+    from pipeline.mpi.launch import connect
 
     world = connect(join_s=10 * HUNG_S)  # that nothing but the count ends a start that hangs
     told = world.gather(str(world.rank).encode())
@@ -168,7 +168,7 @@ def main():
 
 
 def _n_left():
-    from pipeline.leftovers import left_behind
+    from pipeline.mpi.leftovers import left_behind
 
     return len(left_behind())
 

@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pipeline.cli import main
-from pipeline.mail import Mail
+from pipeline.mpi.messages import Mail
 
 
 def send_synchronously():

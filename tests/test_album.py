@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 import pipeline
-from pipeline.album import MAX_BYTES, Album, find_pictures, outlines, read_pictures, study_pictures
 from pipeline.config import Config, RunConfig, WindowConfig
 from pipeline.errors import PipelineError
-from pipeline.gather import payload_digest
-from pipeline.preprocess import prepare
 from pipeline.records import StudyResult, Volume
 from pipeline.report import write_report
-from pipeline.store import last_places
+from pipeline.run.gather import payload_digest
+from pipeline.run.journal import last_places
+from pipeline.study.picture_pack import MAX_BYTES, Album, find_pictures, outlines, read_pictures, study_pictures
+from pipeline.study.slices import prepare
 
 
 def _result(score, key="K"):
@@ -69,9 +69,9 @@ def test_the_pictures_of_a_study_are_bounded_whatever_it_shows(monkeypatch):
     study = _study(matrix=256)
     fine = n_bytes(study_pictures("K", "input", *study, WindowConfig()))
     assert fine <= MAX_BYTES
-    monkeypatch.setattr("pipeline.album.MAX_BYTES", fine // 2)
+    monkeypatch.setattr("pipeline.study.picture_pack.MAX_BYTES", fine // 2)
     assert n_bytes(study_pictures("K", "input", *study, WindowConfig())) <= fine // 2
-    monkeypatch.setattr("pipeline.album.MAX_BYTES", 1000)
+    monkeypatch.setattr("pipeline.study.picture_pack.MAX_BYTES", 1000)
     assert study_pictures("K", "input", *study, WindowConfig()) is None
 
 
@@ -119,7 +119,7 @@ def test_whatever_goes_wrong_with_drawing_or_the_report_the_tables_are_complete(
     def broken(*_):
         raise ValueError("CANARY")
 
-    monkeypatch.setattr("pipeline.study.study_pictures", broken)
+    monkeypatch.setattr("pipeline.study.screener.study_pictures", broken)
     monkeypatch.setattr("pipeline.report.write_report", broken)
     with pytest.raises(PipelineError, match=r"the report could not be made \(ValueError\)"):
         pipeline.screen(plain.archive, weights, tmp_path / "run", key_file=plain.run.parent / "key")

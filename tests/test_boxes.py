@@ -4,14 +4,14 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.aggregate import study_result
 from pipeline.archive import Decoder, read_volume
 from pipeline.config import Config
-from pipeline.lung import lung_masks
 from pipeline.phantom.chest import chest
 from pipeline.phantom.images import series, stored_of
-from pipeline.preprocess import prepare
 from pipeline.records import Box, Detail, SlicePrediction
+from pipeline.study.lungs import lung_masks
+from pipeline.study.pool import study_result
+from pipeline.study.slices import prepare
 from tests.fabricate import indexed, write
 
 MATRIX, N_SLICES = 128, 24
@@ -114,7 +114,7 @@ def test_boxes_hit_lesions_in_the_stored_image_as_in_network_coordinates(stored_
 
 def _inside(scored, prepared, shape):
     """Which stored pixels the network saw."""
-    from pipeline.aggregate import to_original
+    from pipeline.study.pool import to_original
 
     row = prepared.slice_index.tolist().index(scored.slice_index)
     box = to_original(Box(0.0, 0.0, 448.0, 448.0), prepared.crops[row], 448, prepared.original_affine)

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from pipeline.config import Config
-from pipeline.contactsheet import COLUMNS, TILE, YELLOW, contact_sheet, write_contact_sheet
-from pipeline.preprocess import prepare
 from pipeline.records import Volume
+from pipeline.study.contact_sheet import COLUMNS, TILE, YELLOW, contact_sheet, write_contact_sheet
+from pipeline.study.slices import prepare
 
 
 @pytest.fixture

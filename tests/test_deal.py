@@ -2,7 +2,7 @@
 
 import random
 
-from pipeline.deal import Deal
+from pipeline.run.deal import Deal
 
 
 def test_dearest_tasks_go_first():

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import doctor, looks
 from pipeline.config import ClusterConfig, Config, EngineConfig
-from pipeline.doctor import Seat
-from pipeline.leftovers import remove_left_behind
-from pipeline.looks import Patient
-from pipeline.site import site_findings
+from pipeline.mpi.leftovers import remove_left_behind
+from pipeline.submission import doctor, looks
+from pipeline.submission.doctor import Seat
+from pipeline.submission.looks import Patient
+from pipeline.submission.site import site_findings
 from tests.tools import tool
 
 ROOT = Path(__file__).parents[1]
@@ -92,9 +92,9 @@ def test_an_array_longer_than_the_site_allows_is_found(monkeypatch, tmp_path):
 @pytest.fixture
 def timed(tmp_path):
     """A run of 1,000 studies, of which ten were timed at 60 s each."""
-    from pipeline.manifest import Heading, write_manifest
-    from pipeline.records import Study, StudyResult
-    from pipeline.store import Journal, Line
+    from pipeline.records import Line, Study, StudyResult
+    from pipeline.run.journal import Journal
+    from pipeline.run.manifest import Heading, write_manifest
 
     studies = [Study(f"s{n:04d}", "p", "uid", "id") for n in range(1000)]
     (tmp_path / "private").mkdir()
@@ -153,7 +153,8 @@ def test_clocks_that_differ_are_found():
 
 def test_the_clocks_of_real_ranks_are_compared(tmp_path):
     code = (
-        "import sys, json, time; from pipeline.launch import connect; from pipeline.doctor import clock_offsets\n"
+        "import sys, json, time\n"
+        "from pipeline.mpi.launch import connect; from pipeline.submission.doctor import clock_offsets\n"
         "world = connect(); real = time.time\n"
         "if world.rank == 1: time.time = lambda: real() + 100\n"
         "offsets = clock_offsets(world)\n"

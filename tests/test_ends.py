@@ -209,7 +209,7 @@ def test_interrupted_once_a_run_ends_in_good_order_and_twice_at_once(way, n_pres
 
 def test_a_python_program_in_which_nothing_moves_says_where_it_stands_and_ends():
     code = (
-        "import time; from pipeline import stall\n"
+        "import time; from pipeline.mpi import stall\n"
         "def stands_here():\n    time.sleep(100)\n"
         "with stall.looked_at(0.8, rank=0):\n"
         "    for _ in range(40):\n        time.sleep(0.02); stall.moved()\n"

@@ -16,10 +16,10 @@ from sklearn import metrics
 
 from pipeline.cli import main
 from pipeline.errors import ConfigurationError
-from pipeline.model.shipped import shipped_weights
 from pipeline.phantom import CohortPlan, write_cohort
 from pipeline.pseudonym import make_key, pseudonym, read_key
-from pipeline.resume import Network
+from pipeline.run.plan import Network
+from pipeline.study.drenet.shipped import shipped_weights
 from pipeline.training.evaluate import Asked, evaluate
 from pipeline.training.screened import measure_screened, target_of
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.model.shipped import shipped_weights
+from pipeline.study.drenet.shipped import shipped_weights
 from pipeline.training.heldout import held_out, patient_figures
 from pipeline.training.intervals import wilson
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import catalogue as catalogues
-from pipeline import indexing
 from pipeline.archive import FileRecord, FoundFile, scan_file
-from pipeline.catalogue import Catalogue
 from pipeline.errors import Drained, Reason
-from pipeline.indexing import IndexSource, index
-from pipeline.manifest import NAME, read_manifest
-from pipeline.ranks import Alone
+from pipeline.mpi.world import Alone
+from pipeline.run import index as indexing
+from pipeline.run import scan_cache as catalogues
+from pipeline.run.index import IndexSource, index
+from pipeline.run.manifest import NAME, read_manifest
+from pipeline.run.scan_cache import Catalogue
 from tests.fabricate import CONFIG, KEY, hu_of, images, indexed, left_out, write
 
 ROOT = Path(__file__).parents[1]
@@ -186,7 +186,7 @@ def test_nothing_that_identifies_is_logged(archive, caplog):
 
 @pytest.mark.parametrize("same_hash", [False, True])
 def test_of_several_readings_of_a_file_the_last_counts_whatever_else_hashes_alike(same_hash, tmp_path, monkeypatch):
-    from pipeline import catalogue
+    from pipeline.run import scan_cache as catalogue
 
     if same_hash:
         monkeypatch.setattr(catalogue, "hash", lambda _: 0, raising=False)
@@ -221,7 +221,7 @@ def test_ranks_of_mpi_index_like_one(archive, drenet, tmp_path):
 def test_indexing_imports_no_pydicom_and_no_torch(archive, tmp_path):
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-        "from pipeline.indexing import index; from pipeline.ranks import Alone; from pipeline.config import Config\n"
+        "from pipeline.run.index import index; from pipeline.mpi.world import Alone; from pipeline.config import Config\n"
         "Path(sys.argv[3]).mkdir(); index(Alone(), Path(sys.argv[2]), Path(sys.argv[3]), Config(), bytes(32))\n"
         "print([name for name in ('torch', 'pydicom') if name in sys.modules])"
     )

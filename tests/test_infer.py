@@ -11,12 +11,12 @@ import torch
 
 from pipeline.config import EngineConfig
 from pipeline.errors import DeviceError, Reason, StudyError
-from pipeline.infer import Engine, device, openvino, resolve_engine
-from pipeline.infer.fast import fast_network, normalised, planes
-from pipeline.infer.shown import anchors_in_lung, lung_integral, lung_shares
-from pipeline.model import formula_network
-from pipeline.model.drenet import LARGE_LEVELS, SMALL_LEVELS, anchors
 from pipeline.records import Box, PreparedStudy
+from pipeline.study.drenet import formula_network
+from pipeline.study.drenet.network import LARGE_LEVELS, SMALL_LEVELS, anchors
+from pipeline.study.engine import Engine, device, openvino, resolve_engine
+from pipeline.study.engine.fast import fast_network, normalised, planes
+from pipeline.study.engine.shown import anchors_in_lung, lung_integral, lung_shares
 
 WIDTH = 1 / 16
 ENGINES = [("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32")]
@@ -213,9 +213,9 @@ def test_openvino_is_imported_without_opening_a_connection_or_leaving_a_file(tmp
         "        print('CONNECTS', event, flush=True)\n"
         "        raise OSError('no network here')\n"
         "sys.addaudithook(watch)\n"
-        "from pipeline.infer import Engine\n"
+        "from pipeline.study.engine import Engine\n"
         "from pipeline.config import EngineConfig\n"
-        "from pipeline.model import formula_network\n"
+        "from pipeline.study.drenet import formula_network\n"
         "Engine([formula_network(1 / 16)], EngineConfig(name='openvino'))\n"
         "time.sleep(1)\n"
         "print('READY')\n"

@@ -6,8 +6,8 @@ import time
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.legs import end_leg
-from pipeline.store import Place
+from pipeline.run.journal import Place
+from pipeline.run.legs import end_leg
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.model import DreNetOutput, formula_network
-from pipeline.model.drenet import PAD_PX
 from pipeline.records import Box
+from pipeline.study.drenet import DreNetOutput, formula_network
+from pipeline.study.drenet.network import PAD_PX
 from pipeline.training.cache import CachedSlice, CachedStudy
 from pipeline.training.localise import (
     Seen,

@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.lung import along, lung_masks
-from pipeline.lung.along import bridged
-from pipeline.lung.published import published_mask
-from pipeline.lung.rays import RAYS, Rays
-from pipeline.lung.shapes import closed
-from pipeline.lung.sides import sides
 from pipeline.phantom import chest
+from pipeline.study.lungs import along, lung_masks
+from pipeline.study.lungs.along import bridged
+from pipeline.study.lungs.published import published_mask
+from pipeline.study.lungs.rays import RAYS, Rays
+from pipeline.study.lungs.shapes import closed
+from pipeline.study.lungs.sides import sides
 
 
 def dice(mask, truth):

@@ -8,7 +8,7 @@ import mpi4py
 import pytest
 
 from pipeline.errors import RankDied
-from pipeline.mail import Mail
+from pipeline.mpi.messages import Mail
 
 PROGRAM = Path(__file__).with_name("messages.py")
 

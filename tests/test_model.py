@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 
 from pipeline.errors import ConfigurationError
-from pipeline.model import DreNet, formula_network, load_checkpoint, load_checkpoint_bytes, save_checkpoint
-from pipeline.model.checkpoint import checkpoint_bytes, load_backbone
-from pipeline.model.drenet import LARGE_LEVELS, SMALL_LEVELS, anchors, cut, hard_nms, overlapping, second_look
+from pipeline.study.drenet import DreNet, formula_network, load_checkpoint, load_checkpoint_bytes, save_checkpoint
+from pipeline.study.drenet.checkpoint import checkpoint_bytes, load_backbone
+from pipeline.study.drenet.network import LARGE_LEVELS, SMALL_LEVELS, anchors, cut, hard_nms, overlapping, second_look
 
 WIDTH = 1 / 16
 

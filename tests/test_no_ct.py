@@ -7,10 +7,10 @@ import pytest
 
 from pipeline import open_run
 from pipeline.errors import ConfigurationError
-from pipeline.kinds import counted, kind_of
-from pipeline.manifest import Heading, check_has_ct, read_manifest, write_manifest
 from pipeline.records import Event, Study
 from pipeline.report.flow import read_flow
+from pipeline.run.kinds import counted, kind_of
+from pipeline.run.manifest import Heading, check_has_ct, read_manifest, write_manifest
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from pipeline.model import formula_network, load_checkpoint
+from pipeline.study.drenet import formula_network, load_checkpoint
 
 WIDTH = 1 / 16
 

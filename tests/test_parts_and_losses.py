@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.deal import Deal
-from pipeline.pace import Pace
-from pipeline.store import last_places
-from pipeline.tables import open_run
+from pipeline.run.deal import Deal
+from pipeline.run.journal import last_places
+from pipeline.run.pace import Pace
+from pipeline.run.read_tables import open_run
 
 ROOT = Path(__file__).parents[1]
 TABLES = ("studies.csv", "patients.csv", "exclusions.csv", "slices.parquet")
@@ -52,7 +52,7 @@ def test_parts_that_run_side_by_side_give_the_tables_of_the_whole(small, whole, 
 
 
 def test_a_held_part_and_the_whole_beside_it_are_refused_naming_the_holder(small, weights, drenet, tmp_path):
-    from pipeline.holder import hold
+    from pipeline.run.lock import hold
 
     screen = ("screen", small, "--weights", weights, "--out", tmp_path / "run")
     with hold(tmp_path / "run" / "parts" / "00001-of-00002"):
@@ -62,10 +62,11 @@ def test_a_held_part_and_the_whole_beside_it_are_refused_naming_the_holder(small
 
 
 def test_a_holder_that_was_killed_is_taken_over_from(tmp_path, caplog):
-    from pipeline.holder import hold
+    from pipeline.run.lock import hold
 
     code = (
-        f"import os; from pathlib import Path; from pipeline.holder import hold; h = hold(Path({str(tmp_path)!r})); os._exit(1)"
+        "import os; from pathlib import Path; from pipeline.run.lock import hold\n"
+        f"h = hold(Path({str(tmp_path)!r})); os._exit(1)"
     )
     subprocess.run([sys.executable, "-c", code], check=False)
     caplog.set_level("INFO")
@@ -76,7 +77,7 @@ def test_a_holder_that_was_killed_is_taken_over_from(tmp_path, caplog):
 
 def test_a_lock_of_a_running_job_that_cannot_be_seen_from_here_is_refused(tmp_path, monkeypatch):
     from pipeline.errors import ConfigurationError
-    from pipeline.holder import hold
+    from pipeline.run.lock import hold
 
     (tmp_path / "squeue").write_text("#!/bin/sh\necho RUNNING\n")
     (tmp_path / "squeue").chmod(0o755)
@@ -144,10 +145,10 @@ def test_the_pace_is_that_of_nearly_all_studies_and_grows_with_cost():
 
 def test_a_rank_is_given_a_study_when_one_fits_though_two_do_not(tmp_path):
     from pipeline.config import RunConfig
-    from pipeline.manifest import Heading, read_manifest, write_manifest
     from pipeline.records import Study
-    from pipeline.source import Share, StudySource
-    from pipeline.store import Place
+    from pipeline.run.journal import Place
+    from pipeline.run.manifest import Heading, read_manifest, write_manifest
+    from pipeline.run.open_studies import Share, StudySource
 
     write_manifest(tmp_path, Heading("/a", "k", "s", 0), [Study(f"s{n}", "p", "u", "i") for n in range(9)])
     done = {"s0": Place(tmp_path, 0, "study", "s0", "OK", input=read_manifest(tmp_path).entries[0].digest, seconds=45.0)}
@@ -172,7 +173,7 @@ def test_tasks_too_dear_for_the_time_left_are_set_aside_and_the_cheap_ones_done(
 )
 def test_a_study_is_blamed_for_a_crash_or_want_of_memory_but_not_for_a_kill(deadly, n_memory_kills, blamed, tmp_path):
     code = (
-        "import os, signal, sys; from pathlib import Path; from pipeline import guard\n"
+        "import os, signal, sys; from pathlib import Path; from pipeline.mpi import watcher as guard\n"
         "guard.KERNEL_COUNTS = counts = Path(sys.argv[1]); counts.write_text('pgfault 7\\noom_kill 3\\n')\n"
         "hand = guard.watched(); hand(Path(sys.argv[2]), b'x\\n')\n"
         "import time; time.sleep(0.3); counts.write_text(f'oom_kill {3 + int(sys.argv[4])}\\n')\n"
@@ -187,7 +188,7 @@ def test_a_study_is_blamed_for_a_crash_or_want_of_memory_but_not_for_a_kill(dead
 
 def test_a_watcher_whose_rank_ends_well_or_with_an_error_writes_nothing(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from pipeline.guard import watched\n"
+        "import sys; from pathlib import Path; from pipeline.mpi.watcher import watched\n"
         "hand = watched(); hand(Path(sys.argv[1]), b'x\\n'); sys.exit(int(sys.argv[2]))"
     )
     for wanted in (0, 75):

@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.lung.published import published_mask
 from pipeline.phantom import chest
 from pipeline.phantom.acquisition import draw_acquisition
 from pipeline.phantom.chest import LABELS
+from pipeline.study.lungs.published import published_mask
 
 SMALL = {"matrix": 128, "slices": 26}
 

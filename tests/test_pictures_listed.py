@@ -12,11 +12,11 @@ from pipeline.archive import Decoder, read_list
 from pipeline.archive.volume import read_mask, read_volume
 from pipeline.config import Config, SeriesConfig
 from pipeline.errors import ConfigurationError
-from pipeline.manifest import read_manifest
-from pipeline.model import load_checkpoint
 from pipeline.phantom import CohortPlan
 from pipeline.phantom.cohort import chest_of
 from pipeline.pseudonym import make_key
+from pipeline.run.manifest import read_manifest
+from pipeline.study.drenet import load_checkpoint
 from pipeline.training.evaluate import Asked, evaluate
 
 RECIPE = """

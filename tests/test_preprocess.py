@@ -6,11 +6,11 @@ import pytest
 
 from pipeline.config import Config, FillConfig, LungConfig, SliceConfig, WindowConfig
 from pipeline.errors import Reason, StudyError
-from pipeline.fill import fill
-from pipeline.lung import lung_masks
 from pipeline.phantom import chest
-from pipeline.preprocess import choose_slices, kept_slices, prepare, to_grey, without_rim
 from pipeline.records import Volume
+from pipeline.study.fill import fill
+from pipeline.study.lungs import lung_masks
+from pipeline.study.slices import choose_slices, kept_slices, prepare, to_grey, without_rim
 
 
 def volume_of(hu, z_mm, spacing_mm, places=None, n_series=0):

@@ -2,7 +2,7 @@
 
 import logging
 
-from pipeline.progress import Progress
+from pipeline.run.progress import Progress
 
 
 def test_a_run_of_which_no_study_has_ended_says_nothing_of_the_time_left(caplog):
@@ -13,7 +13,7 @@ def test_a_run_of_which_no_study_has_ended_says_nothing_of_the_time_left(caplog)
 
 def test_the_time_left_follows_from_the_rate_so_far(caplog, monkeypatch):
     clock = iter([100.0, 104.0, 104.0, 104.0])
-    monkeypatch.setattr("pipeline.progress.time.monotonic", lambda: next(clock, 104.0))
+    monkeypatch.setattr("pipeline.run.progress.time.monotonic", lambda: next(clock, 104.0))
     caplog.set_level(logging.INFO)
     progress = Progress(3, 5, every_s=30.0)
     progress.step(failed=True)

@@ -14,10 +14,10 @@ PREAMBLE = """
 import sys
 from contextlib import closing
 from pathlib import Path
-from pipeline.deal import Deal
+from pipeline.run.deal import Deal
 from pipeline.errors import StorageError, PipelineError
-from pipeline.launch import connect
-from pipeline.agreement import trouble_shared, agreed, on_root
+from pipeline.mpi.launch import connect
+from pipeline.mpi.agreement import trouble_shared, agreed, on_root
 
 class Numbers:
     def __init__(self, n, size):

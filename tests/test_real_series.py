@@ -5,8 +5,8 @@ import pydicom
 import pytest
 
 from pipeline import open_run
-from pipeline.contactsheet import COLUMNS, GAP, TILE
-from pipeline.manifest import read_manifest
+from pipeline.run.manifest import read_manifest
+from pipeline.study.contact_sheet import COLUMNS, GAP, TILE
 
 pytestmark = pytest.mark.real_data
 

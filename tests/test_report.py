@@ -10,10 +10,11 @@ import pytest
 
 from pipeline import open_run
 from pipeline.errors import ConfigurationError
+from pipeline.records import Line
 from pipeline.report import Options, write_report
 from pipeline.report.flow import read_flow
 from pipeline.report.timing import MERGED, PAUSE_S, read_timing, slowest_stages
-from pipeline.store import Line, compact, encode, last_places
+from pipeline.run.journal import compact, encode, last_places
 from tests.fabricate_run import fabricated_run, key_of, lost
 
 N_STUDIES = 60
@@ -108,7 +109,7 @@ def test_a_trained_network_states_its_threshold_and_needs_no_meaning(tmp_path):
 
     import tomli_w
 
-    from pipeline.gather import gather
+    from pipeline.run.gather import gather
 
     fabricated_run(tmp_path, 20)
     described = tomllib.loads((tmp_path / "run.toml").read_text())
@@ -132,7 +133,7 @@ def test_a_study_without_any_scored_one_still_makes_a_page(tmp_path):
     fabricated_run(tmp_path, 20)
     for path in (tmp_path / "journal").rglob("*.jsonl"):
         path.write_bytes(encode(Line(result=lost(9))))
-    from pipeline.gather import gather
+    from pipeline.run.gather import gather
 
     gather(tmp_path, ["probability"])
     assert "NO_CT" in write_report(tmp_path).read_text()

@@ -17,7 +17,7 @@ import pytest
 
 from pipeline import open_run
 from pipeline.pseudonym import make_key
-from pipeline.store import last_places
+from pipeline.run.journal import last_places
 
 TABLES = ("studies.csv", "patients.csv", "exclusions.csv", "slices.parquet")
 
@@ -59,7 +59,7 @@ def test_every_study_ends_as_the_truth_says(screened, truth):
 
 
 def _study_uids(run):
-    from pipeline.manifest import read_manifest
+    from pipeline.run.manifest import read_manifest
 
     manifest = read_manifest(run / "private")
     studies = [manifest.study(number) for number in range(len(manifest.entries))]
@@ -189,7 +189,7 @@ def _n_lines(run):
 
 
 def test_a_resume_that_would_change_results_is_refused_naming_the_field(screened, archive, weights, drenet, tmp_path):
-    from pipeline.model import formula_network, save_checkpoint
+    from pipeline.study.drenet import formula_network, save_checkpoint
 
     other = tmp_path / "other.safetensors"
     save_checkpoint(formula_network(1 / 16, phase=1.0), other)
@@ -229,7 +229,7 @@ def test_a_wrong_request_stops_before_anything_starts(ranks, change, said, archi
 
 
 def test_a_second_job_on_a_held_run_is_refused_naming_the_holder(screened, archive, weights, drenet):
-    from pipeline.holder import hold
+    from pipeline.run.lock import hold
 
     with hold(screened):
         done = drenet("screen", archive, "--weights", weights, "--out", screened)

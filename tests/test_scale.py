@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 from benchmarks import scale
-from pipeline import open_run, store
+from pipeline import open_run
 from pipeline.errors import ConfigurationError
-from pipeline.gather import gather, payload_digest
-from pipeline.manifest import HEADS, read_manifest
-from pipeline.status import read_status
-from pipeline.store import compact, journal_files, last_places, noted_places, notes_of
+from pipeline.run import journal as store
+from pipeline.run.gather import gather, payload_digest
+from pipeline.run.journal import compact, journal_files, last_places, noted_places, notes_of
+from pipeline.run.manifest import HEADS, read_manifest
+from pipeline.run.status import read_status
 
 N = 150
 FACTS = ("manufacturer", "model", "kernel", "slice_thickness_mm", "kvp", "spacing_between_mm", "z_extent_mm", "n_slices")
@@ -272,7 +273,7 @@ def test_a_study_whose_line_was_damaged_is_not_dealt(tmp_path):
 
 
 def test_gather_leaves_no_half_table_where_a_journal_changes_under_it(tmp_path, monkeypatch):
-    from pipeline import gather as module
+    from pipeline.run import gather as module
 
     run = made(tmp_path / "run")
     monkeypatch.setattr(module, "read_raw", lambda places: (b"" for _ in places))

@@ -5,7 +5,7 @@ import pytest
 from pipeline.config import Config
 from pipeline.errors import Drained, RankDied, StorageError
 from pipeline.records import DealtStudy
-from pipeline.study import Screener
+from pipeline.study.screener import Screener
 from tests.fabricate import images, indexed, write
 
 

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline.sink import Sink
+from pipeline.run.hdf5_sink import Sink
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import doctor, leftovers
-from pipeline.doctor import Seat
+from pipeline.mpi import leftovers
+from pipeline.submission import doctor
+from pipeline.submission.doctor import Seat
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("numpy", "torch", "cv2", "h5py", "pandas", "scipy", "pydicom", "pyarrow", "matplotlib")
@@ -95,7 +96,7 @@ def test_under_slurms_pmi_a_rank_says_its_address_in_short_lines():
     slurm = {"PMI_FD": str(handle), "PMI_RANK": "0", "PMI_SIZE": "2", "PMI_JOBID": "1.0", "SLURM_PROCID": "0"}
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MPI", "PMI", "SLURM"))}
     process = subprocess.Popen(
-        [sys.executable, "-c", "from pipeline.launch import join; join()"],
+        [sys.executable, "-c", "from pipeline.mpi.launch import join; join()"],
         env=environment | slurm | {"PYTHONPATH": str(ROOT)}, pass_fds=[handle], stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip

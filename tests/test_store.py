@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigurationError, StorageError
-from pipeline.records import StudyResult
-from pipeline.store import Journal, Line, compact, last_places, next_attempt, read_lines, storage_error, write_whole
+from pipeline.files import storage_error, write_whole
+from pipeline.records import Line, StudyResult
+from pipeline.run.journal import Journal, compact, last_places, next_attempt, read_lines
 
 
 def _line(key, status="OK", reason=""):

@@ -9,10 +9,10 @@ import pytest
 
 from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigurationError
-from pipeline.site import site_findings
 from pipeline.submission import job_script, submit, submit_script
 from pipeline.submission.executor import _additional
 from pipeline.submission.resources import options, step_options
+from pipeline.submission.site import site_findings
 from tests.tools import tool
 
 ROOT = Path(__file__).parents[1]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.model import formula_network, load_checkpoint, save_checkpoint
+from pipeline.study.drenet import formula_network, load_checkpoint, save_checkpoint
 
 
 def rows(path):

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 
 from pipeline.config import Config
 from pipeline.errors import ConfigurationError
-from pipeline.model import load_checkpoint
 from pipeline.phantom import CohortPlan, write_cohort
 from pipeline.pseudonym import make_key
 from pipeline.records import Study
+from pipeline.study.drenet import load_checkpoint
 from pipeline.training.cache import cache_name
 
 RECIPE = """

@@ -24,9 +24,9 @@ from headers_only import write_folders  # noqa: E402
 from slurm_bed import Bed, missing  # noqa: E402
 
 from pipeline.config import ClusterConfig  # noqa: E402
-from pipeline.store import journal_files, read_lines  # noqa: E402
+from pipeline.run.journal import journal_files, read_lines  # noqa: E402
+from pipeline.run.read_tables import open_run  # noqa: E402
 from pipeline.submission import job_script  # noqa: E402
-from pipeline.tables import open_run  # noqa: E402
 
 DRENET = (sys.executable, "-m", "pipeline")
 N_SOUND, N_SMALL = 40, 30
@@ -185,8 +185,8 @@ def _count(bed, run, tally, expected, n_faults):
 
 def prepare(bed, folder):
     """(archive, weights, digest of one rank)."""
-    from pipeline.model import formula_network, save_checkpoint
     from pipeline.phantom import write_archive
+    from pipeline.study.drenet import formula_network, save_checkpoint
 
     write_archive(folder / "archive", studies=N_SOUND, matrix=64, slices=24)
     write_folders(folder / "archive" / "many", N_SMALL, 100)

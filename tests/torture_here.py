@@ -155,7 +155,7 @@ def prepare(folder, *, screens=True):
     out, digest = folder / "one", ""
     subprocess.run([*DRENET, "index", archive, "--out", out], **run)
     if screens:
-        from pipeline.model import formula_network, save_checkpoint
+        from pipeline.study.drenet import formula_network, save_checkpoint
 
         save_checkpoint(formula_network(1 / 16), folder / "slim.safetensors")
         subprocess.run([*DRENET, "screen", archive, "--weights", folder / "slim.safetensors", "--out", out], **run)

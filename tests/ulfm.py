@@ -36,8 +36,8 @@ class Trial:
     """One archive, one network, and runs over them under `mpirun --with-ft ulfm`."""
 
     def __init__(self, folder):
-        from pipeline.model import formula_network, save_checkpoint
         from pipeline.phantom import write_archive
+        from pipeline.study.drenet import formula_network, save_checkpoint
 
         self.folder = folder
         write_archive(folder / "archive", studies=N_STUDIES, matrix=64, slices=24)

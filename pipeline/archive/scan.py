@@ -20,8 +20,8 @@ from pipeline.archive.headers import read_headers
 from pipeline.archive.syntax import PICTURE
 from pipeline.archive.walk import native, open_regular
 from pipeline.errors import Reason, StudyError
+from pipeline.mpi.stall import moved
 from pipeline.records import SliceSource
-from pipeline.stall import moved
 
 MAX_PICTURE = 64 << 20
 

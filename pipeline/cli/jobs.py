@@ -6,10 +6,10 @@ import argparse
 from contextlib import suppress
 from pathlib import Path
 
-from pipeline import stall
 from pipeline.cli.shared import add_archive, watched_over
 from pipeline.errors import ConfigurationError
-from pipeline.launch import join, part_ways
+from pipeline.mpi import stall
+from pipeline.mpi.launch import join, part_ways
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -39,7 +39,7 @@ def _submit(options: argparse.Namespace) -> int:
     config = read_config(options.config)
     cluster = config.cluster
     if options.estimate:
-        from pipeline.estimate import estimate
+        from pipeline.run.estimate import estimate
 
         needed = estimate(options.out, options.measured or options.out, cluster, config.run)
         print(f"{needed.n_open} studies to do; {needed.n_measured} were timed: {needed.study_s:.2f} s a study and rank")
@@ -49,7 +49,7 @@ def _submit(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(job_script(cluster), end="")
         return 0
-    from pipeline.looks import Patient, refuse_what_cannot_run
+    from pipeline.submission.looks import Patient, refuse_what_cannot_run
 
     patient = Patient(config, options.out, tuple(options.weights), options.key_file, options.archive)
     refuse_what_cannot_run(patient, on_cluster=not options.local)
@@ -79,8 +79,8 @@ def _doctor(options: argparse.Namespace) -> int:
     with suppress(ConfigurationError):  # becomes a finding
         join(config.run.join_s)  # before anything heavy is loaded
     stall.begin(config.run.stall_s, config.run.abandon_after_s)
-    from pipeline.doctor import examine
-    from pipeline.looks import Patient
+    from pipeline.submission.doctor import examine
+    from pipeline.submission.looks import Patient
 
     found = examine(Patient(config, options.out, tuple(options.weights), options.key_file, options.archive))
     for finding in found or []:

@@ -10,7 +10,7 @@ from pipeline import __version__
 from pipeline.cli import jobs, networks, runs, synthetic
 from pipeline.cli.shared import LOG_FORMAT, NOTICE
 from pipeline.errors import PipelineError, RankDied
-from pipeline.launch import end_all_ranks, launched_rank, part_ways
+from pipeline.mpi.launch import end_all_ranks, launched_rank, part_ways
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def _log_to_terminal() -> None:
     """Root says on standard error what it does; the other ranks only what is wrong."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setLevel(logging.INFO if launched_rank() == 0 else logging.WARNING)
-    handler.addFilter(lambda record: record.name != "pipeline.study" or record.levelno > logging.INFO)
+    handler.addFilter(lambda record: record.name != "pipeline.study.screener" or record.levelno > logging.INFO)
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, handlers=[handler])
     for library in ("highdicom", "matplotlib"):  # they tell UIDs and fonts
         logging.getLogger(library).setLevel(logging.WARNING)

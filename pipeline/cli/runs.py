@@ -17,8 +17,8 @@ from pipeline.cli.shared import (
     watched_over,
     whole,
 )
-from pipeline.front import start_ranks
-from pipeline.launch import launched_size
+from pipeline.mpi.front import start_ranks
+from pipeline.mpi.launch import launched_size
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -87,8 +87,8 @@ def _screen(options: argparse.Namespace) -> int:
     in_hand = watched_over(options)
     world = into_mpi(config.run)  # before anything heavy is loaded
     check_on_root(world, options, options.weights)
-    from pipeline.resume import Request
-    from pipeline.run import run
+    from pipeline.run.plan import Request
+    from pipeline.screening import run
 
     request = Request(
         options.archive,
@@ -122,7 +122,7 @@ def _index(options: argparse.Namespace) -> int:
     watched_over(options)
     world = into_mpi(config.run)  # before anything heavy is loaded
     check_on_root(world, options)
-    from pipeline.run import index_only
+    from pipeline.screening import index_only
 
     heading = index_only(world, options.archive, options.out, config, options.key_file)
     if heading is not None:
@@ -131,7 +131,7 @@ def _index(options: argparse.Namespace) -> int:
 
 
 def _gather(options: argparse.Namespace) -> int:
-    from pipeline.run import gather_run
+    from pipeline.screening import gather_run
 
     summary = gather_run(options.run)
     print(summary.digest if options.digest else table(summary.by_status, summary.by_reason))
@@ -139,7 +139,7 @@ def _gather(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    from pipeline.status import read_status
+    from pipeline.run.status import read_status
 
     status = read_status(options.run)
     print(f"{status.n_done} of {status.n_studies} studies have their record; {status.n_open} are open")

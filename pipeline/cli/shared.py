@@ -11,14 +11,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline import stall
-from pipeline.agreement import on_root
-from pipeline.beforehand import check_request
 from pipeline.config import RunConfig
-from pipeline.guard import InHand, Post, nobody_watches, watched
-from pipeline.launch import connect, is_launched, launched_rank, launched_size, local_rank
-from pipeline.leftovers import remove_left_behind
-from pipeline.ranks import Alone, World
+from pipeline.mpi import stall
+from pipeline.mpi.agreement import on_root
+from pipeline.mpi.launch import connect, is_launched, launched_rank, launched_size, local_rank
+from pipeline.mpi.leftovers import remove_left_behind
+from pipeline.mpi.watcher import InHand, Post, nobody_watches, watched
+from pipeline.mpi.world import Alone, World
+from pipeline.run.beforehand import check_request
 
 NOTICE = "Research use only. Not a medical device."
 log = logging.getLogger(__name__)

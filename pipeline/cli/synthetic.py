@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pipeline.cli.shared import number, whole
 from pipeline.errors import ConfigurationError
-from pipeline.front import start_ranks
-from pipeline.launch import launched_rank, launched_size
+from pipeline.mpi.front import start_ranks
+from pipeline.mpi.launch import launched_rank, launched_size
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -76,9 +76,9 @@ def _cohort(options: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from pipeline.model.shipped import shipped_weights
     from pipeline.phantom import write_archive
     from pipeline.pseudonym import read_or_make_key
+    from pipeline.study.drenet.shipped import shipped_weights
 
     folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def _scores_by_label(folder: Path, names: list[str]) -> str:
     import pandas as pd
 
     from pipeline.pseudonym import pseudonym, read_or_make_key
-    from pipeline.tables import open_run
+    from pipeline.run.read_tables import open_run
 
     key = read_or_make_key(folder / "demo.key")
     truth = pd.read_csv(folder / "archive-truth" / "truth.csv").query("what == 'patient'")

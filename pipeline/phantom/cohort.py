@@ -17,11 +17,11 @@ import msgspec
 import numpy as np
 
 from pipeline.errors import ConfigurationError
+from pipeline.files import write_whole
 from pipeline.phantom.chest import LABELS, Phantom, chest
 from pipeline.phantom.images import series
 from pipeline.phantom.lesions import Label
 from pipeline.phantom.writer import write_series
-from pipeline.store import write_whole
 
 SEVERITY_STREAM = 7
 ATYPICAL_STREAM = 8

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.report.flow import Flow
-from pipeline.tables import Run
+from pipeline.run.read_tables import Run
 
 BLANK = "______ (to be filled in by a person)"
 MOST = 8

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pandas as pd
 
-from pipeline.tables import Run
+from pipeline.run.read_tables import Run
 
 CHUNK = 500
 """Studies whose slices share a file."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pipeline.tables import Run
+from pipeline.run.read_tables import Run
 
 BEFORE_SCREENING = frozenset({"walk", "unpack", "index", "select"})
 """Stages that settle a study before any of its pixels is read."""

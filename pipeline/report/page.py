@@ -15,7 +15,7 @@ import jinja2
 import msgspec
 from markupsafe import Markup
 
-from pipeline.gather import payload_digest
+from pipeline.files import storage_error
 from pipeline.report.card import BLANK, card_text, fill_card
 from pipeline.report.data import above, choose_shown, write_slices, write_studies
 from pipeline.report.described import read_description
@@ -24,8 +24,9 @@ from pipeline.report.figures import charts
 from pipeline.report.flow import Flow, read_flow
 from pipeline.report.pictures import write_pictures
 from pipeline.report.timing import read_timing, slowest_stages
-from pipeline.store import noted_places, storage_error
-from pipeline.tables import Run, open_run
+from pipeline.run.gather import payload_digest
+from pipeline.run.journal import noted_places
+from pipeline.run.read_tables import Run, open_run
 
 PARTS = {
     "overview": "Overview",

@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
-from pipeline.aggregate import to_original
-from pipeline.album import SlicePicture, StudyPictures, find_pictures, read_pictures
 from pipeline.records import IDENTITY_AFFINE, Box
 from pipeline.report.data import put
-from pipeline.store import Place
-from pipeline.tables import Run
+from pipeline.run.journal import Place
+from pipeline.run.read_tables import Run
+from pipeline.study.picture_pack import SlicePicture, StudyPictures, find_pictures, read_pictures
+from pipeline.study.pool import to_original
 
 NUMBERS = ("score", "attention", "probability", "lung_fraction")
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.store import Place, journal_files, take_notes
+from pipeline.run.journal import Place, journal_files, take_notes
 
 PAUSE_S = 600.0
 """Where no study ended for longer than this nobody was working."""

@@ -21,7 +21,7 @@ from pipeline.submission.queue import FOLDER
 from pipeline.submission.resources import JOB_NAME, WORDS, check, options, step_options
 
 if TYPE_CHECKING:
-    from pipeline.gather import Summary
+    from pipeline.run.gather import Summary
 
 END_TIME = 'export SLURM_JOB_END_TIME="${SLURM_JOB_END_TIME:-$(date -d "$(squeue -h -j "$SLURM_JOB_ID" -o %e)" +%s)}"'
 
@@ -45,10 +45,10 @@ class Leg:
             signal.signal(number, lambda number, _: asked.append(number))
         if "SLURM_JOB_ID" not in os.environ:
             return self._local()
-        from pipeline.launch import join
+        from pipeline.mpi.launch import join
 
         join()  # before anything heavy is loaded
-        from pipeline.run import screen
+        from pipeline.screening import screen
 
         if asked:
             self._requeue()
@@ -75,8 +75,8 @@ class Leg:
 
     def _local(self) -> Summary:
         """Ranks of this machine."""
-        from pipeline.front import start_ranks
-        from pipeline.run import gather_run
+        from pipeline.mpi.front import start_ranks
+        from pipeline.screening import gather_run
 
         named = [part for path in self.weights for part in ("--weights", path)]
         chosen = [("--config", self.config), ("--key-file", self.key_file)]
@@ -107,7 +107,7 @@ def submit(
         cluster.nodes * cluster.ranks_per_node,
         cluster.requeues,
     )
-    from pipeline.looks import Patient, refuse_what_cannot_run
+    from pipeline.submission.looks import Patient, refuse_what_cannot_run
 
     patient = Patient(
         settings, Path(out), tuple(Path(file) for file in files), Path(key_file) if key_file else None, Path(archive)

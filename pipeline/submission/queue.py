@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.config import ClusterConfig
 from pipeline.errors import ConfigurationError
-from pipeline.store import write_whole
+from pipeline.files import write_whole
 from pipeline.submission.resources import JOB_NAME, WORDS, options
 from pipeline.submission.script import job_script
 

@@ -1,6 +1,6 @@
 """Cached slices -> the micro-batches of an epoch, augmented by generators seeded per sample: the same whoever makes them.
 
-Shapes: N slices, C = 3 channels, H x W pixels. Boxes are padded pixels, as in model/drenet.py.
+Shapes: N slices, C = 3 channels, H x W pixels. Boxes are padded pixels, as in study/drenet/network.py.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pipeline.infer.fast import normalised
-from pipeline.infer.shown import MIN_LUNG_FRACTION, anchors_in_lung, lung_integral, lung_shares
-from pipeline.model.drenet import DETAIL_PX, LARGE_LEVELS, PAD_PX, SMALL_LEVELS, anchors, cut
+from pipeline.study.drenet.network import DETAIL_PX, LARGE_LEVELS, PAD_PX, SMALL_LEVELS, anchors, cut
+from pipeline.study.engine.fast import normalised
+from pipeline.study.engine.shown import MIN_LUNG_FRACTION, anchors_in_lung, lung_integral, lung_shares
 from pipeline.training.cache import CachedSlice, CachedStudy, read_slice
 from pipeline.training.recipe import Recipe
 

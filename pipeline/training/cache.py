@@ -21,17 +21,17 @@ from tqdm import tqdm
 
 import pipeline
 from pipeline.config import Config
-from pipeline.deal import Deal
 from pipeline.errors import StudyError
-from pipeline.model.drenet import IMAGE_PX, ZOOM_PX
-from pipeline.ranks import Alone, World
+from pipeline.files import write_whole
+from pipeline.mpi.world import Alone, World
 from pipeline.records import Box, PreparedStudy, Study
-from pipeline.store import write_whole
-from pipeline.study import Preparer
+from pipeline.run.deal import Deal
+from pipeline.study.drenet.network import IMAGE_PX, ZOOM_PX
+from pipeline.study.screener import Preparer
 
 LUNG_BYTES = IMAGE_PX * IMAGE_PX // 8
 ROW_BYTES = IMAGE_PX**2 + ZOOM_PX**2 + LUNG_BYTES
-PREPARING = ("archive/*.py", "lung/*.py", "fill.py", "preprocess.py", "study.py")
+PREPARING = ("archive/*.py", "study/lungs/*.py", "study/fill.py", "study/slices.py", "study/screener.py")
 Grey = npt.NDArray[np.uint8]
 
 

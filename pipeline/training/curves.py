@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.store import write_whole
+from pipeline.files import write_whole
 from pipeline.training.losses import PARTS
 from pipeline.training.state import State
 

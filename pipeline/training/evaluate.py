@@ -19,8 +19,8 @@ import numpy as np
 from pipeline import __version__
 from pipeline.config import read_config
 from pipeline.errors import ConfigurationError, Reason
-from pipeline.model import Baseline, DreNet, load_baseline, load_checkpoint
-from pipeline.ranks import Alone
+from pipeline.mpi.world import Alone
+from pipeline.study.drenet import Baseline, DreNet, load_baseline, load_checkpoint
 from pipeline.training.figures import Figure, Scored, Target
 from pipeline.training.recipe import POSITIVE, Recipe
 from pipeline.training.run import Request, gather_cohort

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import DeviceError
-from pipeline.ranks import Alone, World
+from pipeline.mpi.world import Alone, World
 
 
 class Exchange:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pipeline.errors import ConfigurationError, Drained
-from pipeline.model import Baseline, DreNet
-from pipeline.ranks import Alone, World
-from pipeline.stall import moved
+from pipeline.mpi.stall import moved
+from pipeline.mpi.world import Alone, World
+from pipeline.study.drenet import Baseline, DreNet
 from pipeline.training.batches import Sample, epoch_order, full_batch, trunk_batch
 from pipeline.training.exchange import Exchange, Flat
 from pipeline.training.losses import PARTS, full_loss, trunk_loss

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import Config
-from pipeline.manifest import read_manifest
-from pipeline.model import DreNet, load_checkpoint
 from pipeline.phantom import CohortPlan, write_cohort
 from pipeline.pseudonym import pseudonym, read_or_make_key
-from pipeline.run import screen
-from pipeline.study import Preparer
-from pipeline.tables import open_run
+from pipeline.run.manifest import read_manifest
+from pipeline.run.read_tables import open_run
+from pipeline.screening import screen
+from pipeline.study.drenet import DreNet, load_checkpoint
+from pipeline.study.screener import Preparer
 from pipeline.training.cache import cache_name, read_cached, write_study
 from pipeline.training.delong import area_with_interval
 from pipeline.training.intervals import wilson

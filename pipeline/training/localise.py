@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.infer.shown import MIN_LUNG_FRACTION, lung_integral, lung_shares
-from pipeline.model import DreNet
-from pipeline.model.drenet import IMAGE_PX, PAD_PX
 from pipeline.records import Box
+from pipeline.study.drenet import DreNet
+from pipeline.study.drenet.network import IMAGE_PX, PAD_PX
+from pipeline.study.engine.shown import MIN_LUNG_FRACTION, lung_integral, lung_shares
 from pipeline.training.batches import LEVELS, plain_batch
 from pipeline.training.cache import CachedSlice, CachedStudy, read_slice
 

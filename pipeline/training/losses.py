@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pipeline.model import Baseline, DreNet, DreNetOutput
-from pipeline.model.drenet import N_DETAILS
+from pipeline.study.drenet import Baseline, DreNet, DreNetOutput
+from pipeline.study.drenet.network import N_DETAILS
 from pipeline.training.batches import Batch, TrunkBatch
 
 PARTS = ("raw", "concat", "part", "rank")

@@ -11,22 +11,22 @@ from pathlib import Path
 import msgspec
 import torch
 
-from pipeline.agreement import agreed, on_root
-from pipeline.beforehand import check_archive
 from pipeline.config import Config, EngineConfig, to_toml
 from pipeline.errors import ConfigurationError, Reason
-from pipeline.holder import hold
-from pipeline.indexing import index
-from pipeline.infer.device import open_device
-from pipeline.launch import local_rank
-from pipeline.manifest import NAME, read_heading, read_manifest
-from pipeline.model import Baseline, DreNet, Metadata, load_checkpoint
-from pipeline.model.checkpoint import load_backbone
+from pipeline.files import write_whole
+from pipeline.mpi.agreement import agreed, on_root
+from pipeline.mpi.launch import local_rank
+from pipeline.mpi.world import Alone, World
 from pipeline.pseudonym import key_of
-from pipeline.ranks import Alone, World
 from pipeline.records import Study
-from pipeline.run import asked_to_stop
-from pipeline.store import write_whole
+from pipeline.run.beforehand import check_archive
+from pipeline.run.index import index
+from pipeline.run.lock import hold
+from pipeline.run.manifest import NAME, read_heading, read_manifest
+from pipeline.screening import asked_to_stop
+from pipeline.study.drenet import Baseline, DreNet, Metadata, load_checkpoint
+from pipeline.study.drenet.checkpoint import load_backbone
+from pipeline.study.engine.device import open_device
 from pipeline.training.cache import CachedStudy, cache_studies
 from pipeline.training.exchange import Exchange
 from pipeline.training.fit import Cohort, Place, Trainer, fit

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.model import Baseline, DreNet, DreNetOutput
+from pipeline.study.drenet import Baseline, DreNet, DreNetOutput
 from pipeline.training.batches import Batch, half_size, plain_batch
 from pipeline.training.cache import CachedStudy, read_slice
 from pipeline.training.delong import placements

@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import ConfigurationError, Reason
-from pipeline.manifest import NAME, Manifest, read_manifest
 from pipeline.pseudonym import default_key_file, fingerprint, pseudonym, read_key
-from pipeline.resume import Network, read_described
-from pipeline.tables import Run, open_run
+from pipeline.run.manifest import NAME, Manifest, read_manifest
+from pipeline.run.plan import Network, read_described
+from pipeline.run.read_tables import Run, open_run
 from pipeline.training.figures import Scored
 from pipeline.training.labels import KNOWN, Labels, label_of, read_labels
 from pipeline.training.recipe import POSITIVE

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import ConfigurationError
-from pipeline.store import write_whole
+from pipeline.files import write_whole
 from pipeline.training.labels import Labelled
 
 PARTS = ("train", "validation", "test")

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from pipeline.errors import ConfigurationError
-from pipeline.model import Baseline, DreNet, Metadata
-from pipeline.model.checkpoint import checkpoint_bytes
-from pipeline.ranks import Alone, World
-from pipeline.store import write_whole
+from pipeline.files import write_whole
+from pipeline.mpi.world import Alone, World
+from pipeline.study.drenet import Baseline, DreNet, Metadata
+from pipeline.study.drenet.checkpoint import checkpoint_bytes
 from pipeline.training.losses import PARTS
 from pipeline.training.optimiser import Optimiser
 from pipeline.training.recipe import CLASSES, POSITIVE, Recipe

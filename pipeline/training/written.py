@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import ConfigurationError
-from pipeline.store import write_whole
+from pipeline.files import write_whole
 from pipeline.training.delong import paired_difference
 from pipeline.training.figures import Figure, Scored, figures
 from pipeline.training.plots import NOTICE, draw

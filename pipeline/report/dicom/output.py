@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ConfigurationError, Reason, StudyError
-from pipeline.manifest import Manifest, read_manifest
+from pipeline.files import storage_error
 from pipeline.records import StudyResult
 from pipeline.report.described import read_description
 from pipeline.report.dicom.objects import capture, segmentation, structured_report
 from pipeline.report.dicom.subject import Network, Subject, read_subject
-from pipeline.store import decode, noted_places, read_raw, storage_error
+from pipeline.run.journal import decode, noted_places, read_raw
+from pipeline.run.manifest import Manifest, read_manifest
 
 log = logging.getLogger(__name__)
 N_CAPTURES = 3

@@ -15,9 +15,9 @@ from pipeline.archive import Decoder, read_volume
 from pipeline.archive.originals import read_originals
 from pipeline.config import WindowConfig
 from pipeline.errors import Reason, StudyError
-from pipeline.lung import lung_masks
-from pipeline.preprocess import to_grey
 from pipeline.records import Affine, Detail, ScoredSlice, Series, StudyResult, Volume
+from pipeline.study.lungs import lung_masks
+from pipeline.study.slices import to_grey
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 NOTICE = "Research use only. Not a medical device."

@@ -1,0 +1,172 @@
+"""Journals -> results.h5, CSV and Parquet: one pass finds the last record of every study, one streams in key order.
+
+Everything written here can be rebuilt from the journals at any time; the old files stay until the new ones are whole. The
+payload (columns and tables) holds no host, time, rank or attempt, so its digest is the same however the run was carried out.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import h5py
+import numpy as np
+
+from pipeline.errors import ConfigurationError
+from pipeline.files import storage_error, sync
+from pipeline.records import Found, Provenance, StudyResult
+from pipeline.run.hdf5_sink import Sink
+from pipeline.run.journal import Place, decode, last_places, raw, read_raw
+from pipeline.run.write_csv import Patient, Probabilities, Tables, open_parquet, pool, write_patients, write_slices
+from pipeline.run.write_hdf5 import Columns, describe_run
+
+BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a gathered run holds."""
+
+    n_studies: int
+    n_files: int
+    by_status: dict[str, int]
+    by_reason: dict[str, int]
+    digest: str
+
+
+def gather(
+    run: Path, networks: Sequence[str], provenance: Provenance | None = None, *, thresholds: Mapping[str, float] | None = None
+) -> Summary:  # fmt: skip
+    """Rebuild every derived file of `run`; `networks` names one probability column each, `thresholds` those that have one."""
+    with _uncollected():
+        return _gather(run, provenance, Probabilities(tuple(networks), dict(thresholds or {})))
+
+
+def _gather(run: Path, provenance: Provenance | None, scores: Probabilities) -> Summary:
+    places = last_places(run)
+    if not places:
+        raise ConfigurationError(f"{run} holds no journal: is it a run's folder? `drenet screen` makes one")
+    found = _found(places.pop("", None))
+    part = run / ".gathered.part"
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        with Sink(part / "results.h5") as sink, h5py.File(sink, "w", libver="v110") as file:
+            summary = _write_all(part, file, places, found, scores, sink.check)
+            describe_run(file, provenance)
+        _publish(part, run)
+    except OSError as error:
+        raise storage_error(error, run) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return Summary(*summary, digest=payload_digest(run))
+
+
+def _publish(part: Path, run: Path) -> None:
+    """Move every file of `part` to its place, once all of them are on the disk."""
+    files = sorted(part.iterdir())
+    for path in files:
+        sync(path)
+    for path in files:
+        path.replace(run / path.name)
+    sync(run)
+
+
+def payload_digest(run: Path) -> str:
+    """SHA-256 over every dataset of results.h5 (name, type, shape, bytes) and over the CSV tables."""
+    total = hashlib.sha256()
+    with h5py.File(run / "results.h5", "r") as file:
+        for group in ("details", "events", "slices", "studies"):
+            for name in sorted(file[group]):
+                data = file[group][name]
+                total.update(f"{group}/{name} {data.dtype} {data.shape}".encode())
+                for start in range(0, len(data), 65536):
+                    total.update(np.ascontiguousarray(data[start : start + 65536]).tobytes())
+    for name in ("studies.csv", "patients.csv", "exclusions.csv"):
+        with (run / name).open("rb") as table:
+            while block := table.read(2**20):
+                total.update(block)
+    return total.hexdigest()
+
+
+def _write_all(
+    folder: Path, file: h5py.File, places: dict[str, Place], found: Found, scores: Probabilities, check: Callable[[], None]
+) -> tuple[int, int, dict[str, int], dict[str, int]]:
+    columns = Columns(file, len(scores.networks))
+    patients: dict[str, Patient] = {}
+    status: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    n_files = 0
+    with (
+        _csv(folder / "studies.csv") as studies,
+        _csv(folder / "exclusions.csv") as exclusions,
+        _parquet(folder, scores) as slices,
+    ):
+        tables = Tables(studies, exclusions, scores)
+        tables.found(found)
+        for number, result in enumerate(_results(places)):
+            columns.add(number, result)
+            tables.add(result)
+            slices(result)
+            pool(patients.setdefault(result.patient_key, Patient(sys.intern(result.label))), result)
+            status[result.status] += 1
+            reasons.update([result.reason] if result.reason else [])
+            n_files += result.n_files
+            if number % BATCH == 0:
+                check()
+    columns.close()
+    with _csv(folder / "patients.csv") as table:
+        write_patients(table, patients, scores)
+    return len(places), found.n_files or n_files, dict(sorted(status.items())), dict(sorted(reasons.items()))
+
+
+def _csv(path: Path) -> TextIO:
+    return path.open("w", encoding="utf-8", newline="")
+
+
+@contextmanager
+def _parquet(folder: Path, scores: Probabilities) -> Iterator[Callable[[StudyResult], None]]:
+    """slices.parquet, told study by study."""
+    networks, batch = list(scores.networks), list[StudyResult]()
+    with (folder / "slices.parquet").open("wb") as file, closing(open_parquet(file, networks)) as parquet:
+
+        def add(result: StudyResult) -> None:
+            batch.append(result)
+            if len(batch) == BATCH:
+                write_slices(parquet, batch, networks)
+
+        yield add
+        write_slices(parquet, batch, networks)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection: records hold no cycles, and the collector would walk through a million places again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _results(places: dict[str, Place]) -> Iterator[StudyResult]:
+    for raw_line in read_raw([places[key] for key in sorted(places)]):
+        line = decode(raw_line)
+        if line is None or line.result is None:
+            raise ConfigurationError("a journal changed while it was gathered: is the run still going? Gather again")
+        yield line.result
+
+
+def _found(place: Place | None) -> Found:
+    line = decode(raw(place)) if place else None
+    return line.found if line and line.found else Found(0, ())

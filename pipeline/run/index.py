@@ -1,0 +1,201 @@
+"""Index an archive over the ranks: every folder is listed by one rank, every file's header read once.
+
+Root deals folders and batches of files, keeps what comes back in its catalogue, and builds the manifest at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from pipeline.archive import (
+    FileRecord,
+    FoundFile,
+    Listed,
+    build_picture_study,
+    build_study,
+    is_list,
+    list_folder,
+    listed_files,
+    listed_study,
+    read_list,
+    root_of,
+    scan_file,
+)
+from pipeline.config import Config, SeriesConfig, SliceConfig
+from pipeline.errors import ConfigurationError, Drained
+from pipeline.mpi.agreement import on_root
+from pipeline.mpi.world import Alone, World
+from pipeline.pseudonym import fingerprint, pseudonym
+from pipeline.records import Event, Series, Study
+from pipeline.run.deal import Deal
+from pipeline.run.manifest import Heading, write_manifest
+from pipeline.run.scan_cache import Catalogue
+from pipeline.study.slices import choose_slices
+
+log = logging.getLogger(__name__)
+BATCH = 100
+Build = Callable[[str, Sequence[FileRecord], SeriesConfig, bytes], Study]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A folder to list, or files to read."""
+
+    folder: str | None = None
+    files: tuple[FoundFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one task found; `number` is the task's, `unlisted` says why a folder could not be listed."""
+
+    number: int
+    folders: tuple[str, ...] = ()
+    files: tuple[FoundFile, ...] = ()
+    unlisted: str = ""
+
+
+class IndexSource:
+    """Root's side: folders and batches still to do, and what is known already; begins with `files`, or else the top."""
+
+    def __init__(self, catalogue: Catalogue, size: int, files: Sequence[FoundFile] | None = None) -> None:
+        self.catalogue = catalogue
+        self._deal = Deal(size=size)
+        self._tasks: dict[int, Task] = {}
+        self._n_tasks = 0
+        self.n_read = 0
+        self.unlisted: list[str] = []
+        if files is None:
+            self._add(Task(folder=""))
+        else:
+            self._take(files)
+
+    def give(self, rank: int) -> list[bytes]:
+        """Tasks for `rank`, each with its number."""
+        return [msgspec.json.encode((number, self._tasks[number])) for number in self._deal.give(rank)]
+
+    def report(self, rank: int, report: bytes) -> None:
+        """Take in what a task found, and open the tasks that follow from it."""
+        found = msgspec.json.decode(report, type=Report)
+        task = self._tasks.pop(found.number)
+        if task.folder is None:
+            self.n_read += len(found.files)
+            for file in found.files:
+                self.catalogue.add(file)
+            self.catalogue.flush()
+        else:
+            self._listed(found)
+        self._deal.done(rank, found.number)
+
+    def lost(self, rank: int, *, died: bool = False) -> None:  # noqa: ARG002  a report says all there is
+        """What `rank` held is open again."""
+        self._deal.lost(rank)
+
+    @property
+    def finished(self) -> bool:
+        """Nothing left to list or read."""
+        return self._deal.finished
+
+    def _listed(self, found: Report) -> None:
+        for folder in found.folders:
+            self._add(Task(folder=folder))
+        if found.unlisted:
+            self.unlisted.append(found.unlisted)
+        self._take(found.files)
+
+    def _take(self, files: Sequence[FoundFile]) -> None:
+        fresh: list[FoundFile] = []
+        for file in files:
+            if file.records:
+                self.catalogue.add(file)
+            elif not self.catalogue.recall(file):
+                fresh.append(file)
+        for start in range(0, len(fresh), BATCH):
+            self._add(Task(files=tuple(fresh[start : start + BATCH])))
+
+    def _add(self, task: Task) -> None:
+        self._tasks[self._n_tasks] = task
+        self._deal.add(self._n_tasks, 1.0 if task.folder is not None else 2.0)
+        self._n_tasks += 1
+
+
+def index(
+    world: Alone | World, root: Path, private: Path | None, config: Config, key: bytes | None,
+    pause: Callable[[], bool] = lambda: False,
+) -> None:  # fmt: skip
+    """Write the manifest of `root`, a folder or a CSV of pictures, into `private`; root alone has `private` and `key`."""
+    with Catalogue(private) if private else nullcontext() as catalogue:
+        listed = on_root(world, lambda: read_list(root) if is_list(root) else None)
+        files = listed_files(root, listed) if listed else None
+        source = IndexSource(catalogue, world.size, files) if catalogue else None
+        with closing(world.deal(source, pause=pause)) as tasks:
+            for task, done in tasks:
+                done(_work(root_of(root), task, world.tick))
+        on_root(world, lambda: _write(source, root, private, config, key, listed))
+
+
+def _write(
+    source: IndexSource | None, root: Path, private: Path | None, config: Config, key: bytes | None,
+    listed: Sequence[Listed] | None,
+) -> None:  # fmt: skip
+    """Root groups what was found into studies, and writes the manifest."""
+    if source is None or private is None or key is None:
+        raise ValueError("root has the source, the folder and the key")
+    if not source.finished:
+        raise Drained("indexing stopped early; start the same command again")
+    catalogue = source.catalogue
+    events = catalogue.left_out() + [Event("run", "walk", reason) for reason in source.unlisted]
+    log.info("indexed %d files, %d read anew", catalogue.n_files, source.n_read)
+    made_by = (fingerprint(key), selection_digest(config))
+    heading = Heading(str(root), *made_by, catalogue.n_files, tuple(events), catalogue.kinds())
+    studies = _studies(catalogue, config, key) if listed is None else _listed(catalogue, listed, config, key)
+    write_manifest(private, heading, studies)
+
+
+def _studies(catalogue: Catalogue, config: Config, key: bytes) -> Iterator[Study]:
+    """Every study in the order of its key, one in memory at a time."""
+    jobs: list[tuple[str, Build, Callable[[str], list[FileRecord]]]] = []
+    jobs += [(uid, build_study, catalogue.study) for uid in catalogue.study_uids()]
+    jobs += [(folder, build_picture_study, catalogue.pictures) for folder in catalogue.picture_folders()]
+    for name, build, records in sorted(jobs, key=lambda job: pseudonym(key, "study", job[0])):
+        yield _thinned(build(name, records(name), config.series, key), config.slices)
+
+
+def _listed(catalogue: Catalogue, rows: Sequence[Listed], config: Config, key: bytes) -> list[Study]:
+    """A study a patient, in the order of its key."""
+    if catalogue.study_uids():
+        raise ConfigurationError("the list names DICOM images: screen their folder instead, it needs no list")
+    records, patients = catalogue.pictures_by_path(), dict[str, list[Listed]]()
+    for row in rows:
+        patients.setdefault(row.patient, []).append(row)
+    studies = (listed_study(members, records, config.series, key) for members in patients.values())
+    return sorted((_thinned(study, config.slices) for study in studies), key=lambda study: study.study_key)
+
+
+def _thinned(study: Study, config: SliceConfig) -> Study:
+    """`study` with the slices that screening will read, of hundreds: a manifest of 100,000 studies stays readable."""
+    return replace(study, candidates=tuple(_chosen(series, config) for series in study.candidates))
+
+
+def _chosen(series: Series, config: SliceConfig) -> Series:
+    places = choose_slices([source.z_mm for source in series.slices], config)
+    return replace(series, slices=tuple(series.slices[place] for place in places))
+
+
+def selection_digest(config: Config) -> str:
+    """What of the configuration a manifest depends on."""
+    return msgspec.json.encode((config.series, config.slices), order="deterministic").decode()
+
+
+def _work(root: Path, task: bytes, tick: Callable[[], None]) -> bytes:
+    number, wanted = msgspec.json.decode(task, type=tuple[int, Task])
+    if wanted.folder is None:
+        return msgspec.json.encode(Report(number, files=tuple(scan_file(root, file, tick) for file in wanted.files)))
+    folders, files, unlisted = list_folder(root, wanted.folder)
+    return msgspec.json.encode(Report(number, tuple(folders), tuple(files), unlisted))

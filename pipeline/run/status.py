@@ -1,0 +1,52 @@
+"""How far a run is, read from its folder while it works or after it ended."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.run.journal import Place, next_attempt, noted_places
+from pipeline.run.lock import holders
+from pipeline.run.manifest import read_manifest
+
+RECENT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Counts of a run; `rate_per_s` over the newest records, 0 where there are too few."""
+
+    n_studies: int
+    n_done: int
+    by_status: dict[str, int]
+    rate_per_s: float
+    attempt: int
+    holder: str
+
+    @property
+    def n_open(self) -> int:
+        """Studies without a record."""
+        return self.n_studies - self.n_done
+
+
+def read_status(run: Path) -> Status:
+    """The state of the run at `run`. Raises ConfigurationError where nothing was indexed there."""
+    manifest = read_manifest(run / "private")
+    wanted = {entry.study_key for entry in manifest.entries}
+    done = {key: place for key, place in noted_places(run).items() if key in wanted}
+    by_status = Counter(place.status for place in done.values())
+    attempt = next_attempt(run) - 1
+    return Status(
+        len(wanted), len(done), dict(sorted(by_status.items())), _rate(list(done.values())), attempt, "; ".join(holders(run))
+    )
+
+
+def _rate(places: list[Place]) -> float:
+    """Studies a second over the newest records of the newest attempt."""
+    paths = {place.path for place in places}
+    newest = max((path.parent for path in paths), default=None)
+    latest = {path for path in paths if path.parent == newest}
+    ended = heapq.nlargest(RECENT, (place.ended for place in places if place.ended and place.path in latest))
+    return (len(ended) - 1) / (ended[0] - ended[-1]) if len(ended) > 1 and ended[0] > ended[-1] else 0.0

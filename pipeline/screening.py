@@ -1,0 +1,306 @@
+"""The spine: index -> deal -> (a study through its stages) -> record -> gather, over any number of ranks.
+
+Root reads configuration, key, manifest and weights, and tells the others. Whatever happens to a study, it ends as one journal
+record; a run killed at any moment goes on from its journals.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pipeline.config import Config, read_config
+from pipeline.errors import TRANSIENT, ConfigurationError, Drained, PipelineError
+from pipeline.mpi.agreement import agreed, on_root, trouble_shared
+from pipeline.mpi.launch import connect, end_time, local_rank
+from pipeline.mpi.stall import looked_at, moved
+from pipeline.mpi.watcher import InHand, nobody_watches
+from pipeline.mpi.world import Alone, World
+from pipeline.records import DealtStudy, Line
+from pipeline.run.beforehand import check_request
+from pipeline.run.index import index
+from pipeline.run.journal import Journal, compact, encode, last_places, noted_places
+from pipeline.run.legs import end_leg
+from pipeline.run.lock import Held, hold, hold_briefly, holders
+from pipeline.run.manifest import check_has_ct, read_manifest
+from pipeline.run.open_studies import Report, Share, StudySource, journal_findings
+from pipeline.run.pace import Pace
+from pipeline.run.plan import Plan, Request, describe, plan, provenance, read_described, read_weights
+
+if TYPE_CHECKING:
+    from pipeline.run.gather import Summary
+
+log = logging.getLogger(__name__)
+
+
+def screen(  # noqa: PLR0913  what a run can be asked, all with defaults
+    archive: str | Path, weights: str | Path | Sequence[str | Path], out: str | Path, *,
+    config: Config | str | Path | None = None, key_file: str | Path | None = None, refresh: bool = False,
+    contact_sheet: bool = False,
+) -> Summary | None:  # fmt: skip
+    """Screen `archive` with the networks at `weights` into the run's folder `out`; the summary, on root (None elsewhere).
+
+    `config` is a Config or a TOML file's path. Works alone or on every rank of an MPI program; called again on the same `out`
+    it resumes. Raises PipelineError.
+    """
+    files = [weights] if isinstance(weights, str | Path) else weights
+    settings = config if isinstance(config, Config) else read_config(Path(config) if config else None)
+    request = Request(
+        Path(archive),
+        tuple(Path(file) for file in files),
+        Path(out),
+        settings,
+        Path(key_file) if key_file else None,
+        refresh=refresh,
+        contact_sheet=contact_sheet,
+    )
+    world = connect(root_computes_up_to=settings.run.root_computes_up_to, join_s=settings.run.join_s)
+    with looked_at(settings.run.stall_s, world.rank) if world.size > 1 else nullcontext():
+        return run(world, request)
+
+
+def run(
+    world: Alone | World, request: Request, begun: Callable[[Path], None] = lambda _: None, in_hand: InHand = nobody_watches
+) -> Summary | None:  # fmt: skip
+    """Carry out `request` on all ranks; `begun` is told each rank's log file, `in_hand` what to record should the rank die.
+
+    None on root where other parts of the run are still open. Raises PipelineError, Drained when stopped.
+    """
+    with ExitStack() as stack, asked_to_stop() as stop:
+        on_root(world, lambda: check_request(request.archive, request.out, request.networks, request.key_file))
+        on_root(world, lambda: stack.enter_context(_held(request)))
+        with ExitStack() as preparing:
+            if request.part:
+                on_root(world, lambda: preparing.enter_context(hold_briefly(request.out)))
+            made = msgspec.json.decode(agreed(world, lambda: msgspec.json.encode(plan(request))), type=Plan)
+            begun(made.log(world.rank))
+            if made.index_needed:
+                _index(world, request, made.config, stop)
+            source = on_root(world, lambda: _open(request, made, world.size))
+        networks = [
+            agreed(world, partial(read_weights, path, network.sha256))
+            for path, network in zip(request.networks, made.networks, strict=True)
+        ]
+        with _legs_watched(source, request):
+            _screen_dealt(world, made, networks, source, stop, in_hand)
+            return on_root(world, lambda: _finish(source, request))
+
+
+@contextmanager
+def _legs_watched(source: StudySource | None, request: Request) -> Iterator[None]:
+    """Where root is to be started again for the rest, it looks whether that is of any use."""
+    begun = time.monotonic()
+    try:
+        yield
+    except PipelineError as error:
+        if source is not None and error.exit_code == Drained.exit_code:
+            lasted_s, enough_s = time.monotonic() - begun, request.config.run.abandon_after_s
+            end_leg(request.home, source.before, lasted_s, enough_s=enough_s, moved=source.moved)
+        raise
+
+
+def _held(request: Request) -> Held:
+    """The lock of this job: of its part, or of the whole run, which no part may then be at work on."""
+    held = hold(request.home)
+    busy = [] if request.part else [name for path in request.out.glob("parts/*") for name in holders(path)]
+    if busy:
+        held.close()
+        raise ConfigurationError(f"a part of {request.out} is held by {busy[0]}: wait for it, or choose another --out")
+    return held
+
+
+def gather_run(out: Path) -> Summary:
+    """Rebuild the derived files of a run from its journals."""
+    from pipeline.run.gather import gather
+
+    described = read_described(out)
+    thresholds = {network.column: network.threshold for network in described.networks if network.threshold is not None}
+    columns = [network.column for network in described.networks]
+    return gather(out, columns, provenance(described), thresholds=thresholds)
+
+
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """What an index holds."""
+
+    n_files: int
+    n_studies: int
+    n_ready: int
+
+
+def index_only(
+    world: Alone | World, archive: Path, out: Path, config: Config, key_file: Path | None = None
+) -> Indexed | None:  # fmt: skip
+    """Index `archive` into the run's folder `out`, to be screened later; what was found, on root."""
+    request = Request(archive, (), out, config, key_file)
+    with ExitStack() as stack, asked_to_stop() as stop:
+        on_root(world, lambda: check_request(archive, out, key_file=key_file))
+        on_root(world, lambda: stack.enter_context(_held(request)))
+        _index(world, request, config, stop)
+        return on_root(world, lambda: _indexed(out))
+
+
+def _indexed(out: Path) -> Indexed:
+    manifest = read_manifest(out / "private")
+    n_ready = sum(entry.status == "READY" for entry in manifest.entries)
+    if not n_ready:
+        check_has_ct(out / "private")
+    return Indexed(manifest.heading.n_files, len(manifest.entries), n_ready)
+
+
+def _index(world: Alone | World, request: Request, config: Config, stop: Callable[[], bool]) -> None:
+    key = on_root(world, request.key)
+    index(world, request.archive.absolute(), request.out / "private" if key else None, config, key, stop)
+
+
+def _open(request: Request, made: Plan, size: int) -> StudySource:
+    """Root's source of studies: what earlier attempts and indexing have settled is journalled and left out."""
+    manifest = read_manifest(request.out / "private")
+    describe(made, request.key(), manifest.sha256)
+    done = compact(request.home)
+    if request.part:
+        done = last_places(request.out)
+    share = Share(*(request.part or (1, 1)), Pace(end_time()), retry_lost=request.retry_lost)
+    with Journal(made.journal(0).with_name("root.jsonl"), fsync_every_s=1.0) as journal:
+        journal_findings(journal, manifest, done, share.numbers(manifest))
+    return StudySource(manifest, done, size, made.config.run, share, partial(noted_places, request.out))
+
+
+def _screen_dealt(
+    world: Alone | World, made: Plan, networks: list[bytes], source: StudySource | None, stop: Stop, in_hand: InHand
+) -> None:  # fmt: skip
+    """Every rank takes studies until none is left; trouble on one rank is every rank's."""
+    from pipeline.study.screener import Screener, lost_line  # torch is for who screens: to index needs none
+
+    path = made.journal(world.rank)
+    sheets = Path(made.out) / "images" if made.contact_sheet else None
+    outputs: Any = {"sheets": sheets, "pack": made.pack(world.rank)}
+
+    def tick() -> None:
+        world.tick()
+        if stop.for_s() > made.config.run.abandon_after_s:
+            raise Drained("asked to stop, and left the study in hand to the next start")
+
+    own = Pace(end_time())  # of what a rank holds ahead, root can no longer say when it begins
+
+    def pause() -> bool:
+        return stop() or own.late or (source is not None and (source.broken or source.out_of_time))
+
+    with ExitStack() as stack:
+        with trouble_shared(world):
+            archive, rank = Path(made.archive), local_rank()
+            screener = stack.enter_context(Screener(archive, made.config, networks, local_rank=rank, tick=tick, **outputs))
+            journal = stack.enter_context(Journal(path, made.config.run.fsync_every_s))
+        with trouble_shared(world), closing(world.deal(source, pause=pause)) as tasks:
+            for task, done in tasks:
+                dealt = msgspec.json.decode(task, type=DealtStudy)
+                in_hand(path, encode(lost_line(dealt)))
+                line = screener.line(dealt)
+                journal.append(line)
+                in_hand(None, b"")
+                report = _report(line)
+                own.measured(1.0, report.seconds)
+                done(msgspec.json.encode(report))
+
+
+def _report(line: Line) -> Report:
+    result = line.result
+    if result is None:
+        raise ValueError("a study's line holds its result")
+    transient = result.status == "FAILED" and result.reason in TRANSIENT
+    return Report(result.study_key, result.status, result.reason, line.tries, transient, sum(line.seconds.values()))
+
+
+def _finish(source: StudySource | None, request: Request) -> Summary | None:
+    """Root gathers, where the run came to its end; of parts, the last."""
+    if source is None:
+        raise ValueError("root has the source")
+    source.progress.close()
+    if source.broken:
+        raise PipelineError("stopped: too many studies ended in INTERNAL_ERROR; see logs/, then start the same command again")
+    if source.hopeless_s:
+        raise ConfigurationError(
+            f"a study takes {source.hopeless_s:,.0f} s, more than the walltime leaves: ask for a longer one"
+        )
+    if source.out_of_time:
+        raise Drained("stopped before the walltime ends; start the same command again to go on")
+    if not source.finished:
+        raise Drained("stopped early as asked; start the same command again to go on")
+    if not request.part:
+        return _tables_of(request.out)
+    with hold_briefly(request.out):
+        n_open = source.n_open_elsewhere(last_places(request.out))
+        if not n_open:
+            return _tables_of(request.out)
+    log.info(
+        "part %d of %d is done; %d studies are open in other parts, the last of them writes the tables", *request.part, n_open
+    )
+    return None
+
+
+def _tables_of(out: Path) -> Summary:
+    summary = gather_run(out)
+    moved()
+    _show(out)
+    if not any(status.startswith("OK") for status in summary.by_status):
+        check_has_ct(out / "private")
+    return summary
+
+
+def _show(out: Path) -> None:
+    """Make the report, which can be made again: whatever goes wrong with it, the tables stay. Raises PipelineError."""
+    from pipeline.report import write_report
+
+    try:
+        write_report(out)
+    except PipelineError:
+        raise
+    except Exception as error:
+        raise PipelineError(
+            f"the tables are complete, but the report could not be made ({type(error).__name__}): "
+            f"`drenet report {out.name}` makes it again, and says what is wrong"
+        ) from error
+
+
+class Stop:
+    """Whether this process was asked to stop (USR1, TERM), and for how long already."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def ask(self, *_: object) -> None:
+        """Stop, please: a signal handler."""
+        self._since = self._since or time.monotonic()
+
+    def __call__(self) -> bool:
+        """Whether it was asked."""
+        return self._since is not None
+
+    def for_s(self) -> float:
+        """Seconds since; 0 where it was not asked."""
+        return time.monotonic() - self._since if self._since else 0.0
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Stop]:
+    """True once the process was asked to stop; earlier handlers come back afterwards."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, stop.ask) for number in (signal.SIGUSR1, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,18 @@
+"""DRE-Net: the networks and their checkpoints."""
+
+from pipeline.study.drenet.baselines import Baseline
+from pipeline.study.drenet.checkpoint import load_baseline, load_checkpoint, load_checkpoint_bytes, save_checkpoint
+from pipeline.study.drenet.formula import formula_network
+from pipeline.study.drenet.network import DreNet, DreNetOutput, Metadata
+
+__all__ = [
+    "Baseline",
+    "DreNet",
+    "DreNetOutput",
+    "Metadata",
+    "formula_network",
+    "load_baseline",
+    "load_checkpoint",
+    "load_checkpoint_bytes",
+    "save_checkpoint",
+]

@@ -1,0 +1,171 @@
+"""Checkpoints: the published layout, torchvision-named ResNet-50 backbones, and our own safetensors with metadata.
+
+Nothing is unpickled but tensors (`weights_only=True`). A checkpoint that does not fit is refused, naming what is missing and
+the cure. Reading one holds the file's bytes and one copy of the tensors; the network is built around that copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from pipeline.errors import ConfigurationError
+from pipeline.files import write_whole
+from pipeline.run.kinds import LFS_POINTER
+from pipeline.study.drenet.baselines import ARCHITECTURES, Baseline
+from pipeline.study.drenet.network import DreNet, Metadata, network_of
+
+PUBLISHED = Metadata(classes=("control", "covid"), positive=1)
+"""What is assumed of a checkpoint that says nothing of itself: the second class is the positive one."""
+ADDED = ("attention.weight", "attention.bias")
+"""What published checkpoints lack: the learned attention; zeros are the identity."""
+WRAPPERS = ("net_state_dict", "state_dict", "model")
+"""Where trainers keep the state dict: the paper's authors, Lightning, and many a script."""
+PREFIXES = ("_orig_mod.", "module.", "model.")
+"""What torch.compile, DataParallel and Lightning put before every key."""
+CURE = "expected a DRE-Net checkpoint: the published layout (net_state_dict, 336 keys) or this project's safetensors"
+
+
+def load_checkpoint(path: str | Path) -> DreNet:
+    """The network at `path`, in eval mode, its metadata with the file's SHA-256. Raises ConfigurationError."""
+    return load_checkpoint_bytes(_read(Path(path)), name=str(path))
+
+
+def load_checkpoint_bytes(data: bytes, *, name: str = "the checkpoint") -> DreNet:
+    """The network whose checkpoint file holds `data`, in eval mode."""
+    state, described = _tensors(data, name)
+    metadata = replace(_metadata(state, described, name), sha256=hashlib.sha256(data).hexdigest())
+    if metadata.architecture != "drenet":
+        raise ConfigurationError(f"{name} holds a {metadata.architecture}, a baseline: screening needs a DRE-Net")
+    with torch.device("meta"):
+        wanted = DreNet(metadata.width, len(metadata.classes)).state_dict()
+    return network_of(_fitted(state, wanted, name), metadata)
+
+
+def load_baseline(path: str | Path) -> Baseline:
+    """The baseline network at `path`, in eval mode. Raises ConfigurationError."""
+    name, data = str(path), _read(Path(path))
+    state, described = _tensors(data, name)
+    metadata = replace(_metadata(state, described, name), sha256=hashlib.sha256(data).hexdigest())
+    if metadata.architecture not in ARCHITECTURES:
+        raise ConfigurationError(f"{name} holds no baseline but {metadata.architecture}")
+    network = Baseline(metadata.architecture, metadata.width, len(metadata.classes))
+    network.load_state_dict(_fitted(state, network.state_dict(), name))
+    network.metadata = metadata
+    return network.eval()
+
+
+def save_checkpoint(network: DreNet | Baseline, path: Path) -> None:
+    """Write `network` with its metadata as safetensors, whole or not at all."""
+    write_whole(path, checkpoint_bytes(network))
+
+
+def checkpoint_bytes(network: DreNet | Baseline) -> bytes:
+    """`network` with its metadata as the bytes of a safetensors file."""
+    state = {key: value.contiguous() for key, value in network.state_dict().items()}
+    described = msgspec.json.encode(asdict(replace(network.metadata, sha256=""))).decode()
+    return safetensors_bytes(state, metadata={"drenet": described})
+
+
+def load_backbone(network: DreNet, path: str | Path) -> None:
+    """Start `network` from a torchvision-named ResNet-50; its `fc` is used only where it has two classes."""
+    trunk, name = network.pretrained_model, str(path)
+    wanted = trunk.state_dict()
+    state, _ = _tensors(_read(Path(path)), name)
+    if "fc.weight" not in state or state["fc.weight"].shape != wanted["fc.weight"].shape:
+        state |= {key: value for key, value in wanted.items() if key.startswith("fc.")}
+    trunk.load_state_dict(_fitted(state, wanted, name))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+
+
+def _tensors(data: bytes, name: str) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a safetensors or torch file by key, and what the file says of itself as JSON ("" if nothing)."""
+    if data.startswith(LFS_POINTER):
+        raise ConfigurationError(
+            f"{name} is a Git LFS pointer and not the checkpoint (CHECKPOINT_CORRUPT): git lfs pull fetches that"
+        )
+    is_safetensors = data[8:9] == b"{"
+    try:
+        return _from_safetensors(data) if is_safetensors else (_from_torch(data), "")
+    except Exception as error:  # the two libraries raise a dozen kinds here, and each means the same to the user
+        raise ConfigurationError(f"{name} cannot be read as tensors (CHECKPOINT_CORRUPT); {CURE}") from error
+
+
+def _from_safetensors(data: bytes) -> tuple[dict[str, Tensor], str]:
+    header = msgspec.json.decode(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return load_safetensors(data), header.get("__metadata__", {}).get("drenet", "")
+
+
+def _from_torch(data: bytes) -> dict[str, Tensor]:
+    """A state dict, plain or as trainers wrap it, without the prefixes that they put before its keys."""
+    content: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    for name in WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+    state = content if isinstance(content, dict) else {}
+    return _bare({str(key): value for key, value in state.items() if isinstance(value, Tensor)})
+
+
+def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state` without the prefixes that all of its keys share."""
+    for prefix in PREFIXES * 2:  # of DataParallel within torch.compile, or the other way round
+        if state and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _metadata(state: dict[str, Tensor], described: str, name: str) -> Metadata:
+    """What the file says of itself, or else the published defaults at the width of its first convolution."""
+    width = state.get("pretrained_model.conv1.weight", torch.empty(64)).shape[:1].numel() / 64
+    try:
+        metadata = msgspec.json.decode(described, type=Metadata) if described else replace(PUBLISHED, width=width)
+    except msgspec.DecodeError as error:
+        raise ConfigurationError(f"{name}: its metadata is damaged: {error} (CHECKPOINT_CORRUPT); {CURE}") from error
+    n_classes = len(metadata.classes)
+    if n_classes < 2 or not 0 <= metadata.positive < n_classes or not 1 / 64 <= metadata.width <= 4:
+        raise ConfigurationError(f"{name}: its metadata fits no DRE-Net (CHECKPOINT_CORRUPT); {CURE}")
+    return metadata
+
+
+def _fitted(state: dict[str, Tensor], wanted: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """`state` completed and in the types of `wanted`; refused where keys or shapes differ, or a number is none."""
+    state = {key: _absent(value) for key, value in wanted.items() if _may_be_absent(key)} | state
+    missing = sorted(wanted.keys() - state.keys())
+    unknown = sorted(state.keys() - wanted.keys())
+    shapes = sorted(key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape)
+    for what, keys in (("lacks", missing), ("has unknown", unknown), ("has other shapes for", shapes)):
+        if keys:
+            raise ConfigurationError(
+                f"{name} {what} {len(keys)} keys ({', '.join(keys[:3])}, ...) (CHECKPOINT_CORRUPT); {CURE}"
+            )
+    fitted = {key: state[key].to(value.dtype) for key, value in wanted.items()}
+    wild = sorted(key for key, value in fitted.items() if not torch.isfinite(value).all())
+    if wild:
+        raise ConfigurationError(
+            f"{name} holds NaN or infinity in {len(wild)} of its tensors ({', '.join(wild[:3])}) (CHECKPOINT_CORRUPT): its "
+            "training went astray, or the file is damaged; name another checkpoint"
+        )
+    return fitted
+
+
+def _may_be_absent(key: str) -> bool:
+    return key in ADDED or key.endswith("num_batches_tracked")  # old backbones have no such counter
+
+
+def _absent(value: Tensor) -> Tensor:
+    return torch.zeros(value.shape, dtype=value.dtype)

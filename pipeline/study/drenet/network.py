@@ -1,0 +1,225 @@
+"""DRE-Net (Song et al., medRxiv 2020.02.23.20026930): a ResNet-50 that looks thrice, at the slice, at its details, at the best.
+
+The trunk's feature map feeds a proposal pyramid that scores 261 square anchors; hard NMS keeps 3 small and 3 large; each is cut
+from the zero-padded image, resized to 224 x 224 and seen by the same trunk; the best large one is cut again from the 600 x 600
+zoom source. A linear layer over the eight features gives the slice's logits. Dropout is off in eval mode.
+
+Shapes: N slices, C channels, H x W pixels, K = 6 details, A anchors, F = 2048 * width features. Boxes (y0, x0, y1, x1) lie in
+the image padded by 224 on each side; subtract 224 for image pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad
+
+from pipeline.records import Details
+from pipeline.study.drenet.resnet import ResNet
+
+IMAGE_PX, ZOOM_PX, DETAIL_PX, PAD_PX = 448, 600, 224, 224
+N_SMALL = N_LARGE = 3
+N_DETAILS = N_SMALL + N_LARGE
+MAX_IOU = 0.1
+SMALL_LEVELS = ((48, 32, 14), (96, 64, 7))
+"""(side px, stride px, cells a side), in the order of the anchors' numbers."""
+LARGE_LEVELS = ((192, 128, 4),)
+
+
+class DreNetOutput(NamedTuple):
+    """What DRE-Net says of N slices; `boxes` in padded pixels, `attention` sums to 1 over the details."""
+
+    raw_logits: Tensor
+    concat_logits: Tensor
+    part_logits: Tensor
+    detail_index: Tensor
+    detail_score: Tensor
+    boxes: Tensor
+    attention: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What a checkpoint says of itself; `threshold` is the operating point chosen on validation, if any."""
+
+    classes: tuple[str, ...] = ("negative", "positive")
+    positive: int = 1
+    width: float = 1.0
+    architecture: str = "drenet"
+    task: str = ""
+    threshold: float | None = None
+    meaning: str = ""
+    details: Details = "anywhere"
+    sha256: str = ""
+
+
+def anchors(levels: tuple[tuple[int, int, int], ...]) -> npt.NDArray[np.int64]:
+    """Boxes [A, 4] in padded pixels, level by level, row by row."""
+    boxes = []
+    for side, stride, n_cells in levels:
+        centre = stride // 2 + stride * np.arange(n_cells) + PAD_PX
+        y, x = (grid.ravel() for grid in np.meshgrid(centre, centre, indexing="ij"))
+        half = side // 2
+        boxes.append(np.stack([y - half, x - half, y + half, x + half], axis=1))
+    return np.concatenate(boxes)
+
+
+def overlapping(boxes_A4: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """[A, A]: pairs whose IoU exceeds MAX_IOU."""
+    low = np.maximum(boxes_A4[:, None, :2], boxes_A4[None, :, :2])
+    high = np.minimum(boxes_A4[:, None, 2:], boxes_A4[None, :, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=2).astype(np.float64)
+    area = (boxes_A4[:, 2:] - boxes_A4[:, :2]).prod(axis=1)
+    return np.asarray(shared / (area[:, None] + area[None, :] - shared) > MAX_IOU)
+
+
+class ProposalPyramid(nn.Module):
+    """Feature map -> one score an anchor, over three scales."""
+
+    def __init__(self, n_features: int, n_mid: int = 128) -> None:
+        super().__init__()
+        self.down1 = nn.Conv2d(n_features, n_mid, 3, 1, 1)
+        self.down2 = nn.Conv2d(n_mid, n_mid, 3, 2, 1)
+        self.down3 = nn.Conv2d(n_mid, n_mid, 3, 2, 1)
+        self.tidy1 = nn.Conv2d(n_mid, 1, 1)
+        self.tidy2 = nn.Conv2d(n_mid, 1, 1)
+        self.tidy3 = nn.Conv2d(n_mid, 1, 1)
+
+    def forward(self, features_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """-> scores of the small anchors [N, 245] and of the large ones [N, 16]."""
+        d1 = torch.relu(self.down1(features_NCHW))
+        d2 = torch.relu(self.down2(d1))
+        d3 = torch.relu(self.down3(d2))
+        small = torch.cat([self.tidy1(d1).flatten(1), self.tidy2(d2).flatten(1)], dim=1)
+        return small, self.tidy3(d3).flatten(1)
+
+
+class DreNet(nn.Module):
+    """DRE-Net; parameter names are those of published checkpoints, plus the learned `attention`."""
+
+    def __init__(self, width: float = 1.0, n_classes: int = 2) -> None:
+        super().__init__()
+        self.pretrained_model = ResNet(width, n_classes)
+        n_features = self.pretrained_model.n_features
+        self.proposal_net = ProposalPyramid(n_features, max(8, int(128 * width)))
+        self.concat_net = nn.Linear(n_features * (N_DETAILS + 2), n_classes)
+        self.partcls_net = nn.Linear(n_features, n_classes)
+        self.attention = nn.Linear(n_features, 1)
+        nn.init.zeros_(self.attention.weight)  # equal weights: the identity, until trained
+        nn.init.zeros_(self.attention.bias)
+        self.dropout = nn.Dropout(0.5)
+        self.explore = 0.0  # training may choose details by scores with this much noise, to see others than the best
+        self.trunk_dtype = torch.float32  # training may compute the trunk, and only it, in bfloat16
+        self.metadata = Metadata(width=width)
+        self.small_boxes: Tensor
+        self.large_boxes: Tensor
+        self.small_overlaps: Tensor
+        self.large_overlaps: Tensor
+        for name, levels in (("small", SMALL_LEVELS), ("large", LARGE_LEVELS)):
+            boxes_A4 = anchors(levels)
+            self.register_buffer(f"{name}_boxes", torch.from_numpy(boxes_A4), persistent=False)
+            self.register_buffer(f"{name}_overlaps", torch.from_numpy(overlapping(boxes_A4)), persistent=False)
+
+    def forward(
+        self, image: Tensor, zoom_source: Tensor, forced_index: Tensor | None = None, in_lung: Tensor | None = None
+    ) -> DreNetOutput:  # fmt: skip
+        """Image [N, 3, 448, 448], zoom_source [N, 3, 600, 600], both normalised; `forced_index` [N, 6] replaces the choice.
+
+        `in_lung` [N, A], which anchors show original lung, counts where the network was trained to choose among those only;
+        without it any may be chosen.
+        """
+        map_NCHW = self.trunk(image)
+        slice_NF = self.pooled(map_NCHW)
+        small_NA, large_NA = self.proposal_net(map_NCHW.detach().float())
+        index_NK = self._choose(small_NA, large_NA, in_lung) if forced_index is None else forced_index
+        boxes_NK4 = torch.cat([self.small_boxes[index_NK[:, :N_SMALL]], self.large_boxes[index_NK[:, N_SMALL:]]], dim=1)
+        score_NK = torch.cat([small_NA.gather(1, index_NK[:, :N_SMALL]), large_NA.gather(1, index_NK[:, N_SMALL:])], dim=1)
+        detail_NKF = self._look_at_details(image, boxes_NK4)
+        second_NF = self.pooled(self.trunk(second_look(zoom_source, boxes_NK4[:, N_SMALL])))
+        attention_NK = torch.softmax(self.attention(detail_NKF).squeeze(2), dim=1)
+        weighted_NF = (detail_NKF * (attention_NK * N_DETAILS).unsqueeze(2)).flatten(1)
+        return DreNetOutput(
+            raw_logits=self.pretrained_model.fc(slice_NF),
+            concat_logits=self.concat_net(torch.cat([weighted_NF, slice_NF, second_NF], dim=1)),
+            part_logits=self.partcls_net(detail_NKF),
+            detail_index=index_NK,
+            detail_score=score_NK,
+            boxes=boxes_NK4,
+            attention=attention_NK,
+        )
+
+    def trunk(self, image_NCHW: Tensor) -> Tensor:
+        """The feature map [N, F, h, w]."""
+        with torch.autocast(image_NCHW.device.type, torch.bfloat16, enabled=self.trunk_dtype == torch.bfloat16):
+            features: Tensor = self.pretrained_model(image_NCHW)
+        return features
+
+    def pooled(self, map_NCHW: Tensor) -> Tensor:
+        """[N, F]: the mean over the map, in fp32; in training half of it is dropped for all that follows."""
+        pooled: Tensor = self.dropout(map_NCHW.float().mean(dim=(2, 3)))
+        return pooled
+
+    def _choose(self, small_NA: Tensor, large_NA: Tensor, in_lung_NA: Tensor | None) -> Tensor:
+        if in_lung_NA is None or self.metadata.details == "anywhere":
+            in_lung_NA = torch.ones_like(torch.cat([small_NA, large_NA], dim=1), dtype=torch.bool)
+        first = torch.split(in_lung_NA, [small_NA.shape[1], large_NA.shape[1]], dim=1)
+        small, large = (self._explored(score_NA.detach()) for score_NA in (small_NA, large_NA))
+        return torch.cat(
+            [hard_nms(small, self.small_overlaps, N_SMALL, first[0]), hard_nms(large, self.large_overlaps, N_LARGE, first[1])],
+            dim=1,
+        )
+
+    def _explored(self, score_NA: Tensor) -> Tensor:
+        return score_NA + self.explore * torch.randn_like(score_NA) if self.training and self.explore else score_NA
+
+    def _look_at_details(self, image: Tensor, boxes_NK4: Tensor) -> Tensor:
+        """[N, K, F]: each detail cut from the padded image, resized, seen by the trunk."""
+        padded = pad(image.detach(), (PAD_PX,) * 4)
+        boxes = boxes_NK4.tolist()
+        cuts = [cut(padded[n : n + 1], box, DETAIL_PX) for n, slice_boxes in enumerate(boxes) for box in slice_boxes]
+        features_NF = self.pooled(self.trunk(torch.cat(cuts)))
+        return features_NF.view(len(boxes), N_DETAILS, -1)
+
+
+def hard_nms(score_NA: Tensor, overlaps_AA: Tensor, n_keep: int, first_NA: Tensor) -> Tensor:
+    """Indices [N, n_keep]: the best score first, then the best that overlaps none chosen; of equals the lower index.
+
+    Those of `first_NA` come before all others, which fill up what these leave.
+    """
+    # Ranks are distinct whole numbers: argmax over the scores promises no order among equals, and an anchor that was dropped
+    # must not be mistaken for one that scores -inf.
+    n_anchors = score_NA.shape[1]
+    rank_NA = score_NA.argsort(dim=1, descending=True, stable=True).argsort(dim=1) + n_anchors * ~first_NA
+    chosen = []
+    for _ in range(n_keep):
+        best_N = rank_NA.argmin(dim=1)
+        chosen.append(best_N)
+        rank_NA = rank_NA.masked_fill(overlaps_AA[best_N], 2 * n_anchors)
+    return torch.stack(chosen, dim=1)
+
+
+def cut(image_1CHW: Tensor, box: list[int], size: int) -> Tensor:
+    """The half-open box of one image, resized bilinearly with aligned corners to [1, C, size, size]."""
+    y0, x0, y1, x1 = box
+    return interpolate(image_1CHW[:, :, y0:y1, x0:x1], size=(size, size), mode="bilinear", align_corners=True)
+
+
+def second_look(zoom_source: Tensor, box_N4: Tensor) -> Tensor:
+    """The best large detail of each slice, cut from its 600 x 600 source: [N, 3, 448, 448]."""
+    inside = (box_N4 - PAD_PX).clamp(0, IMAGE_PX).tolist()
+    scaled = [[edge * ZOOM_PX // IMAGE_PX for edge in box] for box in inside]
+    return torch.cat([cut(zoom_source[n : n + 1].detach(), box, IMAGE_PX) for n, box in enumerate(scaled)])
+
+
+def network_of(state: dict[str, Tensor], metadata: Metadata) -> DreNet:
+    """A network in eval mode around the very tensors of `state`: nothing is initialised, nothing copied."""
+    with torch.device("meta"):
+        network = DreNet(metadata.width, len(metadata.classes))
+    network.load_state_dict(state, assign=True)
+    network.metadata = metadata
+    return network.eval()

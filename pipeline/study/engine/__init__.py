@@ -1,0 +1,6 @@
+"""Slices -> predictions: one engine a rank, the same numbers whoever computes them."""
+
+from pipeline.study.engine.device import resolve_engine
+from pipeline.study.engine.engine import Engine
+
+__all__ = ["Engine", "resolve_engine"]

@@ -1,0 +1,42 @@
+"""HU -> lung mask, with OpenCV and numpy.
+
+`chest-wall` follows the chest wall instead of the air, so that lesions at the pleura stay in (docs/lung.md). `published` is the
+recipe of the published code, which cuts such lesions away; it is kept for its checkpoints.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.study.lungs.air import body, lung_air, shrunk
+from pipeline.study.lungs.published import published_masks
+from pipeline.study.lungs.shapes import Mask
+from pipeline.study.lungs.wall import closed_lungs
+
+__all__ = ["lung_masks"]
+
+OUTLINE = 76
+"""Of 255: a little outside the middle of the edge pixel, where a hazy lesion meets the pleura."""
+
+Hu = npt.NDArray[np.int16]
+
+
+def lung_masks(hu: Hu, z_mm: npt.NDArray[np.float64], spacing_mm: tuple[float, float], recipe: str = "chest-wall") -> Mask:
+    """Lung of each slice: hu [S, R, C] ordered by z -> bool [S, R, C]; slices may be dense or centimetres apart."""
+    if len(hu) == 0:
+        return np.zeros(hu.shape, bool)
+    if len(hu) != len(z_mm):
+        raise ValueError(f"{len(hu)} slices but {len(z_mm)} positions")
+    if recipe == "published":
+        return published_masks(hu)
+    small = np.stack([shrunk(image, spacing_mm) for image in hu])
+    bodies = np.stack([body(image) for image in small])
+    lungs = closed_lungs(lung_air(small, bodies, z_mm), small, bodies, z_mm)
+    return np.stack([_grown(mask, hu.shape[1:]) for mask in lungs])
+
+
+def _grown(mask: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> Mask:
+    """Back to the full matrix with a smooth outline."""
+    return np.asarray(cv2.resize(mask * np.uint8(255), (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR) > OUTLINE)

@@ -1,0 +1,134 @@
+"""The lung's own air, slice by slice and followed along z; all at WORK_MM a pixel.
+
+Three kinds of air are not lung: what lies outside the body, what soft tissue encloses on its own (windpipe, main bronchi,
+stomach and bowel gas: darker than lung, with soft tissue around), and what no lung lies above or below.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.study.lungs.shapes import Bits, disk, filled, largest, widened, window
+
+WORK_MM = 2.0
+AIR_HU = -400
+SOFT_HU = -300
+LEAST_MM2 = 60.0
+LUMEN_LEAST_MM2 = 24.0
+ENCLOSED = 0.75
+"""Share of soft tissue round a dark region that makes it a lumen, not a bulla."""
+GAS_HU = -975
+GAS_SHARE, GAS_MM2 = 0.15, 1000.0
+FOLLOWED = 0.45
+REGROW = 4
+HAZE_HU = -140
+STEP_MM, SLOPE = 4.0, 0.3
+"""How far the lung may lie sideways of its neighbour: so much, and so much more a millimetre of z."""
+
+Hu = npt.NDArray[np.int16]
+
+
+def shrunk(image: Hu, spacing_mm: tuple[float, float]) -> Hu:
+    """One slice at WORK_MM a pixel, each the mean of the pixels under it."""
+    rows, columns = (max(8, round(n * mm / WORK_MM)) for n, mm in zip(image.shape, spacing_mm, strict=True))
+    return np.asarray(cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA), np.int16)
+
+
+def body(image: Hu) -> Bits:
+    """The largest soft region, holes filled, thin sheets (table, blankets) stripped."""
+    soft = cv2.morphologyEx((image > SOFT_HU).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+    return largest(cv2.morphologyEx(filled(largest(soft)), cv2.MORPH_OPEN, disk(6)))
+
+
+def lung_air(hu: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64]) -> Bits:
+    """Air of the lungs [S, r, c]: lumens taken out, regions followed from the fullest slice up and down."""
+    air = ((hu < AIR_HU) & (bodies > 0)).astype(np.uint8)
+    usual = _usual_hu(hu, air)
+    lumen_hu = min(-900.0, (usual - 1000.0) / 2)
+    free = [mask & ~_lumens(image, mask, lumen_hu) for image, mask in zip(hu, air, strict=True)]
+    regions = [_regions(cv2.morphologyEx(mask, cv2.MORPH_OPEN, disk(1))) for mask in free]
+    fullest = int(np.argmax([cv2.countNonZero(mask) for mask in regions]))
+    for place in range(fullest):
+        regions[place] = _without_gas(regions[place], hu[place], lumen_hu)
+    lungs = _follow(regions, fullest, z_mm)
+    return np.stack([_softened(_regrown(*each), image) for image, *each in zip(hu, lungs, free, strict=True)])
+
+
+def _regrown(lung: Bits, free: Bits) -> Bits:
+    """`lung` with the thin ends of its air."""
+    for _ in range(REGROW):
+        lung = cv2.dilate(lung, np.ones((3, 3), np.uint8)) & free
+    return lung
+
+
+def _softened(lung: Bits, hu: Hu) -> Bits:
+    """`lung` with the ground glass that touches it; the blurred rim of every lung is too thin to count."""
+    hazy = ((hu < HAZE_HU) | (cv2.blur(hu, (5, 5)) < 2 * HAZE_HU)) & (lung == 0) & (hu > AIR_HU - 200)
+    haze = cv2.morphologyEx(hazy.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    n, labels = cv2.connectedComponents(haze, connectivity=8)
+    touching = np.zeros(n, np.uint8)
+    touching[labels[cv2.dilate(lung, disk(1)) > 0]] = 1
+    touching[0] = 0
+    softened = lung.copy()
+    softened[haze > 0] |= touching[labels[haze > 0]]
+    return softened
+
+
+def _usual_hu(hu: Hu, air: Bits) -> float:
+    """What lung measures in this study: the median of the fullest slice's air, pure gas aside."""
+    fullest = int(np.argmax([cv2.countNonZero(mask) for mask in air]))
+    values = hu[fullest][(air[fullest] > 0) & (hu[fullest] > GAS_HU)]
+    return float(np.median(values)) if len(values) else -850.0
+
+
+def _lumens(image: Hu, air: Bits, lumen_hu: float) -> Bits:
+    """Dark regions that soft tissue encloses, with their rims."""
+    dark = ((cv2.blur(image, (3, 3)) < lumen_hu) & (air > 0)).astype(np.uint8)
+    near_soft = cv2.dilate((image > -500).astype(np.uint8), np.ones((3, 3), np.uint8))
+    found = np.zeros_like(air)
+    n, labels = cv2.connectedComponents(dark, connectivity=4)
+    area = np.bincount(labels[dark > 0], minlength=n)
+    for number in np.flatnonzero(area * WORK_MM**2 >= LUMEN_LEAST_MM2):
+        region = (labels == number).astype(np.uint8)
+        box = window(region, 5)
+        rim = cv2.dilate(region[box], disk(2))
+        ring = cv2.dilate(region[box], disk(3)) > rim
+        if np.mean(near_soft[box][ring]) > ENCLOSED:
+            found[box] |= rim
+    return found
+
+
+def _regions(mask: Bits) -> Bits:
+    """`mask` without specks, its regions numbered."""
+    n, labels = cv2.connectedComponents(mask, connectivity=8)
+    keep = np.bincount(labels[mask > 0], minlength=n) * WORK_MM**2 >= LEAST_MM2
+    numbers = np.where(keep, np.minimum(np.cumsum(keep), 255), 0).astype(np.uint8)
+    return np.asarray(numbers[labels])
+
+
+def _without_gas(regions: Bits, hu: Hu, lumen_hu: float) -> Bits:
+    """Numbered `regions` of a basal slice less the small ones with dark spots: gas among stool is no pure lumen."""
+    area = np.bincount(regions[regions > 0], minlength=256)
+    dark = np.bincount(regions[(regions > 0) & (hu < lumen_hu)], minlength=256)
+    gas = (dark > GAS_SHARE * area) & (area * WORK_MM**2 < GAS_MM2)
+    return np.where(gas[regions], 0, regions).astype(np.uint8)
+
+
+def _follow(candidates: list[Bits], start: int, z_mm: npt.NDArray[np.float64]) -> Bits:
+    """From slice `start` outwards, keep the regions that mostly lie under the (widened) lung of the slice before."""
+    lungs = np.zeros((len(candidates), *candidates[0].shape), np.uint8)
+    lungs[start] = candidates[start] > 0
+    for step in (1, -1):
+        before, at = lungs[start], float(z_mm[start])
+        for place in range(start + step, len(lungs) if step > 0 else -1, step):
+            reach = (STEP_MM + SLOPE * abs(float(z_mm[place]) - at)) / WORK_MM
+            box = window(before | candidates[place])
+            inside = candidates[place][box] > 0
+            region, near = candidates[place][box][inside], widened(before[box], reach)[inside]
+            keep = np.bincount(region[near > 0], minlength=256) > FOLLOWED * np.bincount(region, minlength=256)
+            lungs[place][box][inside] = keep[region]
+            if lungs[place].any():
+                before, at = lungs[place], float(z_mm[place])
+    return lungs

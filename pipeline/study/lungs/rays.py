@@ -1,0 +1,152 @@
+"""A slice seen along rays from the middle of the body: what is outermost, and where the ribs stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.study.lungs.air import WORK_MM
+from pipeline.study.lungs.shapes import Bits
+
+RAYS = 256
+BONE_HU = 130
+CENTRAL_MM = 22.0
+"""Bone this near the midline is spine or sternum."""
+SPINE_MM = 40.0
+"""How far spine and sternum may stand from the middle of the body's outline."""
+RIB_GAP = RAYS * 40 // 360
+ARC_GAP = RAYS * 75 // 360
+SPIKE = RAYS * 30 // 360
+PLEURA_MM = 3.0
+
+Hu = npt.NDArray[np.int16]
+Line = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Rays:
+    """Ray number and radius of each pixel; rays run from posterior over the patient's right, anterior and left."""
+
+    middle: int
+    angle: Bits
+    radius: npt.NDArray[np.float32]
+
+    @classmethod
+    def round_middle(cls, bodies: Bits, hu: Hu) -> Rays:
+        """Rays from half the bodies' height, in the column of spine and sternum; one centre for the stack."""
+        row, middle = (_centre(bodies, axis) for axis in (2, 1))
+        middle = _spine(bodies, hu, middle)
+        y, x = np.indices(bodies.shape[1:], np.float32)
+        y, x = y - row, x - middle + 0.5
+        angle = ((np.arctan2(x, -y) / (2 * np.pi) + 0.5) * RAYS).astype(np.intp) % RAYS
+        radius = np.hypot(y, x).astype(np.float32)
+        return cls(middle, angle.astype(np.uint8), radius)
+
+    def within(self, reach: Line) -> Bits:
+        """The pixels not farther out than `reach` on their ray."""
+        return np.asarray(self.radius <= cv2.LUT(self.angle, reach), np.uint8)
+
+    def reach(self, mask: Bits) -> Line:
+        """Radius of the outermost pixel of `mask` on each ray; 0 where there is none."""
+        reach = np.zeros(RAYS, np.float32)
+        inside = np.flatnonzero(mask.view(np.bool_))
+        np.maximum.at(reach, self.angle.ravel()[inside], self.radius.ravel()[inside])
+        return reach
+
+    def ribs(self, hu: Hu, reach: Line) -> tuple[Line, npt.NDArray[np.bool_]]:
+        """Radius of the pleura inside the ribs on each ray (bridged between ribs, 0 far from any); and whether it meets one.
+
+        Ribs are the first bone beyond the `reach` of the lung.
+        """
+        x = np.abs(np.arange(hu.shape[1]) - self.middle + 0.5)
+        bone = np.flatnonzero((hu > BONE_HU) & (x > CENTRAL_MM / WORK_MM))
+        angle, radius = self.angle.ravel()[bone], self.radius.ravel()[bone]
+        beyond = radius > reach[angle]
+        first = np.full(RAYS, np.inf, np.float32)
+        np.minimum.at(first, angle[beyond], radius[beyond])
+        first[np.isinf(first)] = 0
+        left, right = first.reshape(2, -1)
+        line = np.concatenate([_to_spine(_bridged(left)), _to_spine(_bridged(right[::-1]))[::-1]])
+        return line, (first > 0) & (line > first - 2 * PLEURA_MM / WORK_MM)
+
+
+def arched(reach: Line, hull: Line) -> Line:
+    """Radius of a rounded wall: `reach` where it touches its `hull`, bridged between such rays on each side of the body."""
+    touching = (reach > 0) & (reach >= hull - 1)
+    return np.concatenate([_arc(*half) for half in zip(reach.reshape(2, -1), touching.reshape(2, -1), strict=True)])
+
+
+def around(chosen: npt.NDArray[np.bool_], width: int) -> npt.NDArray[np.bool_]:
+    """The rays within `width` of a chosen one."""
+    return np.asarray(
+        np.convolve(np.concatenate([chosen[-width:], chosen, chosen[:width]]), np.ones(2 * width + 1), "valid") > 0
+    )
+
+
+def flanked(met: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The rays that are met, or lie on the same side of the body between two that are and are near."""
+    halves = cv2.copyMakeBorder(met.reshape(2, -1).astype(np.uint8), 0, 0, ARC_GAP, ARC_GAP, cv2.BORDER_CONSTANT, value=0)
+    bridged = cv2.morphologyEx(halves, cv2.MORPH_CLOSE, np.ones((1, ARC_GAP), np.uint8))
+    return np.asarray(bridged[:, ARC_GAP:-ARC_GAP].ravel() > 0)
+
+
+def to_spine(met: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """The rays that are met, and those between the spine and the first of them on each side."""
+    whole = met.copy()
+    for half in (whole[: RAYS // 2], whole[: RAYS // 2 - 1 : -1]):
+        known = np.flatnonzero(half)
+        if len(known) and known[0] < RAYS // 6:
+            half[: known[0]] = True
+    return whole
+
+
+def _arc(reach: Line, touching: npt.NDArray[np.bool_]) -> Line:
+    known, at = np.flatnonzero(touching), np.arange(len(reach))
+    if len(known) < 2:
+        return reach
+    place = 1 + np.searchsorted(known[1:-1], at)
+    near = (known[place] - known[place - 1] <= ARC_GAP) & (at >= known[0]) & (at <= known[-1])
+    return np.where(near, np.interp(at, known, reach[known]), reach).astype(np.float32)
+
+
+def _bridged(first: Line) -> Line:
+    """Straight lines between neighbouring ribs; spikes to the scapula between two ribs cut off."""
+    known = np.flatnonzero(first)
+    if len(known) < 2:
+        return np.zeros_like(first)
+    at = np.arange(len(first))
+    place = 1 + np.searchsorted(known[1:-1], at)
+    before, after = known[place - 1], known[place]
+    turn = 2 * np.pi / RAYS
+    gap = np.sin((after - before) * turn)
+    chord = gap / (np.sin((after - at) * turn) / first[before] + np.sin((at - before) * turn) / first[after])
+    near = (after - before <= RIB_GAP) & (at >= known[0]) & (at <= known[-1])
+    line = np.where(near, chord, 0).astype(np.float32)
+    opened = cv2.morphologyEx(line.reshape(1, -1), cv2.MORPH_OPEN, np.ones((1, SPIKE), np.uint8)).ravel()
+    return np.asarray(np.maximum(opened - np.float32(PLEURA_MM / WORK_MM), 0), np.float32)
+
+
+def _to_spine(line: Line) -> Line:
+    """`line` of one side, from posterior to anterior: the rays before its first rib end as deep as that rib lies."""
+    known = np.flatnonzero(line)
+    if not len(known) or known[0] > len(line) // 4:
+        return line
+    turn = np.cos((np.arange(known[0] + 1) + 0.5) * 2 * np.pi / RAYS)
+    line[: known[0]] = (line[known[0]] * turn[-1] / turn[:-1]).astype(np.float32)
+    return line
+
+
+def _spine(bodies: Bits, hu: Hu, middle: int) -> int:
+    """The median column of the bone that is near `middle`; `middle` itself where there is none."""
+    low = max(0, middle - round(SPINE_MM / WORK_MM))
+    near = (slice(None), slice(None), slice(low, middle + round(SPINE_MM / WORK_MM) + 1))
+    bone = np.cumsum(((hu[near] > BONE_HU) & (bodies[near] > 0)).sum(axis=(0, 1)))
+    return low + int(np.searchsorted(bone, bone[-1] / 2)) if bone[-1] else middle
+
+
+def _centre(bodies: Bits, axis: int) -> int:
+    lines = [np.flatnonzero(mask.any(axis=axis - 1)) for mask in bodies if mask.any()]
+    return int(np.median([(line[0] + line[-1]) / 2 for line in lines])) if lines else bodies.shape[3 - axis] // 2

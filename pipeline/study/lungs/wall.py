@@ -1,0 +1,152 @@
+"""Air -> lung: each side closed towards the chest wall, never across the mediastinum."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.study.lungs.air import WORK_MM
+from pipeline.study.lungs.along import bridged
+from pipeline.study.lungs.consolidation import consolidated, mirrored
+from pipeline.study.lungs.rays import RAYS, Line, Rays, arched, around, flanked
+from pipeline.study.lungs.shapes import Bits, closed, disk, filled, window
+from pipeline.study.lungs.sides import sides
+
+CHORD_MM = 45.0
+INNER_MM = 6.0
+ALONG_MM = 80.0
+SLACK_MM = 2.0
+RIB_SLACK_MM = 12.0
+DENT_MM, DENT_RAYS = 3.0, RAYS * 12 // 360
+MIDLINE_MM, CLOSE_MM = 18.0, 4.0
+SMALL_MM2, HOLE_MM2 = 80.0, 200.0
+RAGGED = 0.62
+CENTRAL_MM = 30.0
+DEPTH_MM = 30.0
+BELOW_MM = 32.0
+RING_PX, RING = 5, 0.6
+SUPPORTED = 0.4
+AIRY_HU, AIRY = -150, 0.4
+FAT_HU = (-130, -30)
+DEFICIT, PASSES = 0.77, 2
+Hu = npt.NDArray[np.int16]
+
+
+def closed_lungs(air: Bits, hu: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64]) -> Bits:
+    """Lung air [S, r, c] -> lungs [S, r, c], from the lowest slice up, so that each knows the lung below."""
+    rays = Rays.round_middle(bodies, hu)
+    halves = [sides(mask, image, rays.middle) for mask, image in zip(air, hu, strict=True)]
+    walls = [_wall_reach(np.stack([rays.reach(half[side]) for half in halves]), z_mm) for side in (0, 1)]
+    lungs = np.zeros_like(air)
+    inside = np.stack([_inside(image, mask) for image, mask in zip(hu, bodies, strict=True)])
+    from_middle = np.abs(np.arange(hu.shape[2]) - rays.middle + 0.5)
+    everywhere, close = (inside & (from_middle > least_mm / WORK_MM) for least_mm in (MIDLINE_MM, CLOSE_MM))
+    for i, image in enumerate(hu):
+        first = min(max(i - 1, 0), int(np.searchsorted(z_mm, z_mm[i] - BELOW_MM)))
+        below, deep = lungs[first:i].max(axis=0, initial=0), lungs[first] if i else np.zeros_like(lungs[0])
+        free = everywhere[i]
+        pair = [_whole(half, image, free, (below, deep), wall[i], rays) for half, wall in zip(halves[i], walls, strict=True)]
+        lungs[i] = _with_consolidation(pair, image, (free, close[i]), rays)
+    return bridged(lungs, hu, close, z_mm, rays)
+
+
+def _inside(hu: Hu, body: Bits) -> Bits:
+    """Where lung may be beyond its air, the midline aside: inside the body, not bone."""
+    return np.asarray((hu < 200) * cv2.erode(body, disk(4)), np.uint8)
+
+
+def _with_consolidation(pair: list[Bits], hu: Hu, free: tuple[Bits, Bits], rays: Rays) -> Bits:
+    """Both lungs, each with what is consolidated; the larger first, as the other's mirror.
+
+    Pixels are `free` to join at large, or, closer to the midline, only where the mirror shows lung.
+    """
+    first, second = (0, 1) if cv2.countNonZero(pair[0]) >= cv2.countNonZero(pair[1]) else (1, 0)
+    for side, other in ((first, second), (second, first)):
+        own = np.arange(hu.shape[1]) < rays.middle if side == 0 else np.arange(hu.shape[1]) >= rays.middle
+        short = cv2.countNonZero(pair[side]) < DEFICIT * cv2.countNonZero(pair[other])
+        mirror = mirrored(pair[other], rays.middle) if short else np.zeros_like(pair[side])
+        here = np.asarray((free[0] | (free[1] & mirror)) & own, np.uint8)
+        for _ in range(PASSES):  # what lies behind a consolidation found by the mirror borders on it
+            more = consolidated(pair[side], mirror, hu, here, rays)
+            if not more.any():
+                break
+            holes = filled(pair[side]) & ~pair[side]
+            whole = cv2.morphologyEx(pair[side] | more, cv2.MORPH_CLOSE, disk(3))
+            pair[side] = filled(whole) & ~holes
+    return np.asarray(pair[0] | pair[1])
+
+
+def _wall_reach(reach: Line, z_mm: npt.NDArray[np.float64]) -> Line:
+    """How far the chest wall is: what slices above and below both reach, a closing of the air's reach [S, rays] along z."""
+    wall = reach.copy()
+    for i in range(1, len(reach) - 1):
+        low, high = np.searchsorted(z_mm, (z_mm[i] - ALONG_MM, z_mm[i] + ALONG_MM))
+        below = reach[min(int(low), i - 1) : i].max(axis=0)
+        above = reach[i + 1 : max(int(high), i + 2)].max(axis=0)
+        wall[i] = np.maximum(reach[i], np.minimum(below, above))
+    return wall
+
+
+def _whole(side: Bits, hu: Hu, free: Bits, lower: tuple[Bits, Bits], wall: Line, rays: Rays) -> Bits:
+    """One lung of one slice: its vessels, its holes, and what a pleural lesion took from its outline."""
+    if not side.any():
+        return side
+    inner = closed(side, INNER_MM / WORK_MM)
+    below, deep = lower
+    reach = rays.reach(inner)
+    backed = below | rays.within(np.where(reach > CENTRAL_MM / WORK_MM, np.float32(np.inf), 0))
+    lung = inner | _lesions(_pockets(reach, hu, free, wall, rays), hu, backed, small_mm2=SMALL_MM2, ragged=0)
+    lung = cv2.morphologyEx(lung, cv2.MORPH_CLOSE, disk(2))
+    holes = filled(lung) & ~lung
+    if holes.any():
+        lung |= _lesions(holes, hu, below | _ringed(holes, deep), small_mm2=HOLE_MM2, ragged=RAGGED)
+    return np.asarray(cv2.morphologyEx(lung, cv2.MORPH_OPEN, disk(1)) | side, np.uint8)
+
+
+def _ringed(holes: Bits, deep: Bits) -> Bits:
+    """The `holes` of a lung round which there is still lung BELOW_MM deeper: a diaphragm's dome has widened by then."""
+    n, labels = cv2.connectedComponents(holes, connectivity=4)
+    if n > 255:
+        return np.zeros_like(holes)
+    ring = cv2.dilate(labels.astype(np.uint8), disk(RING_PX)) * (labels == 0)
+    held = np.bincount(ring[deep > 0], minlength=n) > RING * np.bincount(ring.ravel(), minlength=n)
+    held[0] = False
+    return np.asarray(held.astype(np.uint8)[labels])
+
+
+def _pockets(reach: Line, hu: Hu, free: Bits, wall: Line, rays: Rays) -> Bits:
+    """Soft tissue between the lung, which has this `reach`, and its chest wall."""
+    star = rays.within(reach)
+    x = np.abs(np.arange(hu.shape[1]) - rays.middle + 0.5)
+    free = free & (1 - star)
+    hull = closed(star, CHORD_MM / WORK_MM)
+    chord = hull & free
+    hulled = rays.reach(hull & (x > 1))
+    ribs, met = rays.ribs(hu, reach)
+    slack = np.where(met & around(hulled > reach + DENT_MM / WORK_MM, DENT_RAYS), RIB_SLACK_MM, SLACK_MM) / WORK_MM
+    wall = np.maximum(wall + slack, arched(reach, hulled))
+    wall = np.where(ribs > 0, np.minimum(ribs, wall), wall - slack) * flanked(reach > 0)
+    cage = rays.within(wall) & free
+    pockets = chord | cv2.morphologyEx(cage, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    return np.asarray(pockets & ~rays.within(rays.reach(pockets) - np.float32(DEPTH_MM / WORK_MM)), np.uint8)
+
+
+def _lesions(pockets: Bits, hu: Hu, below: Bits, *, small_mm2: float, ragged: float) -> Bits:
+    """Those regions of soft tissue that are lesion or vessel and not diaphragm.
+
+    They are small, airy, have lung below, or fill less than `ragged` of their box (the dome of a diaphragm is round).
+    """
+    if not pockets.any():
+        return pockets
+    box, lesions = window(pockets), np.zeros_like(pockets)
+    n, labels, stats, _ = cv2.connectedComponentsWithStats(pockets[box], connectivity=4)
+    inside = pockets[box] > 0
+    region, hu, below, area = labels[inside], hu[box][inside], below[box][inside], stats[:, cv2.CC_STAT_AREA]
+    supported = np.bincount(region[below > 0], minlength=n) > SUPPORTED * area
+    airy = np.bincount(region[hu < AIRY_HU], minlength=n) > AIRY * area
+    fat = np.bincount(region[(hu > FAT_HU[0]) & (hu < FAT_HU[1])], minlength=n) > 0.5 * area
+    loose = area < ragged * stats[:, cv2.CC_STAT_WIDTH] * stats[:, cv2.CC_STAT_HEIGHT]
+    keep = ((supported | airy | loose) & ~fat) | (area * WORK_MM**2 < small_mm2)
+    lesions[box][inside] = keep[region]
+    return lesions

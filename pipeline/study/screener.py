@@ -1,0 +1,168 @@
+"""One study through the stages: read -> lung -> prepare -> infer -> aggregate; whatever becomes of it is one journal line.
+
+The only place that catches errors per study.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pipeline.archive import Decoder, read_mask, read_volume, root_of
+from pipeline.config import Config
+from pipeline.errors import PipelineError, RankDied, Reason, StudyError
+from pipeline.mpi.stall import moved
+from pipeline.records import DealtStudy, Line, PreparedStudy, Series, Study, StudyResult, Volume
+from pipeline.study.contact_sheet import write_contact_sheet
+from pipeline.study.drenet import load_checkpoint_bytes
+from pipeline.study.engine import Engine
+from pipeline.study.lungs import lung_masks
+from pipeline.study.picture_pack import Album, study_pictures
+from pipeline.study.pool import failed_result, study_result
+from pipeline.study.slices import Mask, prepare
+
+log = logging.getLogger(__name__)
+
+
+class Preparer:
+    """Reads a study of one archive and makes of it what networks see. A context manager; holds the decoder."""
+
+    def __init__(
+        self, archive: Path, config: Config, *, tick: Callable[[], None] = lambda: None, sheets: Path | None = None
+    ) -> None:
+        self._archive, self._config, self._tick, self._sheets = root_of(archive), config, tick, sheets
+        cv2.setNumThreads(config.engine.threads)
+        self._decoder = Decoder(config.run.decode_cpu_s, tick)
+        self.seconds: dict[str, float] = {}
+        self.seen: tuple[Volume, Mask, PreparedStudy] | None = None
+
+    def __enter__(self) -> Preparer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._decoder.close()
+
+    def best(self, study: Study) -> tuple[Series, PreparedStudy]:
+        """The best series, prepared; one without lungs falls through to the next. Raises StudyError."""
+        self.seconds, self.seen = {}, None
+        for series in study.candidates:
+            try:
+                return series, self._prepared(study, series)
+            except StudyError as error:
+                if error.reason != Reason.NO_LUNG_FOUND or series is study.candidates[-1]:
+                    raise
+        raise StudyError(Reason.NO_SUITABLE_SERIES, "select")
+
+    def _prepared(self, study: Study, series: Series) -> PreparedStudy:
+        config = self._config
+        with self.timed("read"):
+            volume = read_volume(self._archive, series, range(len(series.slices)), self._decoder)
+        with self.timed("lung"):
+            masks = self._masks(series, volume)
+        with self.timed("prepare"):
+            prepared = prepare(volume, masks, series.seed, config)
+        self.seen = (volume, masks, prepared)
+        if self._sheets:
+            write_contact_sheet(self._sheets / f"{study.study_key}.png", volume, masks, prepared)
+        return prepared
+
+    def _masks(self, series: Series, volume: Volume) -> Mask:
+        """The lungs as found, or as given with exported pictures."""
+        given = [place for place, source in enumerate(series.slices) if source.mask]
+        if len(given) == len(volume.hu):
+            masks = np.zeros(volume.hu.shape, bool)
+        else:
+            masks = lung_masks(volume.hu, volume.z_mm, volume.spacing_mm, self._config.lung.recipe)
+        for place in given:
+            masks[place] = read_mask(self._archive, series.slices[place], volume.hu.shape[1:], self._decoder)
+        return masks
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add what the stage takes to `seconds`."""
+        begun = time.monotonic()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - begun
+        moved()
+        self._tick()
+
+
+class Screener:
+    """One rank's replica: the networks, the decoder, and how to take a study through them. A context manager."""
+
+    def __init__(  # noqa: PLR0913  what a replica is made of, and where its pictures go
+        self, archive: Path, config: Config, networks: Sequence[bytes], *, local_rank: int = 0,
+        tick: Callable[[], None] = lambda: None, sheets: Path | None = None, pack: Path | None = None,
+    ) -> None:  # fmt: skip
+        self._config, self._tick = config, tick
+        self._preparer = Preparer(archive, config, tick=tick, sheets=sheets)
+        self._engine = Engine([load_checkpoint_bytes(data) for data in networks], config.engine, local_rank=local_rank)
+        self._album = Album(pack, config.run) if pack else None
+
+    def __enter__(self) -> Screener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._preparer.__exit__()
+
+    def line(self, dealt: DealtStudy) -> Line:
+        """The journal line of one study, whatever becomes of it. Raises only where the run itself is in trouble."""
+        begun = time.monotonic()
+        result, failed = self._result(dealt.study)
+        self._keep_pictures(result, dealt.input)
+        said = result.reason or f"{result.probabilities[0]:.3f}"
+        log.info("study %s: %s %s, %.2f s", result.study_key, result.status, said, time.monotonic() - begun)
+        seconds = {stage: round(spent, 4) for stage, spent in self._preparer.seconds.items()}
+        return Line(result=result, input=dealt.input, tries=dealt.tries + failed, seconds=seconds, ended=round(time.time(), 3))
+
+    def _keep_pictures(self, result: StudyResult, input_: str) -> None:
+        """Before the study is journalled, so that none is finished without them; a fault in drawing changes no result."""
+        seen = self._preparer.seen
+        if self._album is None or seen is None or not self._album.wants(result):
+            return
+        try:
+            pictures = study_pictures(result.study_key, input_, *seen, self._config.window)
+        except Exception as error:  # noqa: BLE001  see above
+            log.warning("study %s: no pictures: %s", result.study_key, _frames(error))
+            return
+        if pictures:
+            self._album.add(pictures)
+
+    def _result(self, study: Study) -> tuple[StudyResult, bool]:
+        """(the study's row, whether it failed)."""
+        try:
+            return self._scored(study), False
+        except StudyError as error:
+            return failed_result(study, error), True
+        except (PipelineError, RankDied):
+            raise
+        except MemoryError:
+            return failed_result(study, StudyError(Reason.OUT_OF_MEMORY, "infer")), True
+        except Exception as error:  # noqa: BLE001  recorded as INTERNAL_ERROR; after a number of them the run stops
+            log.critical("study %s: INTERNAL_ERROR %s", study.study_key, _frames(error))  # a traceback's message may identify
+            return failed_result(study, StudyError(Reason.INTERNAL_ERROR, "infer")), True
+
+    def _scored(self, study: Study) -> StudyResult:
+        series, prepared = self._preparer.best(study)
+        with self._preparer.timed("infer"):
+            predictions = self._engine.predict(prepared, self._tick)
+        return study_result(study, series, prepared, predictions)
+
+
+def lost_line(dealt: DealtStudy) -> Line:
+    """What is recorded of a study should its rank die over it; written by the rank's watcher."""
+    result = failed_result(dealt.study, StudyError(Reason.WORKER_LOST, "infer"))
+    return Line(result=result, input=dealt.input, tries=dealt.tries + 1, ended=round(time.time(), 3))
+
+
+def _frames(error: Exception) -> str:
+    """Where it happened, innermost last, without the message: messages hold paths and header values."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return " > ".join([*(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames), type(error).__name__])
