@@ -135,6 +135,7 @@ def test_where_nothing_moves_every_rank_says_where_it_stands_and_the_run_ends_wi
     _nobody_left(tmp_path)
 
 
+@pytest.mark.long
 def test_ranks_that_were_suspended_for_a_while_have_not_stood_still(ending, tmp_path):
     process = ending("listens", "--ranks", "2", stderr=subprocess.DEVNULL)
     _all_begun(tmp_path, 2)

@@ -207,6 +207,7 @@ def test_an_unfinished_run_and_a_folder_that_is_none_are_refused_with_a_cure(scr
         evaluate(Asked(tmp_path, screened.labels))
 
 
+@pytest.mark.long
 def test_the_difference_to_another_run_is_delongs_on_the_same_patients(screened, copy, weights):
     other = copy.with_name("other")
     drenet("screen", screened.archive, "--weights", weights, "--out", other, "--key-file", screened.key)

@@ -151,6 +151,7 @@ def _survives(n_kills, seed, screen, drenet, out, expected):
     assert _tables(out / str(number)) == expected
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n_kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_lose_nothing(n_kills, screened, archive, weights, drenet, tmp_path):
     seed = int(time.time())
@@ -188,6 +189,7 @@ def _n_lines(run):
     return sum(len(path.read_bytes().splitlines()) for path in (run / "journal").glob("*/*.jsonl"))
 
 
+@pytest.mark.long
 def test_a_resume_that_would_change_results_is_refused_naming_the_field(screened, archive, weights, drenet, tmp_path):
     from pipeline.study.drenet import formula_network, save_checkpoint
 
@@ -308,6 +310,7 @@ def test_python_users_get_the_summary_and_the_tables(plain):
     assert len(run.results["details/box"]) == 6 * len(run.slices)
 
 
+@pytest.mark.long
 def test_full_storage_stops_a_run_with_74_and_it_is_resumed(plain, weights, drenet, tmp_path):
     screen = (*plain.screen, "--weights", weights, "--out", tmp_path / "run")
     done = drenet(*screen, fault="storage_of_last_rank_fails_at_second_study", LAST_RANK="0")
@@ -327,6 +330,7 @@ def test_full_storage_on_one_rank_stops_all_with_74_and_is_resumed(ranks, screen
     assert _tables(tmp_path / "run") == _tables(screened)
 
 
+@pytest.mark.long
 def test_a_failure_that_passes_leaves_no_trace_in_the_tables(plain, weights, drenet, tmp_path):
     (tmp_path / "marks").mkdir()
     options = {"fault": "first_read_of_every_study_fails", "MARKS": str(tmp_path / "marks")}

@@ -67,6 +67,7 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_one_and_two_ranks_train_the_same_network_bit_for_bit(cohort, train, trained):
     done = train(cohort / "two", ranks=2)
     assert done.returncode == 0, done.stdout
