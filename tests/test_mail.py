@@ -37,7 +37,7 @@ def test_an_mpi_that_fails_because_a_rank_died_is_a_death_and_no_bug(monkeypatch
         def Get_size(self):  # noqa: N802
             return 2
 
-        def Iprobe(self, **_):  # noqa: N802
+        def Improbe(self, **_):  # noqa: N802
             raise MPI.Exception(MPI.ERR_OTHER)
 
     with pytest.raises(RankDied, match="start the same command again"):

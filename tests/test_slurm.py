@@ -83,6 +83,12 @@ def test_a_job_over_four_nodes_gives_the_digest_of_one_rank(launcher, bed, studi
     assert len(ranks) == 4
 
 
+@pytest.mark.parametrize("how", ["as they are", "synchronous"])
+def test_messages_of_every_size_cross_between_nodes(how, bed):
+    said = bed.run("srun", "--partition=main", "-N4", "-n4", "--mpi=pmi2", sys.executable, ROOT / "tests" / "messages.py", how)
+    assert "4 ranks exchanged messages of up to 20,000,000 bytes" in said
+
+
 def test_a_gpu_job_is_given_gpus_and_has_the_digest_of_one_rank(bed, studies, weights, one_rank, tmp_path):
     """The GPUs are /dev/null and /dev/zero, and this cluster cannot bind: tried is the asking. Ranks compute on the CPU."""
     look = f'echo "a rank sees $CUDA_VISIBLE_DEVICES" >&2; exec {sys.executable} -m pipeline "$@"'

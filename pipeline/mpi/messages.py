@@ -116,15 +116,17 @@ class Mail:
         return None
 
     def _take_in(self, rank: int, tag: int) -> None:
-        """Begin to receive every piece that is announced."""
+        """Begin to receive every piece that is announced.
+
+        A matched probe: over a network a plain one may announce again what is already being received.
+        """
         from mpi4py import MPI
 
         status = MPI.Status()
         try:
-            while self._comm.Iprobe(source=rank, tag=tag, status=status):
-                sender = status.Get_source()
+            while (message := self._comm.Improbe(source=rank, tag=tag, status=status)) is not None:
                 buffer = bytearray(status.Get_count(MPI.BYTE))
-                self._coming.append(Piece(sender, tag, buffer, self._comm.Irecv(buffer, source=sender, tag=tag)))
+                self._coming.append(Piece(status.Get_source(), tag, buffer, message.Irecv(buffer)))
         except MPI.Exception as error:
             self._note_deaths(error)
 
