@@ -4,10 +4,13 @@ import os
 import signal
 import sys
 
-for number in (signal.SIGUSR1, signal.SIGTERM):  # asked to stop before anything has begun
-    signal.signal(number, lambda *_: os._exit(75))
+INTERRUPTED = signal.getsignal(signal.SIGINT)
+for number in (signal.SIGUSR1, signal.SIGTERM, *([] if INTERRUPTED == signal.SIG_IGN else [signal.SIGINT])):
+    signal.signal(number, lambda *_: os._exit(75))  # asked to stop before anything has begun
 
 from pipeline.cli import main  # noqa: E402  loading it takes a while
+
+signal.signal(signal.SIGINT, INTERRUPTED)
 
 if __name__ == "__main__":
     sys.exit(main())
