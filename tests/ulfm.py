@@ -96,15 +96,20 @@ def tried(trial, draw, out):
     return n_killed, process.wait(timeout=300)
 
 
-def root_killed(trial, out):
-    """Whether a run whose root is killed ends with an error, and whole when started again."""
-    process = trial.start(out)
-    while process.poll() is None and not any(out.glob("journal/*/*.jsonl")):
-        time.sleep(0.02)
-    trial.kill(0)
-    code = process.wait(timeout=300)
-    print(f"root killed: exit {code}", flush=True)
-    return code not in (0, 1, 2, 74, 75) and trial.start(out).wait(timeout=300) == 0 and trial.digest(out) == trial.expected
+def root_killed(trial, folder):
+    """Whether a run whose root is killed ends with an error, and whole when started again; one over too soon is repeated."""
+    for number in range(10):
+        out = folder / f"root-{number}"
+        process = trial.start(out)
+        while process.poll() is None and not any(out.glob("journal/*/*.jsonl")):
+            time.sleep(0.02)
+        killed = trial.kill(0)
+        code = process.wait(timeout=300)
+        print(f"root {'killed' if killed else 'had ended before it could be killed'}: exit {code}", flush=True)
+        if killed:
+            again = trial.start(out).wait(timeout=300)
+            return code not in (0, 1, 2, 74, 75) and again == 0 and trial.digest(out) == trial.expected
+    return False
 
 
 def main():
@@ -120,7 +125,7 @@ def main():
         whole = code == 0 and (out / "studies.csv").exists() and trial.digest(out) == trial.expected
         n_killed, n_whole = n_killed + killed, n_whole + whole
         print(f"run {number}: {killed} killed, exit {code}, {'whole' if whole else 'NOT WHOLE, see ' + str(out)}", flush=True)
-    resumed = root_killed(trial, folder / "root")
+    resumed = root_killed(trial, folder)
     print(
         f"seed {options.seed}: {n_killed} ranks killed in {options.runs} runs, {n_whole} whole without a restart; "
         f"root killed: {'the next start resumes' if resumed else 'NOT RESUMED'}"
