@@ -6,8 +6,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from pipeline.evaluation.held_out import held_out
 from pipeline.study.drenet.shipped import shipped_weights
-from pipeline.training.heldout import held_out
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "build/held-out")

@@ -24,14 +24,15 @@ sys.path.insert(0, str(ROOT))
 import msgspec  # noqa: E402
 import numpy as np  # noqa: E402
 
+from pipeline.cohort.tasks import CLASSES, POSITIVE  # noqa: E402
 from pipeline.config import Config  # noqa: E402
+from pipeline.evaluation.delong import area_with_interval, paired_difference  # noqa: E402
+from pipeline.evaluation.evaluate import Asked, evaluate  # noqa: E402
+from pipeline.evaluation.held_out import by_patient_key  # noqa: E402
 from pipeline.mpi.launch import connect, end_all_ranks  # noqa: E402
 from pipeline.phantom import CohortPlan, write_cohort  # noqa: E402
 from pipeline.pseudonym import read_or_make_key  # noqa: E402
-from pipeline.training.delong import area_with_interval, paired_difference  # noqa: E402
-from pipeline.training.evaluate import Asked, evaluate  # noqa: E402
-from pipeline.training.heldout import by_patient_key  # noqa: E402
-from pipeline.training.recipe import CLASSES, POSITIVE, Recipe  # noqa: E402
+from pipeline.training.recipe import Recipe  # noqa: E402
 from pipeline.training.run import Request, gather_cohort, train  # noqa: E402
 
 TASKS = {"covid-vs-bacterial": "classification", "covid-vs-healthy": "diagnosis"}

@@ -11,6 +11,9 @@ from typing import BinaryIO
 
 from pipeline.errors import ConfigurationError, PipelineError, StorageError
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How a file begins that only says where Git LFS keeps the real one."""
+
 
 def storage_error(error: OSError, path: Path) -> PipelineError:
     """What an OSError of the run's own folder means to who runs it."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from pipeline.training.delong import area_with_interval, paired_difference
+from pipeline.evaluation.delong import area_with_interval, paired_difference
 
 
 def by_leaving_out(target, *scores):

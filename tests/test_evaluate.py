@@ -7,15 +7,16 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from sklearn import metrics
 
-from pipeline.training.figures import Scored, calibration_error, figures, metric_functions, quick_metrics
-from pipeline.training.intervals import newcombe, wilson
-from pipeline.training.written import Measured, interval, paired_figure, write_evaluation
+from pipeline.evaluation.intervals import newcombe, wilson
+from pipeline.evaluation.metrics import METRICS, Scored, calibration_error, figures
+from pipeline.evaluation.write import Measured, interval, paired_figure, write_evaluation
 
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
-    monkeypatch.setattr("pipeline.training.intervals.N_RESAMPLES", 60)
+    monkeypatch.setattr("pipeline.evaluation.intervals.N_RESAMPLES", 60)
 
 
 def cohort(n_patients=40, n_slices=6):
@@ -57,13 +58,25 @@ def test_more_slices_of_the_same_patients_make_no_interval_narrower():
 
 
 @pytest.mark.parametrize("decimals", [1, 8])
-def test_resamples_are_measured_as_scikit_learn_would(decimals):
+def test_metrics_are_what_scikit_learn_makes_of_them(decimals):
     generator = np.random.default_rng(8)
     for threshold in (0.3, 0.9):
         target = generator.random(60) < 0.3
         score = np.round(generator.random(60), decimals)
-        wanted = {name: function(target, score) for name, function in metric_functions(threshold).items()}
-        assert quick_metrics(target, score, threshold) == pytest.approx(wanted, abs=1e-12)
+        called = score >= threshold
+        wanted = {
+            "AUC": metrics.roc_auc_score(target, score),
+            "average precision": metrics.average_precision_score(target, score),
+            "recall": metrics.recall_score(target, called, zero_division=0),
+            "specificity": metrics.recall_score(~target, ~called, zero_division=0),
+            "precision": metrics.precision_score(target, called, zero_division=0),
+            "F1": metrics.f1_score(target, called, zero_division=0),
+            "accuracy": metrics.accuracy_score(target, called),
+            "Brier score": metrics.brier_score_loss(target, score),
+            "calibration error": calibration_error(target, score),
+        }
+        found = {metric.name: metric.value(target, score, threshold) for metric in METRICS}
+        assert found == pytest.approx(wanted, abs=1e-12)
 
 
 @pytest.mark.parametrize("level", ["image", "patient"])

@@ -16,12 +16,12 @@ from sklearn import metrics
 
 from pipeline.cli import main
 from pipeline.errors import ConfigurationError
+from pipeline.evaluation.evaluate import Asked, evaluate
+from pipeline.evaluation.screened_run import measure_screened, target_of
 from pipeline.phantom import CohortPlan, write_cohort
 from pipeline.pseudonym import make_key, pseudonym, read_key
 from pipeline.run.plan import Network
 from pipeline.study.drenet.shipped import shipped_weights
-from pipeline.training.evaluate import Asked, evaluate
-from pipeline.training.screened import measure_screened, target_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def drenet(*arguments):
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
-    monkeypatch.setattr("pipeline.training.intervals.N_RESAMPLES", 20)
+    monkeypatch.setattr("pipeline.evaluation.intervals.N_RESAMPLES", 20)
 
 
 def rows(path):

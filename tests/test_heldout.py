@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.evaluation.held_out import held_out, patient_figures
+from pipeline.evaluation.intervals import wilson
 from pipeline.study.drenet.shipped import shipped_weights
-from pipeline.training.heldout import held_out, patient_figures
-from pipeline.training.intervals import wilson
 
 CARD = Path(__file__).parents[1] / "docs" / "held-out.json"
 

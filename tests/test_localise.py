@@ -4,11 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.records import Box
-from pipeline.study.drenet import DreNetOutput, formula_network
-from pipeline.study.drenet.network import PAD_PX
-from pipeline.training.cache import CachedSlice, CachedStudy
-from pipeline.training.localise import (
+from pipeline.cohort.cache import CachedSlice, CachedStudy
+from pipeline.evaluation.localise import (
     Seen,
     Tally,
     best_overlap,
@@ -19,6 +16,9 @@ from pipeline.training.localise import (
     ratio_with_interval,
     tally,
 )
+from pipeline.records import Box
+from pipeline.study.drenet import DreNetOutput, formula_network
+from pipeline.study.drenet.network import PAD_PX
 
 EMPTY = np.zeros((448, 448), bool)
 
@@ -76,7 +76,7 @@ def test_details_have_both_scores_and_those_that_show_mostly_fill_are_told(netwo
 
 def test_findings_are_ranked_for_the_positive_class_and_top_details_by_the_pyramid(network, monkeypatch):
     whole = CachedSlice(np.zeros((448, 448), np.uint8), np.zeros((600, 600), np.uint8), ~EMPTY)
-    monkeypatch.setattr("pipeline.training.localise.read_slice", lambda *_: whole)
+    monkeypatch.setattr("pipeline.evaluation.localise.read_slice", lambda *_: whole)
     truth = EMPTY.copy()
     truth[50:80, 50:80] = True  # the centre of the first in the lung: last by its class, third by the pyramid
     study = CachedStudy("", (0,), (Box(0, 0, 448, 448),))
@@ -86,7 +86,7 @@ def test_findings_are_ranked_for_the_positive_class_and_top_details_by_the_pyram
 
 
 def test_what_lies_in_the_fill_is_no_finding_and_as_a_top_detail_a_miss(network, ct_slice, monkeypatch):
-    monkeypatch.setattr("pipeline.training.localise.read_slice", lambda *_: ct_slice)
+    monkeypatch.setattr("pipeline.evaluation.localise.read_slice", lambda *_: ct_slice)
     truth = EMPTY.copy()
     truth[80:128, 80:128] = True
     truth[40:88, 300:348] = True  # a lesion that would be hit, were it not in the fill

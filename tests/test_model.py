@@ -9,7 +9,7 @@ from safetensors.torch import save as safetensors_bytes
 
 from pipeline.errors import ConfigurationError
 from pipeline.study.drenet import DreNet, formula_network, load_checkpoint, load_checkpoint_bytes, save_checkpoint
-from pipeline.study.drenet.checkpoint import checkpoint_bytes, load_backbone
+from pipeline.study.drenet.checkpoint import checkpoint_bytes, load_start
 from pipeline.study.drenet.network import LARGE_LEVELS, SMALL_LEVELS, anchors, cut, hard_nms, overlapping, second_look
 
 WIDTH = 1 / 16
@@ -289,7 +289,7 @@ def test_a_torchvision_backbone_starts_the_trunk_and_leaves_its_thousand_classes
     state |= {"fc.weight": torch.zeros(1000, 128), "fc.bias": torch.zeros(1000)}
     started = formula_network(WIDTH, phase=1)
     before = started.pretrained_model.fc.weight.clone()
-    load_backbone(started, _saved(tmp_path / "resnet50.pth", state))
+    load_start(started, _saved(tmp_path / "resnet50.pth", state))
     assert torch.equal(started.pretrained_model.conv1.weight, network.pretrained_model.conv1.weight + 1)
     assert torch.equal(started.pretrained_model.fc.weight, before)
 
@@ -300,7 +300,7 @@ def test_an_unreadable_backbone_is_refused(content, network, tmp_path):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ConfigurationError):
-        load_backbone(network, path)
+        load_start(network, path)
 
 
 def test_formula_networks_answer_to_their_input(network, pictures):

@@ -12,12 +12,12 @@ from pipeline.archive import Decoder, read_list
 from pipeline.archive.volume import read_mask, read_volume
 from pipeline.config import Config, SeriesConfig
 from pipeline.errors import ConfigurationError
+from pipeline.evaluation.evaluate import Asked, evaluate
 from pipeline.phantom import CohortPlan
 from pipeline.phantom.cohort import chest_of
 from pipeline.pseudonym import make_key
 from pipeline.run.manifest import read_manifest
 from pipeline.study.drenet import load_checkpoint
-from pipeline.training.evaluate import Asked, evaluate
 
 RECIPE = """
 width = 0.0625
@@ -91,7 +91,7 @@ def test_every_patient_of_the_list_is_a_study_and_every_file_is_accounted_for(pi
 
 @pytest.mark.long
 def test_a_list_is_trained_on_and_trained_and_screened_runs_are_evaluated(pictures, screened, drenet, monkeypatch):
-    monkeypatch.setattr("pipeline.training.intervals.N_RESAMPLES", 20)
+    monkeypatch.setattr("pipeline.evaluation.intervals.N_RESAMPLES", 20)
     listed = pictures / "pictures.csv"
     asked = ("--task", "covid-vs-bacterial", "--recipe", pictures / "recipe.toml", "--labels", listed)
     done = drenet("train", listed, *asked, "--out", pictures / "trained", "--key-file", pictures / "key")

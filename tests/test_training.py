@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pipeline.cohort.cache import cache_name
 from pipeline.config import Config
 from pipeline.errors import ConfigurationError
 from pipeline.phantom import CohortPlan, write_cohort
 from pipeline.pseudonym import make_key
 from pipeline.records import Study
 from pipeline.study.drenet import load_checkpoint
-from pipeline.training.cache import cache_name
 
 RECIPE = """
 width = 0.0625
@@ -118,7 +118,7 @@ def test_a_resume_with_another_recipe_is_refused_naming_what_differs(cohort, tra
     ],
 )
 def test_labels_that_contradict_or_are_unknown_are_refused_by_line(tmp_path, text, code):
-    from pipeline.training.labels import read_labels
+    from pipeline.cohort.labels import read_labels
 
     path = tmp_path / "labels.csv"
     path.write_text(text)
@@ -136,9 +136,9 @@ def test_labels_that_belong_to_no_patient_here_are_an_error_not_an_empty_trainin
 
 @pytest.mark.long
 def test_a_trained_run_is_evaluated_on_the_patients_of_its_split(cohort, trained, monkeypatch, tmp_path):
-    from pipeline.training.evaluate import Asked, evaluate
+    from pipeline.evaluation.evaluate import Asked, evaluate
 
-    monkeypatch.setattr("pipeline.training.intervals.N_RESAMPLES", 20)
+    monkeypatch.setattr("pipeline.evaluation.intervals.N_RESAMPLES", 20)
     asked = Asked(trained, cohort / "archive-truth" / "labels.csv", cache=cohort / "cache", key_file=tmp_path / "unused.key")
     found = {(figure.level, figure.metric): figure for figure in evaluate(asked)["test"]}
     scored = rows(trained / "evaluation" / "test" / "patients.csv")
@@ -151,9 +151,9 @@ def test_a_trained_run_is_evaluated_on_the_patients_of_its_split(cohort, trained
 
 @pytest.mark.long
 def test_evaluating_leaves_the_training_run_as_it_was_whatever_the_labels_lack(cohort, trained, monkeypatch, tmp_path):
-    from pipeline.training.evaluate import Asked, evaluate
+    from pipeline.evaluation.evaluate import Asked, evaluate
 
-    monkeypatch.setattr("pipeline.training.intervals.N_RESAMPLES", 20)
+    monkeypatch.setattr("pipeline.evaluation.intervals.N_RESAMPLES", 20)
     labels = (cohort / "archive-truth" / "labels.csv").read_text().splitlines(keepends=True)
     (tmp_path / "partial.csv").write_text("".join(labels[:1] + labels[2:]))
     before = _files_but_evaluation(trained)
@@ -186,5 +186,5 @@ def test_prepared_slices_are_prepared_again_by_other_code(monkeypatch):
     study, config = Study("s1", "p1", "uid", "id"), Config()
     name = cache_name(study, config)
     assert cache_name(study, config) == name
-    monkeypatch.setattr("pipeline.training.cache._code", lambda: "of another day")
+    monkeypatch.setattr("pipeline.cohort.cache._code", lambda: "of another day")
     assert cache_name(study, config) != name

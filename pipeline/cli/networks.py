@@ -90,9 +90,10 @@ def _check_training(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from pipeline.training.evaluate import Asked, evaluate
-    from pipeline.training.plots import NOTICE as SYNTHETIC
-    from pipeline.training.written import interval
+    from pipeline.evaluation.evaluate import evaluate
+    from pipeline.evaluation.plots import NOTICE as SYNTHETIC
+    from pipeline.evaluation.trained_run import Asked
+    from pipeline.evaluation.write import interval
 
     asked = Asked(
         options.run, options.labels, options.part, options.archive, options.cache, options.key_file, options.against

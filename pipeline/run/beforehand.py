@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import ConfigurationError
+from pipeline.files import LFS_POINTER
 from pipeline.pseudonym import default_key_file, read_key
-from pipeline.run.kinds import LFS_POINTER
 
 
 def check_request(archive: Path, out: Path, weights: Sequence[Path] = (), key_file: Path | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Kinds of files that are not what was hoped for: by how their names end, in an archive without CT; Git LFS pointers."""
+"""Kinds of files that are not what was hoped for: by how their names end, in an archive without CT."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ KINDS = {
     "containers that cannot be read": (".7z", ".rar", ".bz2", ".xz", ".zst"),
 }
 OTHER = "other"
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-"""How a file begins that only says where Git LFS keeps the real one."""
 
 
 def kind_of(name: str) -> str:

@@ -1,1 +1,1 @@
-"""Training, evaluation and comparison: patients with labels -> networks and their figures. Research use only."""
+"""Training: a cohort -> a network. Research use only."""

@@ -12,14 +12,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.nn.functional import pad
 
-from pipeline.study.drenet.network import DETAIL_PX, LARGE_LEVELS, PAD_PX, SMALL_LEVELS, anchors, cut
-from pipeline.study.engine.fast import normalised
-from pipeline.study.engine.shown import MIN_LUNG_FRACTION, anchors_in_lung, lung_integral, lung_shares
-from pipeline.training.cache import CachedSlice, CachedStudy, read_slice
+from pipeline.cohort.cache import CachedSlice, CachedStudy, read_slice
+from pipeline.evaluation.scoring import Batch, plain_batch
+from pipeline.study.drenet.network import LARGE_LEVELS, SMALL_LEVELS, anchors
 from pipeline.training.recipe import Recipe
 
 Grey = npt.NDArray[np.uint8]
@@ -33,34 +29,6 @@ class Sample:
     study: CachedStudy
     row: int
     target: int
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Slices: image [N, 448, 448] and zoom [N, 600, 600] in bytes, the anchors in_lung [N, A]; targets in training."""
-
-    image: Tensor
-    zoom: Tensor
-    in_lung: Tensor
-    target: Tensor
-
-    def to(self, device: torch.device) -> Batch:
-        """The same on `device`, image and zoom normalised there to [N, C, H, W]: bytes travel, not floats."""
-        image, zoom = (_planes(grey.to(device)) for grey in (self.image, self.zoom))
-        return Batch(image, zoom, self.in_lung.to(device), self.target.to(device))
-
-
-@dataclass(frozen=True, slots=True)
-class TrunkBatch:
-    """A micro-batch for the trunk alone: slices of half the size [N, 224, 224] in bytes, single details [N, C, 224, 224]."""
-
-    image: Tensor
-    detail: Tensor
-    target: Tensor
-
-    def to(self, device: torch.device) -> TrunkBatch:
-        """The same on `device`, the slices normalised there to [N, C, 224, 224]."""
-        return TrunkBatch(_planes(self.image.to(device)), self.detail.to(device), self.target.to(device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,61 +71,3 @@ def full_batch(folder: Path, samples: Sequence[Sample], numbers: Sequence[int], 
         change = Change.drawn(recipe, np.random.default_rng([recipe.seed, 2, epoch, number]))
         slices.append(change.of(read_slice(folder, samples[number].study, samples[number].row)))
     return plain_batch(slices, [samples[number].target for number in numbers])
-
-
-def trunk_batch(
-    folder: Path, samples: Sequence[Sample], numbers: Sequence[int], recipe: Recipe, epoch: int
-) -> TrunkBatch:  # fmt: skip
-    """Slices of half the size, augmented, and of each one detail that a network might look at."""
-    images, details = [], []
-    for number in numbers:
-        ct_slice = read_slice(folder, samples[number].study, samples[number].row)
-        generator = np.random.default_rng([recipe.seed, 3, epoch, number])
-        box = random_box(ct_slice.lung, generator)
-        image = Change.drawn(recipe, generator).of(ct_slice).image
-        images.append(image)
-        details.append(_detail(image, box))
-    halves = torch.from_numpy(_half_size(images))
-    return TrunkBatch(halves, torch.cat(details), torch.tensor([samples[number].target for number in numbers]))
-
-
-def random_box(lung: npt.NDArray[np.bool_], generator: np.random.Generator) -> list[int]:
-    """An anchor (padded pixels) that shows mostly lung, of a level drawn first; the whole picture where there is none."""
-    covered = lung_integral(lung)
-    for level in generator.permutation(len(LEVELS)).tolist():
-        boxes_A4 = LEVELS[level]
-        good = np.flatnonzero(lung_shares(covered, boxes_A4 - PAD_PX) >= MIN_LUNG_FRACTION)
-        if good.size:
-            chosen: list[int] = boxes_A4[generator.choice(good)].tolist()
-            return chosen
-    return [PAD_PX, PAD_PX, PAD_PX + lung.shape[0], PAD_PX + lung.shape[1]]
-
-
-def plain_batch(slices: Sequence[CachedSlice], targets: Sequence[int] = ()) -> Batch:
-    """Slices as they are."""
-    in_lung = np.stack([anchors_in_lung(lung_integral(ct_slice.lung)) for ct_slice in slices])
-    images, zooms = (np.stack([getattr(ct_slice, name) for ct_slice in slices]) for name in ("image", "zoom"))
-    return Batch(torch.from_numpy(images), torch.from_numpy(zooms), torch.from_numpy(in_lung), torch.tensor(targets))
-
-
-def half_size(pictures: Sequence[Grey], device: torch.device) -> Tensor:
-    """[N, C, 224, 224], normalised, on `device`."""
-    return _planes(torch.from_numpy(_half_size(pictures)).to(device))
-
-
-def _half_size(pictures: Sequence[Grey]) -> Grey:
-    return np.stack([cv2.resize(picture, (DETAIL_PX, DETAIL_PX), interpolation=cv2.INTER_AREA) for picture in pictures])
-
-
-def _planes(grey_NHW: Tensor) -> Tensor:
-    return normalised(grey_NHW).contiguous(memory_format=torch.channels_last)
-
-
-def _detail(image_HW: Grey, box: Sequence[int]) -> Tensor:
-    """The detail [1, C, 224, 224] at `box`, as a network cuts it from the padded picture."""
-    (top, left), (bottom, right) = ([edge - PAD_PX for edge in corner] for corner in (box[:2], box[2:]))
-    inside = image_HW[max(0, top) : bottom, max(0, left) : right]
-    height, width = inside.shape
-    beside = max(0, -left), right - max(0, left) - width, max(0, -top), bottom - max(0, top) - height
-    window = pad(normalised(torch.from_numpy(inside[None].copy())), beside)
-    return cut(window, [0, 0, bottom - top, right - left], DETAIL_PX)

@@ -20,31 +20,24 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pipeline.cohort.gather import Cohort, Member
+from pipeline.cohort.paths import BEST
+from pipeline.cohort.tasks import CLASSES, POSITIVE
 from pipeline.errors import ConfigurationError, Drained
+from pipeline.evaluation.metrics import area_under_curve
+from pipeline.evaluation.scoring import best_threshold, probabilities
 from pipeline.mpi.stall import moved
 from pipeline.mpi.world import Alone, World
 from pipeline.study.drenet import Baseline, DreNet
-from pipeline.training.batches import Sample, epoch_order, full_batch, trunk_batch
+from pipeline.training.batches import Sample, epoch_order, full_batch
 from pipeline.training.exchange import Exchange, Flat
 from pipeline.training.losses import PARTS, full_loss, trunk_loss
 from pipeline.training.optimiser import Optimiser
-from pipeline.training.recipe import CLASSES, POSITIVE, Recipe
-from pipeline.training.scoring import Member, area_under_curve, best_threshold, probabilities, trunk_probabilities
-from pipeline.training.state import BEST, TRUNK, State, read_state, write_network, write_state
+from pipeline.training.recipe import Recipe
+from pipeline.training.state import TRUNK, State, read_state, write_network, write_state
+from pipeline.training.trunk import trunk_batch, trunk_probabilities
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Cohort:
-    """Everybody who takes part, in an order that all ranks share."""
-
-    task: str
-    members: tuple[Member, ...]
-
-    def part(self, name: str) -> list[Member]:
-        """The patients of one part of the split."""
-        return [member for member in self.members if member.part == name]
 
 
 @dataclass(frozen=True, slots=True)

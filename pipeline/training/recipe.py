@@ -14,14 +14,6 @@ from pipeline.config import Section
 from pipeline.errors import ConfigurationError
 from pipeline.records import Details
 
-Task = Literal["covid-vs-bacterial", "covid-vs-healthy", "three-class"]
-CLASSES: dict[str, tuple[str, ...]] = {
-    "covid-vs-bacterial": ("bacterial", "covid"),
-    "covid-vs-healthy": ("healthy", "covid"),
-    "three-class": ("healthy", "bacterial", "covid"),
-}
-POSITIVE = "covid"
-
 
 class Recipe(Section, frozen=True):
     """All that decides the weights, besides the data."""

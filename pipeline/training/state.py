@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from pipeline.cohort.tasks import CLASSES, POSITIVE
 from pipeline.errors import ConfigurationError
 from pipeline.files import write_whole
 from pipeline.mpi.world import Alone, World
@@ -16,9 +17,10 @@ from pipeline.study.drenet import Baseline, DreNet, Metadata
 from pipeline.study.drenet.checkpoint import checkpoint_bytes
 from pipeline.training.losses import PARTS
 from pipeline.training.optimiser import Optimiser
-from pipeline.training.recipe import CLASSES, POSITIVE, Recipe
+from pipeline.training.recipe import Recipe
 
-LAST, BEST, TRUNK = "last.ckpt", "best.safetensors", "trunk.safetensors"
+LAST = "last.ckpt"
+TRUNK = "trunk.safetensors"
 
 
 @dataclass(slots=True)

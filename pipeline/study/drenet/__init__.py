@@ -1,7 +1,7 @@
 """DRE-Net: the networks and their checkpoints."""
 
 from pipeline.study.drenet.baselines import Baseline
-from pipeline.study.drenet.checkpoint import load_baseline, load_checkpoint, load_checkpoint_bytes, save_checkpoint
+from pipeline.study.drenet.checkpoint import load_checkpoint, load_checkpoint_bytes, load_network, load_start, save_checkpoint
 from pipeline.study.drenet.formula import formula_network
 from pipeline.study.drenet.network import DreNet, DreNetOutput, Metadata
 
@@ -11,8 +11,9 @@ __all__ = [
     "DreNetOutput",
     "Metadata",
     "formula_network",
-    "load_baseline",
     "load_checkpoint",
     "load_checkpoint_bytes",
+    "load_network",
+    "load_start",
     "save_checkpoint",
 ]

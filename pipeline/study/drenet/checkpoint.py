@@ -19,8 +19,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from pipeline.errors import ConfigurationError
-from pipeline.files import write_whole
-from pipeline.run.kinds import LFS_POINTER
+from pipeline.files import LFS_POINTER, write_whole
 from pipeline.study.drenet.baselines import ARCHITECTURES, Baseline
 from pipeline.study.drenet.network import DreNet, Metadata, network_of
 
@@ -36,32 +35,34 @@ CURE = "expected a DRE-Net checkpoint: the published layout (net_state_dict, 336
 
 
 def load_checkpoint(path: str | Path) -> DreNet:
-    """The network at `path`, in eval mode, its metadata with the file's SHA-256. Raises ConfigurationError."""
+    """The DRE-Net at `path`, in eval mode, its metadata with the file's SHA-256. Raises ConfigurationError."""
     return load_checkpoint_bytes(_read(Path(path)), name=str(path))
 
 
 def load_checkpoint_bytes(data: bytes, *, name: str = "the checkpoint") -> DreNet:
-    """The network whose checkpoint file holds `data`, in eval mode."""
-    state, described = _tensors(data, name)
-    metadata = replace(_metadata(state, described, name), sha256=hashlib.sha256(data).hexdigest())
-    if metadata.architecture != "drenet":
-        raise ConfigurationError(f"{name} holds a {metadata.architecture}, a baseline: screening needs a DRE-Net")
-    with torch.device("meta"):
-        wanted = DreNet(metadata.width, len(metadata.classes)).state_dict()
-    return network_of(_fitted(state, wanted, name), metadata)
+    """The DRE-Net whose checkpoint file holds `data`, in eval mode."""
+    network = _network(data, name)
+    if not isinstance(network, DreNet):
+        raise ConfigurationError(f"{name} holds a {network.metadata.architecture}, a baseline: screening needs a DRE-Net")
+    return network
 
 
-def load_baseline(path: str | Path) -> Baseline:
-    """The baseline network at `path`, in eval mode. Raises ConfigurationError."""
-    name, data = str(path), _read(Path(path))
-    state, described = _tensors(data, name)
-    metadata = replace(_metadata(state, described, name), sha256=hashlib.sha256(data).hexdigest())
-    if metadata.architecture not in ARCHITECTURES:
-        raise ConfigurationError(f"{name} holds no baseline but {metadata.architecture}")
-    network = Baseline(metadata.architecture, metadata.width, len(metadata.classes))
-    network.load_state_dict(_fitted(state, network.state_dict(), name))
-    network.metadata = metadata
-    return network.eval()
+def load_network(path: str | Path) -> DreNet | Baseline:
+    """The network at `path`, whichever its metadata say it is, in eval mode. Raises ConfigurationError."""
+    return _network(_read(Path(path)), str(path))
+
+
+def load_start(network: DreNet, path: str | Path) -> None:
+    """Start `network` from a DRE-Net of the same width and classes, or from a torchvision-named ResNet-50."""
+    data, name = _read(Path(path)), str(path)
+    state, _ = _tensors(data, name)
+    if "conv1.weight" in state:
+        _load_backbone(network, state, name)
+        return
+    try:
+        network.load_state_dict(load_checkpoint_bytes(data, name=name).state_dict())
+    except RuntimeError as error:
+        raise ConfigurationError(f"{name} is a DRE-Net of another width or other classes than the recipe's") from error
 
 
 def save_checkpoint(network: DreNet | Baseline, path: Path) -> None:
@@ -76,11 +77,27 @@ def checkpoint_bytes(network: DreNet | Baseline) -> bytes:
     return safetensors_bytes(state, metadata={"drenet": described})
 
 
-def load_backbone(network: DreNet, path: str | Path) -> None:
-    """Start `network` from a torchvision-named ResNet-50; its `fc` is used only where it has two classes."""
-    trunk, name = network.pretrained_model, str(path)
+def _network(data: bytes, name: str) -> DreNet | Baseline:
+    """The file is read once; its metadata say what is to be built."""
+    state, described = _tensors(data, name)
+    metadata = replace(_metadata(state, described, name), sha256=hashlib.sha256(data).hexdigest())
+    if metadata.architecture == "drenet":
+        with torch.device("meta"):
+            wanted = DreNet(metadata.width, len(metadata.classes)).state_dict()
+        return network_of(_fitted(state, wanted, name), metadata)
+    if metadata.architecture not in ARCHITECTURES:
+        known = ", ".join(("drenet", *ARCHITECTURES))
+        raise ConfigurationError(f"{name} holds a {metadata.architecture!r}; this version knows {known} (CHECKPOINT_CORRUPT)")
+    baseline = Baseline(metadata.architecture, metadata.width, len(metadata.classes))
+    baseline.load_state_dict(_fitted(state, baseline.state_dict(), name))
+    baseline.metadata = metadata
+    return baseline.eval()
+
+
+def _load_backbone(network: DreNet, state: dict[str, Tensor], name: str) -> None:
+    """The `fc` of a torchvision-named ResNet-50 is used only where it has two classes."""
+    trunk = network.pretrained_model
     wanted = trunk.state_dict()
-    state, _ = _tensors(_read(Path(path)), name)
     if "fc.weight" not in state or state["fc.weight"].shape != wanted["fc.weight"].shape:
         state |= {key: value for key, value in wanted.items() if key.startswith("fc.")}
     trunk.load_state_dict(_fitted(state, wanted, name))

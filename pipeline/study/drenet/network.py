@@ -69,6 +69,10 @@ def anchors(levels: tuple[tuple[int, int, int], ...]) -> npt.NDArray[np.int64]:
     return np.concatenate(boxes)
 
 
+ANCHORS_BY_LEVEL = tuple(anchors((level,)) for level in (*SMALL_LEVELS, *LARGE_LEVELS))
+"""The anchors [A, 4] of each level of the pyramid, the finest first."""
+
+
 def overlapping(boxes_A4: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """[A, A]: pairs whose IoU exceeds MAX_IOU."""
     low = np.maximum(boxes_A4[:, None, :2], boxes_A4[None, :, :2])

@@ -1,4 +1,7 @@
-"""A network's probabilities of cached slices, and the area under the curve by patient."""
+"""A network's probabilities of cached slices, and the threshold that tells them apart best.
+
+Shapes: N slices, C = 3 channels, H x W pixels, A anchors.
+"""
 
 from __future__ import annotations
 
@@ -11,28 +14,39 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.cohort.cache import CachedSlice, CachedStudy, read_slice
 from pipeline.study.drenet import Baseline, DreNet, DreNetOutput
-from pipeline.training.batches import Batch, half_size, plain_batch
-from pipeline.training.cache import CachedStudy, read_slice
-from pipeline.training.delong import placements
+from pipeline.study.engine.fast import normalised
+from pipeline.study.engine.shown import anchors_in_lung, lung_integral
 
 AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
-    """A patient of the cohort; `target` is the place of the label among the classes."""
+class Batch:
+    """Slices: image [N, 448, 448] and zoom [N, 600, 600] in bytes, the anchors in_lung [N, A]; targets in training."""
 
-    patient_key: str
-    label: str
-    target: int
-    part: str
-    studies: tuple[CachedStudy, ...]
+    image: Tensor
+    zoom: Tensor
+    in_lung: Tensor
+    target: Tensor
 
-    @property
-    def slices(self) -> list[tuple[CachedStudy, int]]:
-        """Every kept slice as (study, row)."""
-        return [(study, row) for study in self.studies for row in range(len(study.slice_index))]
+    def to(self, device: torch.device) -> Batch:
+        """The same on `device`, image and zoom normalised there to [N, C, H, W]: bytes travel, not floats."""
+        image, zoom = (planes(grey.to(device)) for grey in (self.image, self.zoom))
+        return Batch(image, zoom, self.in_lung.to(device), self.target.to(device))
+
+
+def plain_batch(slices: Sequence[CachedSlice], targets: Sequence[int] = ()) -> Batch:
+    """Slices as they are."""
+    in_lung = np.stack([anchors_in_lung(lung_integral(ct_slice.lung)) for ct_slice in slices])
+    images, zooms = (np.stack([getattr(ct_slice, name) for ct_slice in slices]) for name in ("image", "zoom"))
+    return Batch(torch.from_numpy(images), torch.from_numpy(zooms), torch.from_numpy(in_lung), torch.tensor(targets))
+
+
+def planes(grey_NHW: Tensor) -> Tensor:
+    """[N, C, H, W], normalised as the network wants it."""
+    return normalised(grey_NHW).contiguous(memory_format=torch.channels_last)
 
 
 @torch.inference_mode()
@@ -49,20 +63,6 @@ def probabilities(
     return np.concatenate(found)
 
 
-@torch.inference_mode()
-def trunk_probabilities(
-    network: DreNet, folder: Path, slices: Sequence[tuple[CachedStudy, int]]
-) -> npt.NDArray[np.float64]:  # fmt: skip
-    """[slice, class] that the trunk alone gives slices of half the size: what the trunk epochs teach."""
-    network.eval()
-    device, found = next(network.parameters()).device, []
-    for start in range(0, len(slices), 8 * AT_ONCE):
-        pictures = [read_slice(folder, study, row).image for study, row in slices[start : start + 8 * AT_ONCE]]
-        features_NF = network.pooled(network.trunk(half_size(pictures, device)))
-        found.append(torch.softmax(network.pretrained_model.fc(features_NF).double(), dim=1).cpu().numpy())
-    return np.concatenate(found)
-
-
 def slice_logits(network: DreNet | Baseline, batch: Batch) -> Tensor:
     """[N, class]: DRE-Net's last word, a baseline's only one."""
     if isinstance(network, DreNet):
@@ -70,11 +70,6 @@ def slice_logits(network: DreNet | Baseline, batch: Batch) -> Tensor:
         return output.concat_logits
     logits: Tensor = network(batch.image)
     return logits
-
-
-def area_under_curve(target: npt.NDArray[np.bool_], score: npt.NDArray[np.float64]) -> float:
-    """The share of pairs (positive, negative) in which the positive scores higher; ties count half."""
-    return float(placements(target, score)[0].mean())
 
 
 def best_threshold(target: npt.NDArray[np.bool_], score: npt.NDArray[np.float64]) -> float:

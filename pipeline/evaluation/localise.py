@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.cohort.cache import CachedSlice, CachedStudy, read_slice
+from pipeline.evaluation.scoring import plain_batch
 from pipeline.records import Box
 from pipeline.study.drenet import DreNet
-from pipeline.study.drenet.network import IMAGE_PX, PAD_PX
+from pipeline.study.drenet.network import ANCHORS_BY_LEVEL, IMAGE_PX, PAD_PX
 from pipeline.study.engine.shown import MIN_LUNG_FRACTION, lung_integral, lung_shares
-from pipeline.training.batches import LEVELS, plain_batch
-from pipeline.training.cache import CachedSlice, CachedStudy, read_slice
 
 Mask = npt.NDArray[np.bool_]
 N_FINDINGS = 2
@@ -124,7 +124,7 @@ def judged(seen: Seen, lung: Mask, truth: Mask) -> tuple[bool, float, float]:
 
 def chance_of(side: int, lung: Mask, truth: Mask) -> float:
     """Of the anchors of that side whose centre lies in lung, the share whose centre lies in a lesion."""
-    level = next(boxes - PAD_PX for boxes in LEVELS if boxes[0, 2] - boxes[0, 0] == side)
+    level = next(boxes - PAD_PX for boxes in ANCHORS_BY_LEVEL if boxes[0, 2] - boxes[0, 0] == side)
     middle = (level[:, :2] + level[:, 2:]) // 2
     y, x = middle[(middle < IMAGE_PX).all(axis=1)].T  # the last large anchors are centred on the picture's very edge
     inside = lung[y, x]

@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from pipeline.cohort.labels import KNOWN, Labels, label_of, read_labels
+from pipeline.cohort.tasks import POSITIVE
 from pipeline.errors import ConfigurationError, Reason
+from pipeline.evaluation.metrics import Scored
+from pipeline.evaluation.write import Measured
 from pipeline.pseudonym import default_key_file, fingerprint, pseudonym, read_key
 from pipeline.run.manifest import NAME, Manifest, read_manifest
 from pipeline.run.plan import Network, read_described
 from pipeline.run.read_tables import Run, open_run
-from pipeline.training.figures import Scored
-from pipeline.training.labels import KNOWN, Labels, label_of, read_labels
-from pipeline.training.recipe import POSITIVE
-from pipeline.training.written import Measured
 
 log = logging.getLogger(__name__)
 

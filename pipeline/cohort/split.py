@@ -11,9 +11,9 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.cohort.labels import Labelled
 from pipeline.errors import ConfigurationError
 from pipeline.files import write_whole
-from pipeline.training.labels import Labelled
 
 PARTS = ("train", "validation", "test")
 

@@ -13,7 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.cohort.cache import cache_name, read_cached, write_study
+from pipeline.cohort.tasks import POSITIVE
 from pipeline.config import Config
+from pipeline.evaluation.delong import area_with_interval
+from pipeline.evaluation.intervals import wilson
+from pipeline.evaluation.localise import Tally, summed, tally
 from pipeline.phantom import CohortPlan, write_cohort
 from pipeline.pseudonym import pseudonym, read_or_make_key
 from pipeline.run.manifest import read_manifest
@@ -21,11 +26,6 @@ from pipeline.run.read_tables import open_run
 from pipeline.screening import screen
 from pipeline.study.drenet import DreNet, load_checkpoint
 from pipeline.study.screener import Preparer
-from pipeline.training.cache import cache_name, read_cached, write_study
-from pipeline.training.delong import area_with_interval
-from pipeline.training.intervals import wilson
-from pipeline.training.localise import Tally, summed, tally
-from pipeline.training.recipe import POSITIVE
 
 HELD_OUT = CohortPlan((100, 60, 60), seed=7718, matrix=192, slices=24)
 

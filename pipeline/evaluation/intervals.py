@@ -10,19 +10,21 @@ in Medicine 25, 559-573, 2006, method 5), Wilson's of the proportion with patien
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
 
-from pipeline.training.delong import area_with_interval
+from pipeline.evaluation.delong import area_with_interval
 
 Target = npt.NDArray[np.bool_]
 Score = npt.NDArray[np.float64]
 Interval = tuple[float, float, str]
+Counted = Callable[[Target, Target], tuple[Target, Target]]
+"""Of (truth, what was called positive): what counts, and what it is counted of."""
 N_RESAMPLES = 1000
 NO_WIDTH = 1e-12
 Z = NormalDist().inv_cdf(0.975)
@@ -39,30 +41,17 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Every metric of every draw that held both classes, and how many did not."""
+    """Every metric of every draw that held both classes [draw][metric], and how many did not."""
 
-    values: dict[str, list[float]] = field(default_factory=dict)
-    n_left_out: int = 0
-
-
-def closed_intervals(scored: Scored, threshold: float) -> dict[str, Interval]:
-    """Of patients: the metrics that have a formula."""
-    found = {"AUC": area_interval(scored.target, scored.score)}
-    for name, (hits, of) in proportions(scored, threshold).items():
-        _, low, high = wilson(int(hits.sum()), int(of.sum()))
-        found[name] = (low, high, "Wilson")
-    return found
+    values: list[list[float]]
+    n_left_out: int
 
 
-def proportions(scored: Scored, threshold: float) -> dict[str, tuple[Target, Target]]:
-    """(what counts, what it is counted of) of the metrics that are proportions."""
-    target, called = scored.target, scored.score >= threshold
-    return {
-        "recall": (called & target, target),
-        "specificity": (~called & ~target, ~target),
-        "precision": (called & target, called),
-        "accuracy": (called == target, np.ones_like(target)),
-    }
+def proportion_interval(counted: Counted, scored: Scored, threshold: float) -> Interval:
+    """Wilson's interval of what `counted` counts."""
+    counts, of = counted(scored.target, scored.score >= threshold)
+    _, low, high = wilson(int(counts.sum()), int(of.sum()))
+    return low, high, "Wilson"
 
 
 def area_interval(target: Target, score: Score) -> Interval:
@@ -92,50 +81,49 @@ def newcombe(area: float, n_positive: int, n_negative: int) -> tuple[float, floa
     return float(low), float(high)
 
 
-def resampled(scored: Scored, measure: Callable[[Target, Score], Mapping[str, float]], seed: int) -> Drawn:
+def resampled(scored: Scored, measure: Callable[[Target, Score], list[float]], seed: int) -> Drawn:
     """`measure` of N_RESAMPLES draws of patients with replacement."""
     generator = np.random.default_rng([seed, 95])
     members = [np.flatnonzero(scored.cluster == patient) for patient in np.unique(scored.cluster)]
-    values: dict[str, list[float]] = {}
-    n_left_out = 0
+    values = []
     for _ in range(N_RESAMPLES):
         rows = np.concatenate([members[place] for place in generator.integers(len(members), size=len(members))])
         target = scored.target[rows]
-        if target.all() or not target.any():
-            n_left_out += 1
-            continue
-        for name, value in measure(target, scored.score[rows]).items():
-            values.setdefault(name, []).append(value)
-    return Drawn(values, n_left_out)
+        if target.any() and not target.all():
+            values.append(measure(target, scored.score[rows]))
+    return Drawn(values, N_RESAMPLES - len(values))
 
 
-def drawn_interval(name: str, value: float, drawn: Drawn, scored: Scored, threshold: float) -> Interval:
-    """The middle 95 % of the draws, or what can be said where all are alike."""
-    draws: Sequence[float] = drawn.values.get(name, [])
-    if len(draws) > 1:
-        low, high = np.percentile(draws, [2.5, 97.5]).tolist()
-        if high - low > NO_WIDTH:
-            without = f", {drawn.n_left_out} of {N_RESAMPLES} draws had one class and were left out" if drawn.n_left_out else ""
-            return low, high, f"bootstrap over patients{without}"
-    return _without_spread(name, value, scored, threshold)
+def drawn_interval(drawn: Drawn, number: int) -> Interval | None:
+    """The middle 95 % of the draws of one metric; None where all are alike."""
+    draws = [values[number] for values in drawn.values]
+    if len(draws) < 2:
+        return None
+    low, high = np.percentile(draws, [2.5, 97.5]).tolist()
+    if high - low <= NO_WIDTH:
+        return None
+    without = f", {drawn.n_left_out} of {N_RESAMPLES} draws had one class and were left out" if drawn.n_left_out else ""
+    return low, high, f"bootstrap over patients{without}"
 
 
-def _without_spread(name: str, value: float, scored: Scored, threshold: float) -> Interval:
-    """Of patients, as if each were one observation of that value."""
-    why = ", since every draw is alike"
-    parts = proportions(scored, threshold)
-    called = parts["precision"][1]
-    if name in parts:
-        n = _n_patients(scored, parts[name][1])
-        return *wilson(value * n, n)[1:], f"Wilson over {n} patients{why}"
-    if name == "F1":  # F = 2J / (1 + J) with J, Jaccard's share of hits in all that are positive or called so
-        n = _n_patients(scored, scored.target | called)
-        low, high = (2 * share / (1 + share) for share in wilson(value / (2 - value) * n, n)[1:])
-        return low, high, f"Wilson over {n} patients, through Jaccard's index{why}"
-    if name == "AUC":
-        n_positive, n_negative = _n_patients(scored, scored.target), _n_patients(scored, ~scored.target)
-        return *newcombe(value, n_positive, n_negative), f"Newcombe over {n_positive} and {n_negative} patients{why}"
-    return math.nan, math.nan, "every draw is alike"
+def wilson_over_patients(counted: Counted, value: float, scored: Scored, threshold: float) -> Interval:
+    """Of a proportion, as if each patient were one observation of that value."""
+    _, of = counted(scored.target, scored.score >= threshold)
+    n = _n_patients(scored, of)
+    return *wilson(value * n, n)[1:], f"Wilson over {n} patients"
+
+
+def f1_over_patients(value: float, scored: Scored, threshold: float) -> Interval:
+    """F1 = 2J / (1 + J) with J, Jaccard's share of hits in all that are positive or called so."""
+    n = _n_patients(scored, scored.target | (scored.score >= threshold))
+    low, high = (2 * share / (1 + share) for share in wilson(value / (2 - value) * n, n)[1:])
+    return low, high, f"Wilson over {n} patients, through Jaccard's index"
+
+
+def newcombe_over_patients(value: float, scored: Scored, _threshold: float) -> Interval:
+    """Of an area, as if each patient had one slice."""
+    n_positive, n_negative = _n_patients(scored, scored.target), _n_patients(scored, ~scored.target)
+    return *newcombe(value, n_positive, n_negative), f"Newcombe over {n_positive} and {n_negative} patients"
 
 
 def _n_patients(scored: Scored, rows: Target) -> int:

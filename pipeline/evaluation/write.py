@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import ConfigurationError
+from pipeline.evaluation.delong import paired_difference
+from pipeline.evaluation.metrics import Figure, Scored, figures
+from pipeline.evaluation.plots import NOTICE, draw
 from pipeline.files import write_whole
-from pipeline.training.delong import paired_difference
-from pipeline.training.figures import Figure, Scored, figures
-from pipeline.training.plots import NOTICE, draw
 
 FOLDER = "evaluation"
 DEFAULT_THRESHOLD = 0.5

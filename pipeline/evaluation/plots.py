@@ -9,7 +9,7 @@ import numpy as np
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-from pipeline.training.figures import N_BINS, Scored
+from pipeline.evaluation.metrics import N_BINS, Scored
 
 NOTICE = "Research use only. Figures of synthetic patients say nothing about clinical accuracy."
 STYLES = {"image": "--", "patient": "-"}

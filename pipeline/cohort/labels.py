@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.cohort.tasks import CLASSES
 from pipeline.errors import ConfigurationError, Reason
 from pipeline.records import Study
-from pipeline.training.recipe import CLASSES
 
 KNOWN = frozenset(name for classes in CLASSES.values() for name in classes)
 

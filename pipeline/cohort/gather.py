@@ -1,0 +1,143 @@
+"""Archive and labels -> the cohort: indexed, matched with the labels, split, its slices prepared; over all ranks."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from pipeline.cohort.cache import CachedStudy, cache_studies
+from pipeline.cohort.labels import Labelled, labelled, read_labels
+from pipeline.cohort.paths import LEFT_OUT, SPLIT
+from pipeline.cohort.split import read_split, split, write_split
+from pipeline.cohort.tasks import CLASSES
+from pipeline.config import Config
+from pipeline.errors import ConfigurationError, Reason
+from pipeline.files import write_whole
+from pipeline.mpi.agreement import agreed, on_root
+from pipeline.mpi.world import Alone, World
+from pipeline.pseudonym import key_of
+from pipeline.records import Study
+from pipeline.run.beforehand import check_archive
+from pipeline.run.index import index
+from pipeline.run.manifest import NAME, read_heading, read_manifest
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class CohortRequest:
+    """Whose cohort is wanted: `archive` is an archive or the folder of a run that holds a manifest of one.
+
+    Tables go to `out`, prepared slices to `cache`. The patients' parts are read from `split`, or drawn by `seed` and `shares`.
+    """
+
+    archive: Path
+    labels: Path
+    task: str
+    out: Path
+    cache: Path
+    config: Config
+    split: Path | None = None
+    seed: int = 0
+    shares: tuple[float, float, float] = (0.6, 0.1, 0.3)
+    key_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A patient of the cohort; `target` is the place of the label among the classes."""
+
+    patient_key: str
+    label: str
+    target: int
+    part: str
+    studies: tuple[CachedStudy, ...]
+
+    @property
+    def slices(self) -> list[tuple[CachedStudy, int]]:
+        """Every kept slice as (study, row)."""
+        return [(study, row) for study in self.studies for row in range(len(study.slice_index))]
+
+
+@dataclass(frozen=True, slots=True)
+class Cohort:
+    """Everybody who takes part, in an order that all ranks share."""
+
+    task: str
+    members: tuple[Member, ...]
+
+    def part(self, name: str) -> list[Member]:
+        """The patients of one part of the split."""
+        return [member for member in self.members if member.part == name]
+
+
+def gather_cohort(world: Alone | World, request: CohortRequest) -> Cohort:
+    """Index, labels, split, prepared slices: the cohort, alike on all ranks."""
+    archive = Path(agreed(world, lambda: str(_archive_of(request)).encode()).decode())
+    if not (request.archive / "private" / NAME).exists():
+        key = on_root(world, lambda: key_of(request.key_file))
+        index(world, archive, request.out / "private" if key else None, request.config, key)
+    chosen = on_root(world, lambda: _chosen(request))
+    studies = [study for patient in chosen[0] for study in patient.studies] if chosen else None
+    cached = cache_studies(world, archive, request.cache, request.config, studies)
+    told = agreed(world, lambda: msgspec.json.encode(_cohort(request, chosen, cached)))
+    return msgspec.json.decode(told, type=Cohort)
+
+
+def _archive_of(request: CohortRequest) -> Path:
+    """The archive's own folder, where `archive` is that or a run with its manifest."""
+    if (request.archive / "private" / NAME).exists():
+        return Path(read_heading(request.archive / "private").root)
+    check_archive(request.archive)
+    return request.archive.absolute()
+
+
+def _chosen(request: CohortRequest) -> tuple[list[Labelled], dict[str, str]]:
+    """(the task's patients, the part of each); written to split.csv, what was left out to left_out.csv."""
+    indexed = request.archive if (request.archive / "private" / NAME).exists() else request.out
+    manifest = read_manifest(indexed / "private")
+    studies = [_without_label(manifest.study(number)) for number in range(len(manifest.entries))]
+    patients, left_out = labelled(studies, read_labels(request.labels), request.task)
+    parts = read_split(request.split, patients) if request.split else split(patients, request.seed, request.shares)
+    left_out["not in the split that was given"] += sum(patient.patient_key not in parts for patient in patients)
+    patients = [patient for patient in patients if patient.patient_key in parts]
+    write_split(request.out / SPLIT, parts, {patient.patient_key: patient.label for patient in patients})
+    _write_left_out(request.out / LEFT_OUT, left_out)
+    return patients, parts
+
+
+def _without_label(study: Study) -> Study:
+    return replace(study, label="")
+
+
+def _write_left_out(path: Path, left_out: Counter[str]) -> None:
+    lines = ["reason,studies", *(f"{reason},{count}" for reason, count in sorted(left_out.items()) if count)]
+    write_whole(path, ("\n".join(lines) + "\n").encode())
+    for reason, count in sorted(left_out.items()):
+        if count:
+            log.info("left out: %d studies, %s", count, reason)
+
+
+def _cohort(
+    request: CohortRequest, chosen: tuple[list[Labelled], dict[str, str]] | None, cached: dict[str, CachedStudy]
+) -> Cohort:  # fmt: skip
+    """The patients of whom at least one slice was prepared."""
+    patients, parts = chosen or ([], {})
+    classes = CLASSES[request.task]
+    members = []
+    for patient in patients:
+        studies = tuple(cached[study.study_key] for study in patient.studies if cached[study.study_key].slice_index)
+        if studies:
+            part = parts[patient.patient_key]
+            members.append(Member(patient.patient_key, patient.label, classes.index(patient.label), part, studies))
+    failed = Counter(study.reason for study in cached.values() if study.reason)
+    for reason, count in sorted(failed.items()):
+        log.warning("left out: %d studies could not be prepared: %s", count, reason)
+    for part in ("train", "validation"):
+        if {member.label for member in members if member.part == part} != set(classes):
+            raise ConfigurationError(f"the {part} part lacks a class once unusable studies are gone ({Reason.LABEL_ONE_CLASS})")
+    return Cohort(request.task, tuple(members))

@@ -1,0 +1,1 @@
+"""What networks are worth: scores and labels -> metrics with intervals, curves, localisation. Research use only."""

@@ -1,0 +1,99 @@
+"""Training the trunk alone: slices of half the size, and of each one detail that a network might look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from pipeline.cohort.cache import CachedStudy, read_slice
+from pipeline.evaluation.scoring import AT_ONCE, planes
+from pipeline.study.drenet import DreNet
+from pipeline.study.drenet.network import ANCHORS_BY_LEVEL, DETAIL_PX, PAD_PX, cut
+from pipeline.study.engine.fast import normalised
+from pipeline.study.engine.shown import MIN_LUNG_FRACTION, lung_integral, lung_shares
+from pipeline.training.batches import Change, Sample
+from pipeline.training.recipe import Recipe
+
+Grey = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class TrunkBatch:
+    """A micro-batch for the trunk alone: slices of half the size [N, 224, 224] in bytes, single details [N, C, 224, 224]."""
+
+    image: Tensor
+    detail: Tensor
+    target: Tensor
+
+    def to(self, device: torch.device) -> TrunkBatch:
+        """The same on `device`, the slices normalised there to [N, C, 224, 224]."""
+        return TrunkBatch(planes(self.image.to(device)), self.detail.to(device), self.target.to(device))
+
+
+def trunk_batch(
+    folder: Path, samples: Sequence[Sample], numbers: Sequence[int], recipe: Recipe, epoch: int
+) -> TrunkBatch:  # fmt: skip
+    """Slices of half the size, augmented, and of each one detail that a network might look at."""
+    images, details = [], []
+    for number in numbers:
+        ct_slice = read_slice(folder, samples[number].study, samples[number].row)
+        generator = np.random.default_rng([recipe.seed, 3, epoch, number])
+        box = random_box(ct_slice.lung, generator)
+        image = Change.drawn(recipe, generator).of(ct_slice).image
+        images.append(image)
+        details.append(_detail(image, box))
+    halves = torch.from_numpy(_half_size(images))
+    return TrunkBatch(halves, torch.cat(details), torch.tensor([samples[number].target for number in numbers]))
+
+
+def random_box(lung: npt.NDArray[np.bool_], generator: np.random.Generator) -> list[int]:
+    """An anchor (padded pixels) that shows mostly lung, of a level drawn first; the whole picture where there is none."""
+    covered = lung_integral(lung)
+    for level in generator.permutation(len(ANCHORS_BY_LEVEL)):
+        boxes_A4 = ANCHORS_BY_LEVEL[level]
+        good = np.flatnonzero(lung_shares(covered, boxes_A4 - PAD_PX) >= MIN_LUNG_FRACTION)
+        if good.size:
+            chosen: list[int] = boxes_A4[generator.choice(good)].tolist()
+            return chosen
+    return [PAD_PX, PAD_PX, PAD_PX + lung.shape[0], PAD_PX + lung.shape[1]]
+
+
+@torch.inference_mode()
+def trunk_probabilities(
+    network: DreNet, folder: Path, slices: Sequence[tuple[CachedStudy, int]]
+) -> npt.NDArray[np.float64]:  # fmt: skip
+    """[slice, class] that the trunk alone gives slices of half the size: what the trunk epochs teach."""
+    network.eval()
+    device, found = next(network.parameters()).device, []
+    for start in range(0, len(slices), 8 * AT_ONCE):
+        pictures = [read_slice(folder, study, row).image for study, row in slices[start : start + 8 * AT_ONCE]]
+        features_NF = network.pooled(network.trunk(half_size(pictures, device)))
+        found.append(torch.softmax(network.pretrained_model.fc(features_NF).double(), dim=1).cpu().numpy())
+    return np.concatenate(found)
+
+
+def half_size(pictures: Sequence[Grey], device: torch.device) -> Tensor:
+    """[N, C, 224, 224], normalised, on `device`."""
+    return planes(torch.from_numpy(_half_size(pictures)).to(device))
+
+
+def _half_size(pictures: Sequence[Grey]) -> Grey:
+    return np.stack([cv2.resize(picture, (DETAIL_PX, DETAIL_PX), interpolation=cv2.INTER_AREA) for picture in pictures])
+
+
+def _detail(image_HW: Grey, box: Sequence[int]) -> Tensor:
+    """The detail [1, C, 224, 224] at `box`, as a network cuts it from the padded picture."""
+    (top, left), (bottom, right) = ([edge - PAD_PX for edge in corner] for corner in (box[:2], box[2:]))
+    inside = image_HW[max(0, top) : bottom, max(0, left) : right]
+    height, width = inside.shape
+    beside = max(0, -left), right - max(0, left) - width, max(0, -top), bottom - max(0, top) - height
+    window = pad(normalised(torch.from_numpy(inside[None].copy())), beside)
+    return cut(window, [0, 0, bottom - top, right - left], DETAIL_PX)
