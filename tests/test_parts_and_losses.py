@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.run.deal import Deal
-from pipeline.run.journal import last_places
 from pipeline.run.pace import Pace
 from pipeline.run.read_tables import open_run
+from pipeline.run.resume import last_places
 
 ROOT = Path(__file__).parents[1]
 TABLES = ("studies.csv", "patients.csv", "exclusions.csv", "slices.parquet")

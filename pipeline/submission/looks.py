@@ -19,8 +19,8 @@ from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.pseudonym import default_key_file
 from pipeline.run.beforehand import check_apart, check_archive, check_key, check_weights, standing_folder
 from pipeline.run.estimate import START_S, estimate
-from pipeline.run.journal import last_places
-from pipeline.run.plan import read_described
+from pipeline.run.resume import last_places
+from pipeline.run.run_toml import read_described
 from pipeline.submission.site import Finding, site_findings
 
 
