@@ -15,6 +15,12 @@ if TYPE_CHECKING:  # numpy is not to be loaded before MPI
     import numpy as np
     import numpy.typing as npt
 
+NOTICE = "Research use only. Not a medical device."
+"""Stands wherever a score does."""
+
+MIN_LUNG_FRACTION = 0.5
+"""A detail that shows less original lung than this lies in the fill, which copies lesions: it is no finding."""
+
 Status = Literal["OK", "OK_WITH_WARNINGS", "EXCLUDED", "FAILED"]
 Scope = Literal["file", "series", "study", "run"]
 Stage = Literal["walk", "unpack", "index", "select", "decode", "volume", "lung", "infer", "write"]
@@ -183,7 +189,7 @@ class Detail:
     """One of the K details of a slice. `box` is in network pixels, `original` in the stored image's.
 
     `score` ranks proposals and is no probability; `probability` is the positive class's softmax of the detail's own
-    logits; `lung_fraction` is the share of the box that shows original lung (below 0.5 it is no finding).
+    logits; `lung_fraction` is the share of the box that shows original lung (below MIN_LUNG_FRACTION it is no finding).
     """
 
     box: Box

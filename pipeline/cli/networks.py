@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.cli.shared import NOTICE, into_mpi, watched_over, whole
+from pipeline.cli.shared import into_mpi, watched_over, whole
 from pipeline.errors import ConfigurationError
 from pipeline.mpi.front import start_ranks
 from pipeline.mpi.launch import launched_size
+from pipeline.records import NOTICE
 from pipeline.run.beforehand import check_apart, check_archive, check_key, check_weights, check_writable
 from pipeline.run.paths import PRIVATE
 

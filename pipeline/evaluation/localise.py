@@ -20,10 +20,10 @@ import torch
 
 from pipeline.cohort.cache import CachedSlice, CachedStudy, read_slice
 from pipeline.evaluation.scoring import plain_batch
-from pipeline.records import Box
+from pipeline.records import MIN_LUNG_FRACTION, Box
 from pipeline.study.drenet import DreNet
 from pipeline.study.drenet.network import ANCHORS_BY_LEVEL, IMAGE_PX, PAD_PX
-from pipeline.study.engine.shown import MIN_LUNG_FRACTION, lung_integral, lung_shares
+from pipeline.study.engine.shown import lung_integral, lung_shares
 
 Mask = npt.NDArray[np.bool_]
 N_FINDINGS = 2

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.records import NOTICE
 from pipeline.report.flow import Flow
 from pipeline.run.read_tables import Run
 from pipeline.run.run_toml import Described
@@ -41,7 +42,7 @@ def fill_card(run: Run, described: Described, flow: Flow, box_from: float, *, ev
 
 def card_text(card: list[Answer]) -> str:
     """The card as Markdown, to be completed by hand."""
-    lines = ["# Model and run card", "", "Research use only. Not a medical device.", ""]
+    lines = ["# Model and run card", "", NOTICE, ""]
     for name in dict.fromkeys(answer.of for answer in card):
         lines += [f"## {name}", "", "| item | asks | says |", "|---|---|---|"]
         lines += [f"| {one.number} | {one.asks} | {(one.says or BLANK).replace('|', '/')} |" for one in card if one.of == name]

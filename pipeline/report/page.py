@@ -15,6 +15,7 @@ import msgspec
 from markupsafe import Markup
 
 from pipeline.files import storage_error
+from pipeline.records import MIN_LUNG_FRACTION, NOTICE
 from pipeline.report.card import BLANK, card_text, fill_card
 from pipeline.report.data import above, choose_shown, write_slices, write_studies
 from pipeline.report.evaluation import read_evaluation
@@ -92,6 +93,8 @@ def _write(run: Run, part: Path, options: Options) -> None:
         card={name: [one for one in card if one.of == name] for name in dict.fromkeys(one.of for one in card)},
         blank=BLANK,
         box_from=options.box_from,
+        min_lung_fraction=MIN_LUNG_FRACTION,
+        notice=NOTICE,
     )
     (part / "card.md").write_text(card_text(card), encoding="utf-8")
     (part / "index.html").write_text(page, encoding="utf-8")
