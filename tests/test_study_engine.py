@@ -150,7 +150,7 @@ def test_the_lung_share_of_a_box_counts_what_lies_outside_the_picture_as_none():
 def test_anchors_in_lung_are_those_that_show_at_least_half_of_it():
     lung = np.zeros((448, 448), bool)
     lung[40:260, 30:310] = True
-    boxes = (anchors((*SMALL_LEVELS, *LARGE_LEVELS)) - 224).tolist()
+    boxes = anchors((*SMALL_LEVELS, *LARGE_LEVELS)).tolist()
     shares = [
         lung[max(0, top) : bottom, max(0, left) : right].sum() / (bottom - top) ** 2 for top, left, bottom, right in boxes
     ]

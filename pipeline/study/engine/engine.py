@@ -18,7 +18,6 @@ from pipeline.config import EngineConfig
 from pipeline.errors import Reason, StudyError
 from pipeline.records import Box, Detail, PreparedStudy, SlicePrediction
 from pipeline.study.drenet import DreNet, DreNetOutput
-from pipeline.study.drenet.network import PAD_PX
 from pipeline.study.engine.device import open_device
 from pipeline.study.engine.fast import fast_network, planes
 from pipeline.study.engine.shown import Integral, anchors_in_lung, lung_integral, lung_shares
@@ -70,7 +69,7 @@ def _prediction(output: DreNetOutput, row: int, positive: int, covered: Integral
     scores, weights = output.detail_score[row].tolist(), output.attention[row].tolist()
     if not np.isfinite([probability, *parts, *scores]).all():
         raise StudyError(Reason.NONFINITE_OUTPUT, "infer")
-    edges_K4 = output.boxes[row].numpy() - PAD_PX
+    edges_K4 = output.boxes[row].numpy()
     boxes = [Box(*box) for box in edges_K4.astype(float).tolist()]
     shares = lung_shares(covered, edges_K4).tolist()
     return SlicePrediction(

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.records import MIN_LUNG_FRACTION
-from pipeline.study.drenet.network import LARGE_LEVELS, PAD_PX, SMALL_LEVELS, anchors
+from pipeline.study.drenet.network import LARGE_LEVELS, SMALL_LEVELS, anchors
 
-ANCHORS_A4 = anchors((*SMALL_LEVELS, *LARGE_LEVELS)) - PAD_PX
+ANCHORS_A4 = anchors((*SMALL_LEVELS, *LARGE_LEVELS))
 
 Integral = npt.NDArray[np.int64]
 
