@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 from pipeline import errors  # noqa: E402
 from pipeline.cli import main, runs  # noqa: E402
 from pipeline.mpi import front, launch, stall  # noqa: E402
-from pipeline.mpi import watcher as guard  # noqa: E402
+from pipeline.mpi import watcher  # noqa: E402
 
 WAY = sys.argv[1]
 FOLDER = Path(sys.argv[2])
@@ -150,7 +150,7 @@ def ends(run):
 if __name__ == "__main__":
     runs.into_mpi = ends
     front.PROGRAM = (sys.executable, *sys.argv[:3])
-    guard.LEAVE_S = 0.5
+    watcher.LEAVE_S = 0.5
     arguments = sys.argv[3:]
     if launch.launched_size() == 1:  # a rank is told all of it
         config = FOLDER / "c.toml"
