@@ -15,8 +15,12 @@ sys.path.insert(0, str(ROOT))
 
 from pipeline import errors  # noqa: E402
 from pipeline.cli import main, runs  # noqa: E402
-from pipeline.mpi import front, launch, stall  # noqa: E402
-from pipeline.mpi import watcher  # noqa: E402
+from pipeline.mpi import (  # noqa: E402
+    front,
+    launch,
+    stall,
+    watcher,
+)
 
 WAY = sys.argv[1]
 FOLDER = Path(sys.argv[2])
