@@ -28,6 +28,9 @@ MAX_METAL_SHARE = 0.02
 AIR_HU = -500.0
 BELOW_AIR_HU = -1500.0
 MAX_LEVELS_BELOW_AIR = 20
+TISSUE_HU = (-200.0, 300.0)
+MIN_SHARE = 0.05
+"""Another reading than the header's is believed where this much of it is air, and as much tissue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +135,12 @@ def _other_sign(frames: list[bytes], sources: list[SliceSource], decoder: Decode
 
 
 def _is_body(slices: list[_Slice], *, in_doubt: bool = False) -> bool:
-    """Finite, with air somewhere, metal in few pixels, and no bone taken for negative."""
+    """Finite, with air somewhere, metal in few pixels, and no bone taken for negative; `in_doubt` with enough of a body."""
     sample = np.concatenate([one.hu[::4, ::4].ravel() for one in slices])
     if not np.isfinite(sample).all() or sample.min() > AIR_HU or np.mean(sample > METAL_HU) > MAX_METAL_SHARE:
+        return False
+    n_tissue = np.count_nonzero((sample > TISSUE_HU[0]) & (sample < TISSUE_HU[1]))
+    if in_doubt and min(np.count_nonzero(sample < AIR_HU), n_tissue) < MIN_SHARE * sample.size:
         return False
     below = [one.hu[one.hu < BELOW_AIR_HU] for one in slices if in_doubt or _may_be_bone(one)]
     return not below or len(np.unique(np.concatenate(below))) <= MAX_LEVELS_BELOW_AIR
