@@ -103,7 +103,9 @@ def _tensors(data: bytes, name: str) -> tuple[dict[str, Tensor], str]:
     try:
         state, described = _from_safetensors(data) if is_safetensors else (_from_torch(data), "")
     except Exception as error:  # the two libraries raise a dozen kinds here, and each means the same to the user
-        raise ConfigurationError(f"{name} cannot be read as tensors (CHECKPOINT_CORRUPT); {CURE}") from error
+        raise ConfigurationError(
+            f"{name} cannot be read as tensors, and other objects are never unpickled (CHECKPOINT_CORRUPT); {CURE}"
+        ) from error
     return _bare(state), described
 
 
