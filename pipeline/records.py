@@ -50,6 +50,9 @@ class SliceSource:
     `path` is relative to the archive's root, bytes beyond printable ASCII percent-encoded; `member` is the name inside a ZIP,
     else empty. `place` numbers the slice in its series sorted along +z. `offset` and `length` give the pixel data's bytes
     within the file: the raw value of a native frame, or the single encapsulated frame. `mask` is the path of a given lung mask.
+
+    `start` is where a container's member begins (in a ZIP its own header), and `check` a digest of the first bytes there.
+    `padding` and its limit are the header's 16 bits, whatever their sign; `overlays` the bits of a word that hold overlays.
     """
 
     path: str
@@ -62,16 +65,20 @@ class SliceSource:
     columns: int = 0
     bits_allocated: int = 16
     bits_stored: int = 16
+    high_bit: int = 15
     signed: bool = True
     slope: float = 1.0
     intercept: float = 0.0
     padding: int | None = None
     padding_limit: int | None = None
+    overlays: int = 0
     syntax: str = "1.2.840.10008.1.2.1"
     size: int = 0
     mtime_ns: int = 0
     place: int = 0
     mask: str = ""
+    start: int = 0
+    check: str = ""
 
 
 @dataclass(frozen=True, slots=True)

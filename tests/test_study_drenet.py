@@ -1,5 +1,6 @@
 """DRE-Net's parts keep what drenet.md says of them, and its checkpoints are read or refused with a cure."""
 
+import argparse
 from dataclasses import replace
 
 import numpy as np
@@ -203,6 +204,26 @@ def test_a_published_checkpoint_gives_the_same_numbers(wrap, options, network, p
 def test_published_names_in_a_safetensors_file_without_metadata_are_read_too(published, network):
     loaded = load_checkpoint_bytes(safetensors_bytes(published))
     assert torch.equal(loaded.concat_net.weight, network.concat_net.weight)
+
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "_orig_mod.module.", "network.", "net.model.")
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_name_that_all_keys_stand_under_is_passed_over_in_every_format(prefix, published, network, tmp_path):
+    wrapped = {prefix + key: value for key, value in published.items()}
+    averaged = {**wrapped, "n_averaged": torch.tensor(3)}
+    for loaded in (
+        load_checkpoint_bytes(safetensors_bytes(wrapped)),
+        load_checkpoint(_saved(tmp_path / "a.ckpt", {"state_dict": averaged})),
+    ):
+        assert torch.equal(loaded.concat_net.weight, network.concat_net.weight)
+
+
+def test_objects_beside_the_tensors_are_the_named_cause(published, tmp_path):
+    content = {"state_dict": published, "hyper_parameters": argparse.Namespace(width=1)}
+    with pytest.raises(ConfigurationError, match="other objects are never unpickled"):
+        load_checkpoint(_saved(tmp_path / "a.ckpt", content))
 
 
 def test_half_precision_checkpoints_are_computed_in_fp32(published, tmp_path):

@@ -14,6 +14,7 @@ from pipeline.errors import Reason
 from pipeline.records import Series
 
 FULL_EXTENT_MM, EXTENT_STEP_MM = 200.0, 10.0
+REFORMATS = frozenset({"MPR", "REFORMATTED"})
 IRREGULAR_MM, IRREGULAR_SHARE = 0.1, 0.05
 SHARP_NAMES = frozenset({"LUNG", "BONE", "BONEPLUS", "EDGE", "CHST", "SHARP", "PULMO", "L", "D", "E", "YA", "YB", "YC", "YD"})
 SHARP_FROM = 50
@@ -62,7 +63,7 @@ def rank(stack: Stack, config: SeriesConfig) -> Rank:
     extent = min(FULL_EXTENT_MM, float(stack.z_mm[-1] - stack.z_mm[0]))
     uneven = float(np.abs(gaps - median).max())
     return Rank(
-        original=int("DERIVED" not in first.image_type[:1]),
+        original=int("DERIVED" not in first.image_type[:1] and REFORMATS.isdisjoint(first.image_type)),
         extent=int(extent // EXTENT_STEP_MM),
         thickness=_thickness_mark(first.facts.slice_thickness_mm or median),
         kernel=int(config.kernels == "any" or is_sharp(first.facts.kernel) == (config.kernels == "lung")),
