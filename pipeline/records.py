@@ -105,9 +105,19 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
+class LostSeries:
+    """A series, or a stack of one, that is no candidate, and why."""
+
+    series_key: str
+    n_slices: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Study:
     """One study of the manifest: ranked candidate series, best first; none means EXCLUDED for `reason`.
 
+    `patient_id` joins studies to patients; `written_id` is what the files say where that joins nobody (a placeholder).
     `cost` estimates the work in bytes-equivalents and orders the dealing. `n_files` counts every file of the study.
     """
 
@@ -122,6 +132,8 @@ class Study:
     label: str = ""
     cost: float = 1.0
     n_files: int = 0
+    written_id: str = ""
+    lost: tuple[LostSeries, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
