@@ -117,8 +117,7 @@ class LostSeries:
 class Study:
     """One study of the manifest: ranked candidate series, best first; none means EXCLUDED for `reason`.
 
-    `patient_id` joins studies to patients; `written_id` is what the files say where that joins nobody (a placeholder).
-    `cost` estimates the work in bytes-equivalents and orders the dealing. `n_files` counts every file of the study.
+    `patient_id` is issuer, backslash and ID (archive/patient.py); of a placeholder the study stands in the issuer's place. `cost` estimates the work in bytes-equivalents and orders the dealing. `n_files` counts every file of the study.
     """
 
     study_key: str
@@ -132,7 +131,6 @@ class Study:
     label: str = ""
     cost: float = 1.0
     n_files: int = 0
-    written_id: str = ""
     lost: tuple[LostSeries, ...] = ()
 
 

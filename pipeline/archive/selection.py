@@ -55,14 +55,13 @@ def build_study(uid: str, records: Sequence[FileRecord], config: SeriesConfig, k
         study_key=pseudonym(key, "study", uid),
         patient_key=pseudonym(key, "patient", patient),
         study_uid=uid,
-        patient_id=patient,
+        patient_id=written,
         candidates=tuple(candidate.series for candidate in ranked),
         status="READY" if ranked else "FAILED" if reason in DAMAGE else "EXCLUDED",
         reason=reason,
         events=(*doubts, *_lost_events(ranked, found.lost)),
         cost=_cost(ranked[0].series) if ranked else 0.0,
         n_files=sum(any(header.study_uid == uid for header in record.headers) for record in records),
-        written_id=written,
         lost=tuple(LostSeries(pseudonym(key, "series", name), n, error.reason) for name, n, error in found.lost),
     )
 
@@ -80,18 +79,18 @@ def _of_one_patient(ranked: list[Candidate], found: _Found) -> list[Candidate]:
 
 
 def _patient(ranked: list[Candidate], headers: list[Header], study_uid: str) -> tuple[str, str, list[Event]]:
-    """(patient, what is written where that is another, doubts): the chosen series says who it is, reports and captures do not.
+    """(patient, the same with the ID as it is written, doubts): the chosen series says who it is, reports and captures do not.
 
     A placeholder, or a contradiction where no series is chosen, never merges strangers: such a study is its own patient.
     """
+    alone = f"study {study_uid}"
     try:
         issuer, name, _ = ranked[0].who if ranked else patient_of([h for h in headers if h.sop_class in CT] or headers)
     except StudyError as error:
-        return f"study {study_uid}", "", [Event("study", "select", error.reason)]
-    written = identity(issuer, name)
+        return alone, alone, [Event("study", "select", error.reason)]
     if name.upper() in PLACEHOLDER_IDS:
-        return f"study {study_uid}", written, [Event("study", "select", Reason.PLACEHOLDER_ID)]
-    return written, "", []
+        return alone, identity(alone, name), [Event("study", "select", Reason.PLACEHOLDER_ID)]
+    return identity(issuer, name), identity(issuer, name), []
 
 
 def _lost_events(ranked: list[Candidate], lost: list[tuple[str, int, StudyError]]) -> list[Event]:
