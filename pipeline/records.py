@@ -117,7 +117,8 @@ class LostSeries:
 class Study:
     """One study of the manifest: ranked candidate series, best first; none means EXCLUDED for `reason`.
 
-    `patient_id` is issuer, backslash and ID (archive/patient.py); of a placeholder the study stands in the issuer's place. `cost` estimates the work in bytes-equivalents and orders the dealing. `n_files` counts every file of the study.
+    `patient_id` is issuer, backslash and ID (archive/patient.py); where that is a placeholder, the study is its issuer.
+    `cost` estimates the work in bytes-equivalents and orders the dealing. `n_files` counts every file of the study.
     """
 
     study_key: str

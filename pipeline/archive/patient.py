@@ -1,7 +1,7 @@
 """Whose images these are: the identity that headers state, and whether several headers can mean one person.
 
-`patient_id` is issuer, backslash and ID, each decoded by its character set; a part that is missing contradicts nothing. `person`
-is a short digest of name and birth date where both are there, to tell people apart who bear one ID, and for nothing else.
+`patient_id` is issuer, backslash and ID, each decoded by its character set; a part that is missing contradicts nothing.
+`person` is a short digest of name and birth date where both are there, to tell people apart who bear one ID, nothing else.
 """
 
 from __future__ import annotations

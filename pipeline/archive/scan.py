@@ -30,7 +30,7 @@ MAX_PICTURE = 64 << 20
 def scan_file(
     root: Path, found: FoundFile, tick: Callable[[], None] = lambda: None, asked: tuple[Rule, ...] = ()
 ) -> FoundFile:  # fmt: skip
-    """`found` with its records; `tick` is called now and then, and what it raises passes; `asked` are rules for descriptions."""
+    """`found` with its records; `tick` is called now and then, and what it raises passes; `asked`: see Origin."""
     if found.records:
         return found
     allowance = Allowance(tick)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.cohort.tasks import CLASSES
+from pipeline.archive.characters import UNDECODED
 from pipeline.cohort.table import read_table
+from pipeline.cohort.tasks import CLASSES
 from pipeline.errors import ConfigurationError, Reason
 from pipeline.records import Study
 
@@ -47,8 +48,8 @@ def read_labels(path: Path, known: frozenset[str] = KNOWN) -> Labels:
     headings = set().union(*(row for _, row in rows))
     if "label" not in headings or not headings & set(COLUMNS):
         raise ConfigurationError(
-            f"{path} needs the columns label and patient_id (or patient_key), and at least one row; read were commas, semicolons "
-            "or tabs between columns"
+            f"{path} needs the columns label and patient_id (or patient_key), and at least one row; between columns stand commas, "
+            "semicolons or tabs"
         )
     said = [(line, row, _label(row.get("label"), known, f"{path}, line {line}")) for line, row in rows]
     said = [(line, row, label) for line, row, label in said if label]
@@ -60,7 +61,7 @@ def read_labels(path: Path, known: frozenset[str] = KNOWN) -> Labels:
         patient, study = row.get(column, ""), row.get("study_uid", "")
         if not patient and any(row.get(name) for name in COLUMNS):
             raise ConfigurationError(
-                f"{path}, line {line}: others name their patient by {column}: fill that column, or empty it"
+                f"{path}, line {line}: other rows name their patient by {column}: fill it in all or in none"
             )
         for names, name in ((patients, patient), (studies, study)):
             if name:
@@ -121,7 +122,7 @@ def names_of(study: Study, labels: Labels) -> set[str]:
 
 
 def _names(study: Study, labels: Labels) -> tuple[str, ...]:
-    """The pseudonym; or the identity, and the ID as it stands in the file, whatever its issuer, with or without a character set."""
+    """The pseudonym; or the identity, and the ID as it stands in the file: of any issuer, with or without a character set."""
     if labels.by_key:
         return (study.patient_key,)
     alone = study.patient_id.partition("\\")[2]
@@ -149,7 +150,7 @@ def _as_number(name: str) -> str:
 
 
 CAUSES: tuple[tuple[str, Callable[[str], str]], ...] = (
-    ("leading zeros are lost, as spreadsheets do (write IDs as text)", lambda name: name.lstrip("0")),
+    ("leading zeros are lost as spreadsheets do (write IDs as text)", lambda name: name.lstrip("0")),
     ("quotes or apostrophes stand around the ID", lambda name: name.strip("'\"`")),
     ("capitals and small letters differ", str.casefold),
     ("a spreadsheet made a number of the ID (write IDs as text)", _as_number),
