@@ -5,6 +5,7 @@ from pipeline.archive.found import FileRecord, FoundFile, Header
 from pipeline.archive.listed import Listed, is_list, listed_files, listed_study, read_list, root_of
 from pipeline.archive.patient import IDENTITY_RULE
 from pipeline.archive.pictures import build_picture_study, picture_folder
+from pipeline.archive.ranking import Rank, why_lost
 from pipeline.archive.rules import asked
 from pipeline.archive.scan import scan_file
 from pipeline.archive.selection import build_study
@@ -18,6 +19,7 @@ __all__ = [
     "FoundFile",
     "Header",
     "Listed",
+    "Rank",
     "asked",
     "build_picture_study",
     "build_study",
@@ -31,4 +33,5 @@ __all__ = [
     "read_volume",
     "root_of",
     "scan_file",
+    "why_lost",
 ]

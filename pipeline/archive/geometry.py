@@ -6,6 +6,7 @@ made unit and orthogonal before they are used: some writers round them to two di
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -43,14 +44,15 @@ def geometry_problem(header: Header) -> str:
     """Why a slice has no place in space, or none across the body."""
     if len(header.position) != 3 or len(header.orientation) != 6 or len(header.spacing_mm) != 2:
         return Reason.MISSING_GEOMETRY
-    row, column = np.array(header.orientation[:3]), np.array(header.orientation[3:])
-    lengths = np.linalg.norm(row), np.linalg.norm(column)
-    if max(abs(length - 1) for length in lengths) > UNIT_TOLERANCE or abs(row @ column) > UNIT_TOLERANCE:
+    a, b, c, d, e, f = header.orientation
+    off_unit = max(abs(math.hypot(a, b, c) - 1), abs(math.hypot(d, e, f) - 1))
+    if off_unit > UNIT_TOLERANCE or abs(a * d + b * e + c * f) > UNIT_TOLERANCE:
         return Reason.MISSING_GEOMETRY
     field_mm = header.source.rows * header.spacing_mm[0], header.source.columns * header.spacing_mm[1]
     if min(header.spacing_mm) <= 0 or max(field_mm) > WIDEST_MM or max(map(abs, header.position)) > FARTHEST_MM:
         return Reason.INVALID_VALUE
-    return "" if normal_of(np.array(header.orientation))[2] >= MIN_NORMAL_Z else Reason.NOT_AXIAL
+    normal = b * f - c * e, c * d - a * f, a * e - b * d
+    return "" if abs(normal[2]) >= MIN_NORMAL_Z * math.hypot(*normal) else Reason.NOT_AXIAL
 
 
 def ordered(images: list[Header], events: list[Event]) -> Stack:

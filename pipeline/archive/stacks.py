@@ -142,7 +142,7 @@ def _labelled(images: Images, places: Numbers) -> Iterator[Labels]:
     """What each trait says of each image; traits that say the same of all are passed over."""
     told = list(zip(*(image.traits for image in images), strict=True))
     acquisition, moment, phase, trigger, kernel, frame, time, number = told
-    texts = (acquisition, moment, kernel, frame, [repr(image.image_type) for image in images])
+    texts = (acquisition, moment, kernel, frame, [" ".join(image.image_type) for image in images])
     yield from (text for text in texts if len(set(text)) > 1)
     if len({image.contrast for image in images}) > 1:
         yield [int(image.contrast) for image in images]

@@ -48,8 +48,8 @@ def read_labels(path: Path, known: frozenset[str] = KNOWN) -> Labels:
     headings = set().union(*(row for _, row in rows))
     if "label" not in headings or not headings & set(COLUMNS):
         raise ConfigurationError(
-            f"{path} needs the columns label and patient_id (or patient_key), and at least one row; between columns stand commas, "
-            "semicolons or tabs"
+            f"{path} needs the columns label and patient_id (or patient_key), and at least one row; columns are parted by "
+            "commas, semicolons or tabs"
         )
     said = [(line, row, _label(row.get("label"), known, f"{path}, line {line}")) for line, row in rows]
     said = [(line, row, label) for line, row, label in said if label]
