@@ -28,6 +28,7 @@ ACQUISITION, POSITION, ORIENTATION, TEMPORAL = 0x00200012, 0x00200032, 0x0020003
 TEMPORAL_INDEX, FRAME_ACQUISITION, FRAME_TIME, STACK_ID = 0x00209128, 0x00209156, 0x00189074, 0x00209056
 DATE_TIME, TIME, TRIGGER, TRIGGER_DELAY = 0x0008002A, 0x00080032, 0x00181060, 0x00209153
 HEART_PHASE, BREATH_PHASE, HEART_POSITION, BREATH_POSITION = 0x00209241, 0x00209245, 0x00189236, 0x00189214
+BREATH_DELAY = 0x00209255
 SERIES_NUMBER, NUMBER, FRAME_OF_REFERENCE = 0x00200011, 0x00200013, 0x00200052
 SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS, SPACING = 0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011, 0x00280030
 ALLOCATED, STORED, SIGNED, PADDING, PADDING_LIMIT = 0x00280100, 0x00280101, 0x00280103, 0x00280120, 0x00280121
@@ -42,12 +43,13 @@ WANTED = frozenset({
     IMAGE_TYPE, SOP_CLASS, SOP_UID, FRAME_TYPE, MANUFACTURER, MODEL, PATIENT_ID, ISSUER, CONTRAST, THICKNESS, KVP, KERNEL,
     STUDY_UID, SERIES_UID, ACQUISITION, POSITION, ORIENTATION, TEMPORAL, TEMPORAL_INDEX, FRAME_ACQUISITION, SAMPLES,
     PHOTOMETRIC, FRAMES, ROWS, COLUMNS, SPACING, ALLOCATED, STORED, SIGNED, PADDING, PADDING_LIMIT, INTERCEPT, SLOPE,
-    RESCALE_TYPE, BURNED_IN, CHARACTER_SET, NAME, BIRTH_DATE, FRAME_TIME, STACK_ID, DATE_TIME, TIME, TRIGGER, TRIGGER_DELAY,
+    RESCALE_TYPE, BURNED_IN, CHARACTER_SET, NAME, BIRTH_DATE, FRAME_TIME, STACK_ID, DATE_TIME, TIME, TRIGGER, TRIGGER_DELAY, BREATH_DELAY,
     HEART_PHASE, BREATH_PHASE, HEART_POSITION, BREATH_POSITION, SERIES_NUMBER, NUMBER, FRAME_OF_REFERENCE,
 })  # fmt: skip
 WITH_DESCRIPTION = WANTED | {DESCRIPTION}
 CT = frozenset(f"1.2.840.10008.5.1.4.1.1.2{kind}" for kind in ("", ".1", ".2"))
 """CT, Enhanced CT, Legacy Converted Enhanced CT."""
+FLOATS = {4: "f", 8: "d"}
 MAX_MATRIX = 4096
 MAX_TEXT = 64
 MAX_PARTS = 32
@@ -118,11 +120,11 @@ class Frame:
         value = self.data.get(tag)
         return value if isinstance(value, bytes) else b""
 
-    def double(self, *tags: int) -> str:
-        """The first binary 64-bit number among `tags`, as text."""
-        order = ">d" if self.layout.syntax == BIG_ENDIAN else "<d"
-        found = [value for tag in tags if len(value := self.raw(tag)) == struct.calcsize(order)]
-        return f"{struct.unpack(order, found[0])[0]:g}" if found else ""
+    def binary(self, *tags: int) -> str:
+        """The first binary floating-point number among `tags`, of 32 or 64 bits, as text."""
+        order = ">" if self.layout.syntax == BIG_ENDIAN else "<"
+        found = [value for tag in tags if len(value := self.raw(tag)) in FLOATS]
+        return f"{struct.unpack(order + FLOATS[len(found[0])], found[0])[0]:g}" if found else ""
 
     def parts(self, tag: int) -> tuple[str, ...]:
         """The values of a multi-valued element."""
@@ -217,8 +219,8 @@ def _traits(frame: Frame, kernel: str) -> Traits:
     return Traits(
         acquisition=frame.text(ACQUISITION) or str(frame.whole(FRAME_ACQUISITION) or ""),
         moment=frame.text(TEMPORAL) or str(frame.whole(TEMPORAL_INDEX) or ""),
-        phase=frame.double(HEART_PHASE, BREATH_PHASE) or frame.text(HEART_POSITION) or frame.text(BREATH_POSITION),
-        trigger=frame.text(TRIGGER) or frame.double(TRIGGER_DELAY),
+        phase=frame.binary(HEART_PHASE, BREATH_PHASE) or frame.text(HEART_POSITION) or frame.text(BREATH_POSITION),
+        trigger=frame.text(TRIGGER) or frame.binary(TRIGGER_DELAY, BREATH_DELAY),
         kernel=kernel,
         frame=_short(frame.raw(FRAME_OF_REFERENCE), frame.raw(SERIES_NUMBER), frame.raw(STACK_ID)),
         time=frame.text(FRAME_TIME) or frame.text(DATE_TIME) or frame.text(TIME),

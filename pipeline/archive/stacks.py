@@ -30,7 +30,11 @@ MIN_SWEEP = 10
 """Slices that a way through the body has on average, if the order of times or numbers is to mean something."""
 LEVEL_SHARE, LEVEL_RELATIVE = 0.03, 0.005
 """Numbers are of two levels where the step between them exceeds this share of their range, and of their size."""
-MAX_GRIDS = 4
+PAUSE, SHORT_STEP = 2.0, 0.75
+MAX_GRIDS, MIN_EVENNESS, MORE_EVEN, NEAR_SHARE = 4, 0.7, 0.1, 0.4
+"""Grids are found where steps over all of them are even, and more so than single ones; a slice is on one if it is that near."""
+ROUNDING_MM = 1e-6
+"""Of sums of decimal strings."""
 
 Images = list[Header]
 Labels = Sequence[str | int]
@@ -154,10 +158,11 @@ def _labelled(images: Images, places: Numbers) -> Iterator[Labels]:
         yield phase
     if len(set(time)) > 1:
         yield time
+    z_mm = places_mm(images)
     for order in (time, number):
         if len(set(order)) > 1:
-            yield _sweeps([_number(text) for text in order], places)
-    yield _grids(images, places)
+            yield _sweeps([_number(text) for text in order], z_mm)
+    yield _grids(images, places, z_mm)
 
 
 def _grouped(labels: Labels) -> Groups:
@@ -196,21 +201,31 @@ def _levels(numbers: Sequence[float | None]) -> Labels:
     return [-1 if number is None else level[number] for number in numbers]
 
 
-def _sweeps(numbers: Sequence[float | None], places: Numbers) -> Labels:
+def _sweeps(numbers: Sequence[float | None], z_mm: Floats) -> Labels:
     """In the order of times or numbers, each way along the body in one direction; 0 for all where the order means nothing."""
     if None in numbers:
         return [0] * len(numbers)
-    _, inverse, counts = np.unique(np.array(numbers, float), return_inverse=True, return_counts=True)
-    moves = np.sign(np.diff(np.bincount(inverse, places) / counts)).tolist()
+    when, inverse, counts = np.unique(np.array(numbers, float), return_inverse=True, return_counts=True)
+    moves = np.diff(np.bincount(inverse, z_mm) / counts)
     sweeps = [0]
-    direction = 0.0
-    for move in moves:
-        turns = move == 0 or (direction and move != direction)
-        sweeps.append(sweeps[-1] + int(turns))
-        direction = 0.0 if turns else move
+    onward = 0.0
+    for i, move in enumerate(moves.tolist()):
+        turns = abs(move) <= DUPLICATE_MM or move * onward < 0
+        if turns and i > 1 and _belongs_to_next(i, moves, np.diff(when)):
+            sweeps[-1] += 1
+            sweeps.append(sweeps[-1])
+            onward = move
+        else:
+            sweeps.append(sweeps[-1] + int(turns))
+            onward = 0.0 if turns else move
     if len(numbers) < MIN_SWEEP * (sweeps[-1] + 1):
         return [0] * len(numbers)
     return [sweeps[i] for i in inverse.tolist()]
+
+
+def _belongs_to_next(i: int, moves: Floats, waits: Floats) -> bool:
+    """Whether the slice at a turn begins the way back: there was a pause before it, or a shorter step."""
+    return bool(waits[i - 1] > PAUSE * waits[i] or abs(moves[i - 1]) < SHORT_STEP * abs(moves[i - 2]))
 
 
 def _number(text: str) -> float | None:
@@ -224,47 +239,53 @@ def _number(text: str) -> float | None:
 # ---- grids ----
 
 
-def _grids(images: Images, places: Numbers) -> Labels:
-    """Slices by regular grid: where gaps differ but repeat after every second to fourth, that many grids lie in each other."""
+def _grids(images: Images, places: Numbers, all_mm: Floats) -> Labels:
+    """Slices by regular grid: where steps differ but repeat after every second to fourth, that many grids lie in each other."""
     together = [0] * len(images)
     z_mm = np.full(int(places.max()) + 1, np.nan)
-    z_mm[places] = places_mm(images)
-    if len(z_mm) < 2 * MIN_SWEEP or _is_even(np.diff(z_mm)) or _is_one_pass(images, places):
+    z_mm[places] = all_mm
+    if len(z_mm) < 2 * MIN_SWEEP:
+        return together
+    steps = np.diff(z_mm)
+    bearable = max(IRREGULAR_MM, IRREGULAR_SHARE * float(np.median(steps))) + ROUNDING_MM
+    evenness = _evenness(steps, bearable)
+    if evenness >= 1 - MAX_DROPPED or _is_one_pass(images, all_mm):
         return together
     for n_grids in range(2, MAX_GRIDS + 1):
         pitches = z_mm[n_grids:] - z_mm[:-n_grids]
-        if _is_even(pitches):
-            grids = _on_grids(z_mm, float(np.median(pitches)), n_grids)
+        if _evenness(pitches, bearable) >= max(MIN_EVENNESS, evenness + MORE_EVEN):
+            nearest = min(bearable, NEAR_SHARE * float(np.quantile(steps, 0.1)))
+            grids = _on_grids(z_mm, float(np.median(pitches)), n_grids, nearest)
             return [grids[number] for number in places.tolist()] if grids else together
     return together
 
 
-def _is_one_pass(images: Images, places: Numbers) -> bool:
+def _is_one_pass(images: Images, z_mm: Floats) -> bool:
     """Whether times say that the scanner went along the body once, a few slices at a time: such gaps are its own."""
     times = [_number(image.traits.time) for image in images]
     n_times = len(set(times))
-    return n_times * MAX_GRIDS >= len(images) and not any(_sweeps(times, places)) and None not in times
+    return None not in times and n_times * MAX_GRIDS >= len(images) and not any(_sweeps(times, z_mm))
 
 
-def _is_even(steps_mm: Floats) -> bool:
-    """Whether all but a few steps are alike."""
-    median = np.median(steps_mm)
-    return bool(np.mean(np.abs(steps_mm - median) <= max(IRREGULAR_MM, IRREGULAR_SHARE * median)) >= 1 - MAX_DROPPED)
+def _evenness(steps_mm: Floats, bearable_mm: float) -> float:
+    """The share of steps that are alike."""
+    return float(np.mean(np.abs(steps_mm - np.median(steps_mm)) <= bearable_mm))
 
 
-def _on_grids(z_mm: Floats, pitch_mm: float, n_grids: int) -> list[int]:
+def _on_grids(z_mm: Floats, pitch_mm: float, n_grids: int, bearable_mm: float) -> list[int]:
     """The grid on which each place lies, [] where they fit none: steps along a grid are whole numbers of pitches."""
-    bearable = max(DUPLICATE_MM, 0.4 * float(np.quantile(np.diff(z_mm), 0.1)))
     last: list[float] = []
     grids = []
     n_misfits = 0
     for z in z_mm.tolist():
         off = [abs((z - there + pitch_mm / 2) % pitch_mm - pitch_mm / 2) for there in last]
         nearest = min(range(len(off)), key=off.__getitem__, default=-1)
-        if nearest < 0 or (off[nearest] > bearable and len(last) < n_grids):
+        misfits = nearest < 0 or off[nearest] > bearable_mm
+        if misfits and len(last) < n_grids:
             nearest = len(last)
             last.append(z)
-        n_misfits += bool(off and nearest < len(off) and off[nearest] > bearable)
+        elif misfits:
+            n_misfits += 1
         last[nearest] = z
         grids.append(nearest)
     return grids if n_misfits <= MAX_DROPPED * len(grids) else []
