@@ -21,6 +21,31 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Base of all sections: frozen, and strict about unknown keys."""
 
 
+TEXT, NUMBER, TRUTH = ("is", "contains"), ("is", "at_least", "at_most"), ("is",)
+
+
+class Rule(Section, frozen=True):
+    """One wish about a series: what is compared with what. Text is compared without regard to case."""
+
+    field: Literal["description", "kernel", "manufacturer", "thickness_mm", "contrast"]
+    operator: Literal["is", "contains", "at_least", "at_most"]
+    value: str | float | bool
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where field, operator and value do not go together."""
+        kind, operators = {"thickness_mm": (float, NUMBER), "contrast": (bool, TRUTH)}.get(self.field, (str, TEXT))
+        if type(self.value) is not kind and not (kind is float and type(self.value) is int):
+            what = {str: "text", float: "a number", bool: "true or false"}[kind]
+            raise ValueError(f"the value of a rule about {self.field} is {what}")
+        if self.operator not in operators:
+            raise ValueError(f"a rule about {self.field} knows the operators {', '.join(operators)}")
+        if kind is str and not str(self.value).strip():
+            raise ValueError(f"a rule about {self.field} needs a text")
+
+
+MAX_RULES = 8
+
+
 class SeriesConfig(Section, frozen=True):
     """Which series of a study is chosen."""
 
@@ -28,8 +53,15 @@ class SeriesConfig(Section, frozen=True):
     min_extent_mm: float = 120.0
     max_spacing_mm: float = 10.0
     kernels: Literal["lung", "soft", "any"] = "lung"  # must match what the network was trained on
+    prefer: tuple[Rule, ...] = ()  # before all other criteria; the first rule weighs most
+    forbid: tuple[Rule, ...] = ()  # a series that meets one of these is never chosen
     picture_low_hu: float = -1000.0  # what black stands for in exported JPEG or PNG slices,
     picture_high_hu: float = -235.0  # and white: the published code's; -1450 and 50 for slices exported in the lung window
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for more rules than a rank can hold."""
+        if max(len(self.prefer), len(self.forbid)) > MAX_RULES:
+            raise ValueError(f"at most {MAX_RULES} rules in prefer, and in forbid")
 
 
 class SliceConfig(Section, frozen=True):
@@ -175,5 +207,5 @@ def _known_keys(message: str) -> str:
     if "unknown field" not in message:
         return ""
     section = message.rpartition("$")[2].strip(".`")
-    default = getattr(Config(), section, Config())
-    return f"; known here: {', '.join(default.__struct_fields__)}"
+    known: type[Section] | Section = Rule if section.startswith(("series.prefer", "series.forbid")) else Config()
+    return f"; known here: {', '.join(getattr(known, section, known).__struct_fields__)}"

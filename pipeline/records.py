@@ -118,9 +118,19 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
+class LostSeries:
+    """A series, or a stack of one, that is no candidate, and why."""
+
+    series_key: str
+    n_slices: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Study:
     """One study of the manifest: ranked candidate series, best first; none means EXCLUDED for `reason`.
 
+    `patient_id` is issuer, backslash and ID (archive/patient.py); where that is a placeholder, the study is its issuer.
     `cost` estimates the work in bytes-equivalents and orders the dealing. `n_files` counts every file of the study.
     """
 
@@ -135,6 +145,7 @@ class Study:
     label: str = ""
     cost: float = 1.0
     n_files: int = 0
+    lost: tuple[LostSeries, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

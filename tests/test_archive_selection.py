@@ -24,7 +24,7 @@ def shorter(data_sets, n):
 def uneven(data_sets):
     for data in data_sets:
         z = float(data.ImagePositionPatient[2])
-        data.ImagePositionPatient = [0, 0, z + (1.0 if round(z / 8) % 2 else 0.0)]
+        data.ImagePositionPatient = [0, 0, z + (1.0 if round(z / 8) in (3, 4, 9, 17, 18, 19, 30, 33) else 0.0)]
     return data_sets
 
 

@@ -38,9 +38,9 @@ def reads(monkeypatch):
     """Paths of the files whose header was read."""
     read = []
 
-    def counted(root, file, tick):
+    def counted(root, file, *rest):
         read.append(file.path)
-        return scan_file(root, file, tick)
+        return scan_file(root, file, *rest)
 
     monkeypatch.setattr(indexing, "scan_file", counted)
     return read

@@ -3,18 +3,24 @@
 from pipeline.archive.decode import Decoder
 from pipeline.archive.found import FileRecord, FoundFile, Header
 from pipeline.archive.listed import Listed, is_list, listed_files, listed_study, read_list, root_of
+from pipeline.archive.patient import IDENTITY_RULE
 from pipeline.archive.pictures import build_picture_study, picture_folder
+from pipeline.archive.ranking import Rank, why_lost
+from pipeline.archive.rules import asked
 from pipeline.archive.scan import scan_file
 from pipeline.archive.selection import build_study
 from pipeline.archive.volume import read_mask, read_volume
 from pipeline.archive.walk import list_folder
 
 __all__ = [
+    "IDENTITY_RULE",
     "Decoder",
     "FileRecord",
     "FoundFile",
     "Header",
     "Listed",
+    "Rank",
+    "asked",
     "build_picture_study",
     "build_study",
     "is_list",
@@ -27,4 +33,5 @@ __all__ = [
     "read_volume",
     "root_of",
     "scan_file",
+    "why_lost",
 ]

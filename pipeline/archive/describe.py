@@ -5,21 +5,31 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from zlib import crc32
 
 from pipeline.archive.allowance import Allowance
+from pipeline.archive.characters import BLANKS, decoded
 from pipeline.archive.elements import PIXEL_DATA, DataSet, PixelPlace
-from pipeline.archive.found import Header
+from pipeline.archive.found import Header, Traits
+from pipeline.archive.patient import identity, person
+from pipeline.archive.rules import matches
 from pipeline.archive.syntax import BIG_ENDIAN, COMPRESSED, DEFLATED, NATIVE
+from pipeline.config import Rule
 from pipeline.errors import Reason, StudyError
 from pipeline.records import Facts, SliceSource
 
 IMAGE_TYPE, SOP_CLASS, SOP_UID, FRAME_TYPE = 0x00080008, 0x00080016, 0x00080018, 0x00089007
 MANUFACTURER, MODEL = 0x00080070, 0x00081090
-PATIENT_ID, ISSUER = 0x00100020, 0x00100021
+CHARACTER_SET, DESCRIPTION = 0x00080005, 0x0008103E
+PATIENT_ID, ISSUER, NAME, BIRTH_DATE = 0x00100020, 0x00100021, 0x00100010, 0x00100030
 CONTRAST, THICKNESS, KVP, KERNEL = 0x00180010, 0x00180050, 0x00180060, 0x00181210
 STUDY_UID, SERIES_UID = 0x0020000D, 0x0020000E
 ACQUISITION, POSITION, ORIENTATION, TEMPORAL = 0x00200012, 0x00200032, 0x00200037, 0x00200100
-TEMPORAL_INDEX, FRAME_ACQUISITION = 0x00209128, 0x00209156
+TEMPORAL_INDEX, FRAME_ACQUISITION, FRAME_TIME, STACK_ID = 0x00209128, 0x00209156, 0x00189074, 0x00209056
+DATE_TIME, TIME, TRIGGER, TRIGGER_DELAY = 0x0008002A, 0x00080032, 0x00181060, 0x00209153
+HEART_PHASE, BREATH_PHASE, HEART_POSITION, BREATH_POSITION = 0x00209241, 0x00209245, 0x00189236, 0x00189214
+BREATH_DELAY = 0x00209255
+SERIES_NUMBER, NUMBER, FRAME_OF_REFERENCE = 0x00200011, 0x00200013, 0x00200052
 SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS, SPACING = 0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011, 0x00280030
 ALLOCATED, STORED, HIGH_BIT, SIGNED = 0x00280100, 0x00280101, 0x00280102, 0x00280103
 PADDING, PADDING_LIMIT = 0x00280120, 0x00280121
@@ -29,17 +39,21 @@ BURNED_IN = 0x00280301
 INTERCEPT, SLOPE, RESCALE_TYPE = 0x00281052, 0x00281053, 0x00281054
 SHARED, PER_FRAME = 0x52009229, 0x52009230
 GROUPS = frozenset(
-    {0x00209113, 0x00209116, 0x00289110, 0x00289145, 0x00189314, 0x00189329, 0x00189325, 0x00209111}
-)  # plane position and orientation, pixel measures and values, reconstruction, frame type, X-ray, frame content
+    {0x00209113, 0x00209116, 0x00289110, 0x00289145, 0x00189314, 0x00189329, 0x00189325, 0x00209111, 0x00189118, 0x00209253}
+)  # plane position and orientation, pixel measures and values, reconstruction, frame type, X-ray, frame content, heart, breath
 SEQUENCES = GROUPS | {SHARED, PER_FRAME}
 WANTED = frozenset({
     IMAGE_TYPE, SOP_CLASS, SOP_UID, FRAME_TYPE, MANUFACTURER, MODEL, PATIENT_ID, ISSUER, CONTRAST, THICKNESS, KVP, KERNEL,
     STUDY_UID, SERIES_UID, ACQUISITION, POSITION, ORIENTATION, TEMPORAL, TEMPORAL_INDEX, FRAME_ACQUISITION, SAMPLES,
     PHOTOMETRIC, FRAMES, ROWS, COLUMNS, SPACING, ALLOCATED, STORED, HIGH_BIT, SIGNED, PADDING, PADDING_LIMIT, INTERCEPT,
-    SLOPE, RESCALE_TYPE, BURNED_IN, *OVERLAY_BITS,
+    SLOPE, RESCALE_TYPE, BURNED_IN, *OVERLAY_BITS, CHARACTER_SET, NAME, BIRTH_DATE, FRAME_TIME, STACK_ID, DATE_TIME, TIME,
+    TRIGGER, TRIGGER_DELAY, BREATH_DELAY, HEART_PHASE, BREATH_PHASE, HEART_POSITION, BREATH_POSITION, SERIES_NUMBER, NUMBER,
+    FRAME_OF_REFERENCE,
 })  # fmt: skip
+WITH_DESCRIPTION = WANTED | {DESCRIPTION}
 CT = frozenset(f"1.2.840.10008.5.1.4.1.1.2{kind}" for kind in ("", ".1", ".2"))
 """CT, Enhanced CT, Legacy Converted Enhanced CT."""
+FLOATS = {4: "f", 8: "d"}
 MAX_MATRIX = 4096
 MAX_TEXT = 64
 MAX_PARTS = 32
@@ -53,6 +67,7 @@ class Origin:
     """The file on disk whose bytes a stream holds: all of it, from `offset` on (a TAR member), or its ZIP `member`.
 
     `address` is where a member is found again (as `SliceSource.start`), `check` the digest of the stream's first bytes.
+    `asked` are the user's rules about a series' description, which is matched as it is read, and never kept.
     """
 
     path: str
@@ -62,6 +77,7 @@ class Origin:
     member: str = ""
     address: int = 0
     check: str = ""
+    asked: tuple[Rule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +118,21 @@ class Frame:
             text = "".join(letter if letter.isprintable() else " " for letter in text)
         return " ".join(text.split())
 
+    def words(self, tag: int) -> str:
+        """The value decoded by the file's character set: what a person wrote."""
+        return decoded(self.raw(tag), self.raw(CHARACTER_SET))
+
+    def raw(self, tag: int) -> bytes:
+        """The value's bytes, none where it is absent."""
+        value = self.data.get(tag)
+        return value if isinstance(value, bytes) else b""
+
+    def binary(self, *tags: int) -> str:
+        """The first binary floating-point number among `tags`, of 32 or 64 bits, as text."""
+        order = ">" if self.layout.syntax == BIG_ENDIAN else "<"
+        found = [value for tag in tags if len(value := self.raw(tag)) in FLOATS]
+        return f"{struct.unpack(order + FLOATS[len(found[0])], found[0])[0]:g}" if found else ""
+
     def parts(self, tag: int) -> tuple[str, ...]:
         """The values of a multi-valued element."""
         text = self.text(tag)
@@ -130,7 +161,7 @@ def describe(data: DataSet, layout: Layout, origin: Origin, allowance: Allowance
     per_frame = data.get(PER_FRAME)
     whole = Frame(top, 0, 1, layout)
     if not isinstance(per_frame, list) or not per_frame or whole.text(SOP_CLASS) not in CT:
-        return (_header(whole, _source(whole, origin)),)
+        return (_header(whole, _source(whole, origin), origin.asked),)
     top.pop(FRAMES, None)
     shared = data.get(SHARED)
     common = top | (_flat(shared[0]) if isinstance(shared, list) and shared else {})
@@ -141,7 +172,7 @@ def describe(data: DataSet, layout: Layout, origin: Origin, allowance: Allowance
     for number, item in enumerate(per_frame):
         allowance.pause()
         frame = Frame(_typed(common | _flat(item)), number, len(per_frame), layout)
-        headers.append(_header(frame, _source(frame, origin)))
+        headers.append(_header(frame, _source(frame, origin), origin.asked))
     return tuple(headers)
 
 
@@ -160,23 +191,24 @@ def _typed(data: DataSet) -> DataSet:
     return data | {IMAGE_TYPE: data[FRAME_TYPE]} if FRAME_TYPE in data else data
 
 
-def _header(frame: Frame, source: SliceSource) -> Header:
+def _header(frame: Frame, source: SliceSource, asked: tuple[Rule, ...]) -> Header:
     kernel = "\\".join(frame.parts(KERNEL))[:MAX_TEXT]
-    moment = frame.text(TEMPORAL) or str(frame.whole(TEMPORAL_INDEX) or "")
     return Header(
         study_uid=frame.text(STUDY_UID),
         series_uid=frame.text(SERIES_UID),
-        patient_id=f"{frame.text(ISSUER)}\\{frame.text(PATIENT_ID)}",
+        patient_id=identity(frame.words(ISSUER), frame.words(PATIENT_ID)),
+        person=person(frame.words(NAME), frame.words(BIRTH_DATE)),
         sop_uid=frame.text(SOP_UID),
         sop_class=frame.text(SOP_CLASS),
         image_type=tuple(part.upper() for part in frame.parts(IMAGE_TYPE)),
         position=_finite(frame.numbers(POSITION)),
         orientation=_finite(frame.numbers(ORIENTATION)),
         spacing_mm=_finite(frame.numbers(SPACING)),
-        stack=(frame.text(ACQUISITION) or str(frame.whole(FRAME_ACQUISITION) or ""), moment, kernel),
+        traits=_traits(frame, kernel),
         contrast=bool(frame.text(CONTRAST)),
         inverted=frame.text(PHOTOMETRIC) == "MONOCHROME1",
         has_pixels=frame.layout.pixels is not None,
+        matched=matches(asked, frame.words(DESCRIPTION)) if asked else 0,
         problem=_pixel_problem(frame) or _value_problem(frame),
         source=source,
         facts=Facts(
@@ -187,6 +219,25 @@ def _header(frame: Frame, source: SliceSource) -> Header:
             frame.number(KVP),
         ),
     )
+
+
+def _traits(frame: Frame, kernel: str) -> Traits:
+    """What tells this slice's acquisition from another of its series."""
+    return Traits(
+        acquisition=frame.text(ACQUISITION) or str(frame.whole(FRAME_ACQUISITION) or ""),
+        moment=frame.text(TEMPORAL) or str(frame.whole(TEMPORAL_INDEX) or ""),
+        phase=frame.binary(HEART_PHASE, BREATH_PHASE) or frame.text(HEART_POSITION) or frame.text(BREATH_POSITION),
+        trigger=frame.text(TRIGGER) or frame.binary(TRIGGER_DELAY, BREATH_DELAY),
+        kernel=kernel,
+        frame=_short(frame.raw(FRAME_OF_REFERENCE), frame.raw(SERIES_NUMBER), frame.raw(STACK_ID)),
+        time=frame.text(FRAME_TIME) or frame.text(DATE_TIME) or frame.text(TIME),
+        number=frame.text(NUMBER),
+    )
+
+
+def _short(*values: bytes) -> str:
+    """A few letters that stand for values of which only equality counts."""
+    return f"{crc32(b'|'.join(value.strip(BLANKS) for value in values)):x}"
 
 
 def _source(frame: Frame, origin: Origin) -> SliceSource:

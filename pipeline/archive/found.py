@@ -3,31 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pipeline.records import Facts, SliceSource
+
+
+class Traits(NamedTuple):
+    """What tells acquisitions of one series apart, as the header writes it; "" where it says nothing.
+
+    `phase` and `trigger` say where in a heartbeat or a breath; `frame` stands for frame of reference, series number, stack ID.
+    """
+
+    acquisition: str = ""
+    moment: str = ""
+    phase: str = ""
+    trigger: str = ""
+    kernel: str = ""
+    frame: str = ""
+    time: str = ""
+    number: str = ""
+
+
+NO_TRAITS = Traits()
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
     """What grouping and choosing need of one image (one frame of a multi-frame object).
 
-    `problem` says why it cannot be used as a slice; `has_pixels` is False for reports and the like; `stack` holds the
-    values that may tell two stacks of one series apart.
+    `patient_id` and `person` are those of patient.py. `problem` says why it cannot be used as a slice; `has_pixels` is False
+    for reports and the like. `matched` has a bit for each of the user's rules that the series' description meets (rules.py).
     """
 
     study_uid: str
     series_uid: str
     patient_id: str = ""
+    person: str = ""
     sop_uid: str = ""
     sop_class: str = ""
     image_type: tuple[str, ...] = ()
     position: tuple[float, ...] = ()
     orientation: tuple[float, ...] = ()
     spacing_mm: tuple[float, ...] = ()
-    stack: tuple[str, ...] = ()
+    traits: Traits = NO_TRAITS
     contrast: bool = False
     inverted: bool = False
     has_pixels: bool = True
+    matched: int = 0
     problem: str = ""
     source: SliceSource = field(default_factory=lambda: SliceSource("", 0.0))
     facts: Facts = field(default_factory=Facts)

@@ -1,11 +1,13 @@
-"""Slices of one series -> stacks in anatomical order: what positions and orientations allow, by the rules of docs/reasons.md.
+"""Slices of one stack -> anatomical order: what positions and orientations allow, by the rules of docs/reasons.md.
 
-A slice is known here by its header; places are millimetres along the stack's normal, which points to +z (superior).
+A slice is known here by its header; places are millimetres along the stack's normal, which points to +z (superior). Cosines are
+made unit and orthogonal before they are used: some writers round them to two digits.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+import math
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +17,12 @@ from pipeline.archive.found import Header
 from pipeline.errors import Reason, StudyError
 from pipeline.records import Affine, Event
 
-UNIT_TOLERANCE = 1e-3
+UNIT_TOLERANCE = 0.02
+MAX_DROPPED = 0.05
+"""Of a series' slices so many may be left out, each counted; more are a reason."""
 MIN_NORMAL_Z = 0.9
 DUPLICATE_MM = 0.01
 GAP_FACTOR = 1.5
-WHOLE_SHARE = 0.75
-"""A trait tells stacks apart only where one of them covers this much of all positions; else it merely varies along z."""
 WIDEST_MM, FARTHEST_MM = 4_000.0, 1e6
 """No scanner's field of view is wider, no table longer: such a number is damaged, and would cost memory downstream."""
 TILT_WARN_DEGREES, TILT_MAX_DEGREES = 1.0, 30.0
@@ -30,54 +32,41 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Slices at distinct places in ascending order, and the orientation that they share."""
+    """Slices at distinct places in ascending order, their orientation, and how many more there were at these places."""
 
     images: tuple[Header, ...]
     z_mm: Floats
     orientation: Floats
+    n_extra: int = 0
 
 
 def geometry_problem(header: Header) -> str:
     """Why a slice has no place in space, or none across the body."""
     if len(header.position) != 3 or len(header.orientation) != 6 or len(header.spacing_mm) != 2:
         return Reason.MISSING_GEOMETRY
-    row, column = np.array(header.orientation[:3]), np.array(header.orientation[3:])
-    lengths = np.linalg.norm(row), np.linalg.norm(column)
-    if max(abs(length - 1) for length in lengths) > UNIT_TOLERANCE or abs(row @ column) > UNIT_TOLERANCE:
+    a, b, c, d, e, f = header.orientation
+    off_unit = max(abs(math.hypot(a, b, c) - 1), abs(math.hypot(d, e, f) - 1))
+    if off_unit > UNIT_TOLERANCE or abs(a * d + b * e + c * f) > UNIT_TOLERANCE:
         return Reason.MISSING_GEOMETRY
     field_mm = header.source.rows * header.spacing_mm[0], header.source.columns * header.spacing_mm[1]
     if min(header.spacing_mm) <= 0 or max(field_mm) > WIDEST_MM or max(map(abs, header.position)) > FARTHEST_MM:
         return Reason.INVALID_VALUE
-    return "" if abs(np.cross(row, column)[2]) >= MIN_NORMAL_Z else Reason.NOT_AXIAL
-
-
-def split_stacks(images: list[Header]) -> list[list[Header]]:
-    """The stacks that one series holds: more than one only where positions repeat and the headers tell them apart."""
-    groups = _same_place(images)
-    traits = {id(image): _traits(image) for image in images}
-    n_traits = len(_traits(images[0]))
-    telling = [n for n in range(n_traits) if any(len({traits[id(image)][n] for image in group}) > 1 for group in groups)]
-    if not telling:
-        return [images]
-    stacks: dict[str, list[Header]] = defaultdict(list)
-    for image in images:
-        stacks[repr([traits[id(image)][n] for n in telling])].append(image)
-    largest = max(len(_same_place(stack)) for stack in stacks.values())
-    return [stacks[name] for name in sorted(stacks)] if largest >= WHOLE_SHARE * len(groups) else [images]
+    normal = b * f - c * e, c * d - a * f, a * e - b * d
+    return "" if abs(normal[2]) >= MIN_NORMAL_Z * math.hypot(*normal) else Reason.NOT_AXIAL
 
 
 def ordered(images: list[Header], events: list[Event]) -> Stack:
-    """One slice a place, of one matrix and orientation, along +z; what had to be dropped is noted in `events`."""
-    images = _commonest(images, _orientation, Reason.MIXED_ORIENTATION, events)
-    images = _commonest(images, _matrix, Reason.MIXED_GEOMETRY, events)
-    groups = _same_place(images)
+    """One slice a place along +z, of the commonest acquisition; the others are noted in `events`."""
+    common = Counter(image.traits[:6] for image in images)
+    groups = same_place(sorted(images, key=lambda image: -common[image.traits[:6]]) if len(common) > 1 else images)
     kept = [group[0] for group in groups]
-    if len(kept) < len(images):
-        events.append(Event("series", "select", Reason.DUPLICATE_SLICES, len(images) - len(kept)))
+    n_extra = len(images) - len(kept)
+    if n_extra:
+        events.append(Event("series", "select", Reason.DUPLICATE_SLICES, n_extra))
     files = {(image.sop_uid, image.source.path, image.source.member) for image in kept}
     if len({uid for uid, _, _ in files}) < len(files):
         events.append(Event("series", "select", Reason.UID_CONFLICT))
-    return Stack(tuple(kept), _places(kept), _median_orientation(kept))
+    return Stack(tuple(kept), places_mm(kept), _median_orientation(kept), n_extra)
 
 
 def note_irregularities(stack: Stack, events: list[Event]) -> None:
@@ -106,59 +95,46 @@ def to_original(stack: Stack) -> tuple[Affine, bool]:
     return (0.0, b, c, d, 0.0, f), True
 
 
-def _traits(image: Header) -> tuple[object, ...]:
-    """What may tell stacks apart: acquisition, moment, kernel, orientation, matrix, image type, contrast."""
-    return (*image.stack, _orientation(image), _matrix(image), image.image_type, image.contrast)
-
-
-def _orientation(image: Header) -> tuple[float, ...]:
-    return tuple(round(cosine, 2) + 0.0 for cosine in image.orientation)
-
-
-def _matrix(image: Header) -> tuple[object, ...]:
-    return image.source.rows, image.source.columns, tuple(round(mm, 4) for mm in image.spacing_mm)
-
-
-def _commonest(images: list[Header], trait: object, reason: Reason, events: list[Event]) -> list[Header]:
-    """The images that share the commonest value of a trait."""
-    values = [trait(image) for image in images]  # type: ignore[operator]
-    counts = Counter(values)
-    if len(counts) == 1:
-        return images
-    common = max(sorted(counts), key=lambda value: counts[value])
-    kept = [image for image, value in zip(images, values, strict=True) if value == common]
-    events.append(Event("series", "select", reason, len(images) - len(kept)))
-    return kept
-
-
-def _same_place(images: list[Header]) -> list[list[Header]]:
+def same_place(images: list[Header]) -> list[list[Header]]:
     """Images by place, in ascending order; within a place in the order given."""
-    places = _places(images)
     groups: list[list[Header]] = []
-    last = -np.inf
-    for i in np.argsort(places, kind="stable"):
-        if places[i] - last > DUPLICATE_MM:
+    for image, number in sorted(zip(images, place_numbers(images).tolist(), strict=True), key=lambda pair: pair[1]):
+        if number == len(groups):
             groups.append([])
-            last = places[i]
-        groups[-1].append(images[i])
+        groups[-1].append(image)
     return groups
+
+
+def place_numbers(images: list[Header]) -> npt.NDArray[np.int64]:
+    """The number of each image's place, counted from the lowest; images within DUPLICATE_MM share one."""
+    places = places_mm(images)
+    numbers = np.empty(len(images), np.int64)
+    number, last = -1, -np.inf
+    order = np.argsort(places, kind="stable")
+    for i, place in zip(order.tolist(), places[order].tolist(), strict=True):
+        if place - last > DUPLICATE_MM:
+            number, last = number + 1, place
+        numbers[i] = number
+    return numbers
+
+
+def places_mm(images: list[Header]) -> Floats:
+    """Each image's place along the normal of their median orientation."""
+    return np.asarray(np.array([image.position for image in images]) @ normal_of(_median_orientation(images)))
+
+
+def normal_of(orientation: Floats) -> Floats:
+    """The unit normal of two nearly unit, nearly orthogonal cosines; it points to +z."""
+    normal = np.cross(orientation[:3], orientation[3:])
+    return np.asarray(normal / np.linalg.norm(normal) * np.sign(normal[2]))
 
 
 def _median_orientation(images: list[Header]) -> Floats:
     return np.asarray(np.median([image.orientation for image in images], axis=0))
 
 
-def _normal(orientation: Floats) -> Floats:
-    normal = np.cross(orientation[:3], orientation[3:])
-    return np.asarray(normal * np.sign(normal[2]))
-
-
-def _places(images: list[Header]) -> Floats:
-    return np.asarray(np.array([image.position for image in images]) @ _normal(_median_orientation(images)))
-
-
 def _tilt_degrees(stack: Stack) -> float:
     """Angle between the normal and the way from the lowest slice to the highest."""
     step = np.subtract(stack.images[-1].position, stack.images[0].position)
-    along = abs(step @ _normal(stack.orientation)) / max(float(np.linalg.norm(step)), 1e-9)
+    along = abs(step @ normal_of(stack.orientation)) / max(float(np.linalg.norm(step)), 1e-9)
     return float(np.degrees(np.arccos(min(1.0, along))))

@@ -7,7 +7,18 @@ from dataclasses import replace
 from typing import BinaryIO
 
 from pipeline.archive.allowance import Allowance
-from pipeline.archive.describe import FRAMES, MAX_FRAMES, SEQUENCES, SERIES_UID, STUDY_UID, WANTED, Layout, Origin, describe
+from pipeline.archive.describe import (
+    FRAMES,
+    MAX_FRAMES,
+    SEQUENCES,
+    SERIES_UID,
+    STUDY_UID,
+    WANTED,
+    WITH_DESCRIPTION,
+    Layout,
+    Origin,
+    describe,
+)
 from pipeline.archive.elements import LONG_FORM, SHORT_FORM, UNDEFINED, DataSet, Form, PixelPlace, Walk
 from pipeline.archive.found import Header
 from pipeline.archive.fragments import frame_places
@@ -27,7 +38,7 @@ def read_headers(stream: BinaryIO, size: int, origin: Origin, allowance: Allowan
     body, start, limit = stream, stream.tell(), size
     if syntax == DEFLATED:
         body, limit = _inflated(stream, size, allowance)
-    walk = Walk(body, limit, allowance, WANTED, SEQUENCES)
+    walk = Walk(body, limit, allowance, WITH_DESCRIPTION if origin.asked else WANTED, SEQUENCES)
     form = Form(implicit=False, big_endian=True) if syntax == BIG_ENDIAN else Form(implicit=not _names_kinds(body))
     try:
         data = walk.data_set(form)

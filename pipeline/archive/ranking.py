@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.archive.geometry import Stack
-from pipeline.config import SeriesConfig
+from pipeline.archive.patient import Who
+from pipeline.archive.rules import preference
+from pipeline.config import MAX_RULES, SeriesConfig
 from pipeline.errors import Reason
 from pipeline.records import Series
 
@@ -25,6 +27,7 @@ SHARP_FROM = 50
 class Rank:
     """The marks of a candidate, most important first; more is better."""
 
+    preferred: int
     original: int
     extent: int
     thickness: int
@@ -35,17 +38,29 @@ class Rank:
 
     def marks(self) -> tuple[int, ...]:
         """All marks in order."""
-        return self.original, self.extent, self.thickness, self.kernel, self.regular, self.plain, self.n_slices
+        return self.preferred, self.original, self.extent, self.thickness, self.kernel, self.regular, self.plain, self.n_slices
 
     def score(self) -> float:
         """The marks as one number that sorts as they do."""
         total = 0
-        for mark, span in zip(self.marks(), (10, 100, 10, 10, 10, 10, 100_000), strict=True):
+        for mark, span in zip(self.marks(), SPANS, strict=True):
             total = total * span + min(mark, span - 1)
         return float(total)
 
+    @classmethod
+    def of_score(cls, score: float) -> Rank:
+        """The marks behind a score."""
+        rest, marks = int(score), list[int]()
+        for span in reversed(SPANS):
+            rest, mark = divmod(rest, span)
+            marks.append(mark)
+        return cls(*reversed(marks))
 
+
+SPANS = (1 << MAX_RULES, 10, 100, 10, 10, 10, 10, 100_000)
+"""What each mark is below; its place in the score."""
 LOST_BY = (
+    Reason.LOST_PREFERENCE,
     Reason.LOST_DERIVED,
     Reason.LOST_EXTENT,
     Reason.LOST_THICKNESS,
@@ -63,6 +78,7 @@ def rank(stack: Stack, config: SeriesConfig) -> Rank:
     extent = min(FULL_EXTENT_MM, float(stack.z_mm[-1] - stack.z_mm[0]))
     uneven = float(np.abs(gaps - median).max())
     return Rank(
+        preferred=preference(first, config),
         original=int("DERIVED" not in first.image_type[:1] and REFORMATS.isdisjoint(first.image_type)),
         extent=int(extent // EXTENT_STEP_MM),
         thickness=_thickness_mark(first.facts.slice_thickness_mm or median),
@@ -73,9 +89,18 @@ def rank(stack: Stack, config: SeriesConfig) -> Rank:
     )
 
 
-def best_first(candidates: Sequence[tuple[Rank, Series]]) -> list[tuple[Rank, Series]]:
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A series that could be screened, its marks, and whose it is."""
+
+    rank: Rank
+    series: Series
+    who: Who
+
+
+def best_first(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Candidates in the order in which they are tried; ties go to the smallest SeriesInstanceUID."""
-    return sorted(candidates, key=lambda pair: (*(-mark for mark in pair[0].marks()), pair[1].series_uid))
+    return sorted(candidates, key=lambda one: (*(-mark for mark in one.rank.marks()), one.series.series_uid))
 
 
 def why_lost(loser: Rank, winner: Rank) -> Reason:

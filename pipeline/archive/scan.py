@@ -20,6 +20,7 @@ from pipeline.archive.headers import read_headers
 from pipeline.archive.reading import CHECKED, check_of
 from pipeline.archive.syntax import PICTURE
 from pipeline.archive.walk import native, open_regular
+from pipeline.config import Rule
 from pipeline.errors import Reason, StudyError
 from pipeline.mpi.stall import moved
 from pipeline.records import SliceSource
@@ -27,30 +28,32 @@ from pipeline.records import SliceSource
 MAX_PICTURE = 64 << 20
 
 
-def scan_file(root: Path, found: FoundFile, tick: Callable[[], None] = lambda: None) -> FoundFile:
-    """`found` with its records; `tick` is called now and then, and what it raises passes."""
+def scan_file(
+    root: Path, found: FoundFile, tick: Callable[[], None] = lambda: None, asked: tuple[Rule, ...] = ()
+) -> FoundFile:  # fmt: skip
+    """`found` with its records; `tick` is called now and then, and what it raises passes; `asked`: see Origin."""
     if found.records:
         return found
     allowance = Allowance(tick)
     try:
         with allowance.parsing(Reason.HEADER_CORRUPT, "index"), open_regular(root / native(found.path)) as stream:
-            records = _records(stream, found, allowance)
+            records = _records(stream, _origin(found, asked), allowance)
     except StudyError as error:
         records = [FileRecord(reason=error.reason)]
     studies = sorted({header.study_uid for record in records for header in record.headers})
     return replace(found, records=tuple(records), studies=tuple(studies))
 
 
-def _records(stream: BinaryIO, found: FoundFile, allowance: Allowance) -> list[FileRecord]:
+def _records(stream: BinaryIO, origin: Origin, allowance: Allowance) -> list[FileRecord]:
     """The file's own record; of a container its own, then one a member: what was read before it breaks off stays."""
     kind = container_kind(stream)
     if kind is None:
-        return [_record(stream, found.size, _origin(found), allowance)]
+        return [_record(stream, origin.size, origin, allowance)]
     own, inside = Reason.UNPACKED, list[FileRecord]()
     try:
         with allowance.parsing(Reason.ARCHIVE_CORRUPT, "unpack"):
-            for member in members(stream, kind, found.size, allowance):
-                inside.append(_member(member, kind, _origin(found), allowance))
+            for member in members(stream, kind, origin.size, allowance):
+                inside.append(_member(member, kind, origin, allowance))
     except StudyError as error:
         own = error.reason
     return [FileRecord(reason=own), *inside]
@@ -75,8 +78,8 @@ def _member(member: Member, kind: Kind, origin: Origin, allowance: Allowance) ->
         return FileRecord(reason=error.reason, member=member.name)
 
 
-def _origin(found: FoundFile) -> Origin:
-    return Origin(found.path, found.size, found.mtime_ns)
+def _origin(found: FoundFile, asked: tuple[Rule, ...]) -> Origin:
+    return Origin(found.path, found.size, found.mtime_ns, asked=asked)
 
 
 def _record(stream: BinaryIO, size: int, origin: Origin, allowance: Allowance) -> FileRecord:

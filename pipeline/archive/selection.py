@@ -5,32 +5,38 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from pipeline.archive.describe import CT
 from pipeline.archive.found import FileRecord, Header
-from pipeline.archive.geometry import Stack, geometry_problem, note_irregularities, ordered, split_stacks, to_original
-from pipeline.archive.ranking import REFORMATS, Rank, best_first, rank, why_lost
+from pipeline.archive.geometry import MAX_DROPPED, Stack, geometry_problem, note_irregularities, ordered, to_original
+from pipeline.archive.patient import PLACEHOLDER_IDS, Who, agreed, identity, patient_of
+from pipeline.archive.ranking import REFORMATS, Candidate, best_first, rank, why_lost
+from pipeline.archive.rules import is_forbidden
+from pipeline.archive.stacks import split_stacks
 from pipeline.archive.syntax import NO_HU, cost
 from pipeline.config import SeriesConfig
 from pipeline.errors import Reason, StudyError
 from pipeline.pseudonym import pseudonym
-from pipeline.records import Event, Series, Study
+from pipeline.records import Event, LostSeries, Series, Study
 
 LOCALIZERS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM"})
 PROJECTIONS = frozenset({"MIP", "MINIP", "PROJECTION IMAGE", "SCREEN SAVE", "DOSE", "DOSE_INFO"})
-PLACEHOLDER_IDS = frozenset(
-    {"", "0", "1", "ANONYMOUS", "ANONYMIZED", "ANONYMISED", "ANON", "UNKNOWN", "NONE", "NA", "N/A", "NULL", "TEST", "XXX"}
-)
-MAX_DROPPED = 0.05
 EARLY = (Reason.NON_IMAGE_ONLY, Reason.NO_CT, Reason.LOCALIZER_ONLY, Reason.NOT_AXIAL, Reason.REFORMATTED)
-DAMAGE = frozenset({Reason.TRUNCATED_PIXEL_DATA, Reason.DECOMPRESSION_BOMB})
+DAMAGE = frozenset({Reason.TRUNCATED_PIXEL_DATA, Reason.DECOMPRESSION_BOMB, Reason.UID_CONFLICT})
 """Reasons of a broken input (FAILED); the others say that a sound one is not ours (EXCLUDED)."""
 
-Candidate = tuple[Rank, Series]
-Lost = tuple[int, StudyError]
+
+@dataclass(slots=True)
+class _Found:
+    """What the series of one study give: candidates, or (name, slices, why none)."""
+
+    config: SeriesConfig
+    key: bytes
+    candidates: list[Candidate] = field(default_factory=list)
+    lost: list[tuple[str, int, StudyError]] = field(default_factory=list)
 
 
 def build_study(uid: str, records: Sequence[FileRecord], config: SeriesConfig, key: bytes) -> Study:
@@ -39,74 +45,89 @@ def build_study(uid: str, records: Sequence[FileRecord], config: SeriesConfig, k
     headers = [header for record in records for header in record.headers if header.study_uid == uid]
     for header in sorted(headers, key=lambda header: (header.source.path, header.source.member, header.source.frame)):
         by_series[header.series_uid].append(header)
-    candidates: list[Candidate] = []
-    lost: list[Lost] = []
+    found = _Found(config, key)
     for series_uid, members in sorted(by_series.items()):
-        _add_series(series_uid, members, config, key, candidates=candidates, lost=lost)
-    ranked = best_first(candidates)
-    reason = "" if ranked else _telling(lost)
-    patient, doubts = _patient(headers, uid)
+        _add_series(series_uid, members, found)
+    ranked = _of_one_patient(best_first(found.candidates), found)
+    reason = "" if ranked else _telling(found.lost)
+    patient, written, doubts = _patient(ranked, headers, uid)
     return Study(
         study_key=pseudonym(key, "study", uid),
         patient_key=pseudonym(key, "patient", patient),
         study_uid=uid,
-        patient_id=patient,
-        candidates=tuple(series for _, series in ranked),
+        patient_id=written,
+        candidates=tuple(candidate.series for candidate in ranked),
         status="READY" if ranked else "FAILED" if reason in DAMAGE else "EXCLUDED",
         reason=reason,
-        events=(*doubts, *_lost_events(ranked, lost)),
-        cost=_cost(ranked[0][1]) if ranked else 0.0,
+        events=(*doubts, *_lost_events(ranked, found.lost)),
+        cost=_cost(ranked[0].series) if ranked else 0.0,
         n_files=sum(any(header.study_uid == uid for header in record.headers) for record in records),
+        lost=tuple(LostSeries(pseudonym(key, "series", name), n, error.reason) for name, n, error in found.lost),
     )
 
 
-def _patient(headers: list[Header], study_uid: str) -> tuple[str, list[Event]]:
-    """(patient, doubts): a placeholder or a contradiction never merges strangers, so such a study is its own patient."""
-    patients = {header.patient_id for header in headers}
-    if len(patients) > 1:
-        return f"study {study_uid}", [Event("study", "select", Reason.UID_CONFLICT)]
-    patient = patients.pop()
-    if patient.rpartition("\\")[2].strip().upper() in PLACEHOLDER_IDS:
-        return f"study {study_uid}", [Event("study", "select", Reason.PLACEHOLDER_ID)]
-    return patient, []
+def _of_one_patient(ranked: list[Candidate], found: _Found) -> list[Candidate]:
+    """The candidates that may be of the first one's patient: a study never falls back on somebody else."""
+    kept: list[Candidate] = []
+    for candidate in ranked:
+        try:
+            agreed([ranked[0].who, candidate.who])
+            kept.append(candidate)
+        except StudyError as error:
+            found.lost.append((candidate.series.series_uid, candidate.series.facts.n_slices, error))
+    return kept
 
 
-def _lost_events(ranked: list[Candidate], lost: list[Lost]) -> list[Event]:
+def _patient(ranked: list[Candidate], headers: list[Header], study_uid: str) -> tuple[str, str, list[Event]]:
+    """(patient, the same with the ID as it is written, doubts): the chosen series says who it is, reports and captures do not.
+
+    A placeholder, or a contradiction where no series is chosen, never merges strangers: such a study is its own patient.
+    """
+    alone = f"study {study_uid}"
+    try:
+        issuer, name, _ = ranked[0].who if ranked else patient_of([h for h in headers if h.sop_class in CT] or headers)
+    except StudyError as error:
+        return alone, alone, [Event("study", "select", error.reason)]
+    if name.upper() in PLACEHOLDER_IDS:
+        return alone, identity(alone, name), [Event("study", "select", Reason.PLACEHOLDER_ID)]
+    return identity(issuer, name), identity(issuer, name), []
+
+
+def _lost_events(ranked: list[Candidate], lost: list[tuple[str, int, StudyError]]) -> list[Event]:
     """Why each series that is not the first choice is not."""
-    behind = Counter(why_lost(marks, ranked[0][0]) for marks, _ in ranked[1:])
-    events = [Event("series", error.stage, error.reason, count) for count, error in lost]
+    behind = Counter(why_lost(candidate.rank, ranked[0].rank) for candidate in ranked[1:])
+    events = [Event("series", error.stage, error.reason, count) for _, count, error in lost]
     return events + [Event("series", "select", reason, count) for reason, count in sorted(behind.items())]
 
 
-def _telling(lost: list[Lost]) -> str:
+def _telling(lost: list[tuple[str, int, StudyError]]) -> str:
     """Why a study has no candidate: the reason of the series that came furthest, else of the largest."""
 
-    def how_far(item: Lost) -> tuple[int, int]:
-        n_files, error = item
+    def how_far(item: tuple[str, int, StudyError]) -> tuple[int, int]:
+        _, n_files, error = item
         return EARLY.index(error.reason) if error.reason in EARLY else len(EARLY), n_files
 
-    return max(lost, key=how_far)[1].reason.value if lost else Reason.NO_SUITABLE_SERIES.value
+    return max(lost, key=how_far)[2].reason.value if lost else Reason.NO_SUITABLE_SERIES.value
 
 
-def _add_series(
-    uid: str, headers: list[Header], config: SeriesConfig, key: bytes, *, candidates: list[Candidate], lost: list[Lost]
-) -> None:
+def _add_series(uid: str, headers: list[Header], found: _Found) -> None:
     """The candidates that one series gives: one a stack, or the reason for which there is none."""
     events: list[Event] = []
     try:
         images = _usable(_axial_ct(headers, events), events)
+        who = patient_of(images)
+        stacks = split_stacks(images, events)
     except StudyError as error:
-        lost.append((len(headers), error))
+        found.lost.append((uid, len(headers), error))
         return
-    stacks = split_stacks(images)
     if len(stacks) > 1:
         events.append(Event("series", "select", Reason.MULTIPLE_STACKS, len(stacks)))
     for number, stack in enumerate(stacks):
         name = f"{uid}#{number}" if number else uid
         try:
-            candidates.append(_candidate(name, stack, list(events), config, key))
+            found.candidates.append(_candidate(name, stack, list(events), who, found))
         except StudyError as error:
-            lost.append((len(stack), error))
+            found.lost.append((name, len(stack), error))
 
 
 def _axial_ct(headers: list[Header], events: list[Event]) -> list[Header]:
@@ -166,16 +187,18 @@ def _usable(images: list[Header], events: list[Event]) -> list[Header]:
     return usable
 
 
-def _candidate(name: str, images: list[Header], events: list[Event], config: SeriesConfig, key: bytes) -> Candidate:
+def _candidate(name: str, images: list[Header], events: list[Event], who: Who, found: _Found) -> Candidate:
     """One stack as a candidate. Raises StudyError with the reason for which it is none."""
-    stack = ordered(images, events)
-    _check_extent(stack, config)
+    stack, config = ordered(images, events), found.config
+    if is_forbidden(stack.images[0], config):
+        raise StudyError(Reason.SERIES_FORBIDDEN, "select")
+    _check_places(stack, config)
     note_irregularities(stack, events)
     first, marks = stack.images[0], rank(stack, config)
     affine, turned = to_original(stack)
     row_mm, column_mm = first.spacing_mm
     series = Series(
-        series_key=pseudonym(key, "series", name),
+        series_key=pseudonym(found.key, "series", name),
         series_uid=name,
         seed=seed(name.encode("utf-8", "surrogateescape")),
         slices=tuple(
@@ -193,12 +216,15 @@ def _candidate(name: str, images: list[Header], events: list[Event], config: Ser
             n_slices=len(stack.z_mm),
         ),
     )
-    return marks, series
+    return Candidate(marks, series, who)
 
 
-def _check_extent(stack: Stack, config: SeriesConfig) -> None:
+def _check_places(stack: Stack, config: SeriesConfig) -> None:
+    """Raises StudyError MULTIPLE_STACKS where many places have several slices, and nothing says which belong together."""
     if len(stack.z_mm) < config.min_slices:
         raise StudyError(Reason.TOO_FEW_SLICES, "select")
+    if stack.n_extra > MAX_DROPPED * (len(stack.z_mm) + stack.n_extra):
+        raise StudyError(Reason.MULTIPLE_STACKS, "select")
     extent = stack.z_mm[-1] - stack.z_mm[0]
     if extent < config.min_extent_mm or np.median(np.diff(stack.z_mm)) > config.max_spacing_mm:
         raise StudyError(Reason.NO_SUITABLE_SERIES, "select")

@@ -34,6 +34,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
     index = commands.add_parser("index", help="read the archive's headers into the run's manifest")
     add_archive(index)
+    index.add_argument("--explain", metavar="STUDY", help="print how this study's series was chosen: its UID or study_key")
     index.set_defaults(command=_index)
 
     key = commands.add_parser("key", help="make a new pseudonym key, for --key-file or $DRENET_KEY_FILE")
@@ -127,6 +128,10 @@ def _index(options: argparse.Namespace) -> int:
     heading = index_only(world, options.archive, options.out, config, options.key_file)
     if heading is not None:
         print(f"{heading.n_files} files, {heading.n_studies} studies, {heading.n_ready} to screen; manifest in {options.out}")
+        if options.explain:
+            from pipeline.run.explain import explain
+
+            print("\n".join(explain(options.out, options.explain)))
     return 0
 
 

@@ -5,16 +5,20 @@ Columns: `patient_id` (or `patient`) or `patient_key`, `label`, optional `study_
 
 from __future__ import annotations
 
-import csv
+import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.archive.characters import UNDECODED
+from pipeline.cohort.table import read_table
 from pipeline.cohort.tasks import CLASSES
 from pipeline.errors import ConfigurationError, Reason
 from pipeline.records import Study
 
+log = logging.getLogger(__name__)
+COLUMNS = ("patient_key", "patient_id", "patient")
 KNOWN = frozenset(name for classes in CLASSES.values() for name in classes)
 
 
@@ -25,6 +29,7 @@ class Labels:
     patients: dict[str, tuple[str, int]]
     studies: dict[str, tuple[str, int]]
     by_key: bool
+    n_nameless: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +44,30 @@ class Labelled:
 
 def read_labels(path: Path, known: frozenset[str] = KNOWN) -> Labels:
     """Raises ConfigurationError for a file that cannot be read, a label not `known`, or a patient with two."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigurationError(f"cannot read the labels {path}: {error}; expected a CSV file in UTF-8") from error
-    columns = set(rows[0]) if rows else set()
-    column = next((name for name in ("patient_key", "patient_id", "patient") if name in columns), None)
-    if column is None or "label" not in columns:
-        raise ConfigurationError(f"{path} needs the columns label and patient_id (or patient_key), and at least one row")
+    rows = read_table(path, "the labels")
+    headings = set().union(*(row for _, row in rows))
+    if "label" not in headings or not headings & set(COLUMNS):
+        raise ConfigurationError(
+            f"{path} needs the columns label and patient_id (or patient_key), and at least one row; columns are parted by "
+            "commas, semicolons or tabs"
+        )
+    said = [(line, row, _label(row.get("label"), known, f"{path}, line {line}")) for line, row in rows]
+    said = [(line, row, label) for line, row, label in said if label]
+    column = next((name for name in COLUMNS if any(row.get(name) for _, row, _ in said)), "patient_id")
     patients: dict[str, tuple[str, int]] = {}
     studies: dict[str, tuple[str, int]] = {}
-    for line, row in enumerate(rows, start=2):
-        said = (_label(row["label"], known, f"{path}, line {line}"), line)
-        if not said[0]:
-            continue
-        for names, name in ((patients, row[column]), (studies, row.get("study_uid"))):
-            if name and name.strip():
-                _note(names, name.strip(), said, path)
-    return Labels(patients, studies, column == "patient_key")
+    n_nameless = 0
+    for line, row, label in said:
+        patient, study = row.get(column, ""), row.get("study_uid", "")
+        if not patient and any(row.get(name) for name in COLUMNS):
+            raise ConfigurationError(
+                f"{path}, line {line}: other rows name their patient by {column}: fill it in all or in none"
+            )
+        for names, name in ((patients, patient), (studies, study)):
+            if name:
+                _note(names, name, (label, line), path)
+        n_nameless += not patient and not study
+    return Labels(patients, studies, column == "patient_key", n_nameless)
 
 
 def labelled(studies: Iterable[Study], labels: Labels, task: str) -> tuple[list[Labelled], Counter[str]]:
@@ -67,13 +77,17 @@ def labelled(studies: Iterable[Study], labels: Labels, task: str) -> tuple[list[
     """
     grouped: dict[str, list[Study]] = {}
     left_out: Counter[str] = Counter()
+    known: set[str] = set()
     for study in studies:
+        known |= names_of(study, labels)
         label = label_of(study, labels)
         if study.status != "READY" or label not in CLASSES[task]:
             reason = Reason.LABEL_MISSING if not label else f"label {label} is not of this task"
             left_out[study.reason if study.status != "READY" else reason] += 1
         else:
             grouped.setdefault(study.patient_key, []).append(study)
+    for cause, count in strangers(labels, known).items():
+        left_out[f"rows of the labels that match nobody: {cause}"] += count
     found = [_labelled(members, labels) for members in grouped.values()]
     met = {patient.label for patient in found}
     if len(met) < len(CLASSES[task]):
@@ -97,9 +111,52 @@ def _labelled(members: list[Study], labels: Labels) -> Labelled:
 
 def label_of(study: Study, labels: Labels) -> str:
     """The study's own label, else its patient's, else ""."""
-    patient = study.patient_key if labels.by_key else study.patient_id
-    known = labels.patients.get(patient) or labels.patients.get(patient.rpartition("\\")[2])
-    return (labels.studies.get(study.study_uid) or known or ("", 0))[0]
+    own = labels.studies.get(study.study_uid)
+    said = own or next((labels.patients[name] for name in _names(study, labels) if name in labels.patients), None)
+    return said[0] if said else ""
+
+
+def names_of(study: Study, labels: Labels) -> set[str]:
+    """What labels.csv may call the study's patient."""
+    return set(_names(study, labels))
+
+
+def _names(study: Study, labels: Labels) -> tuple[str, ...]:
+    """The pseudonym; or the identity, and the ID as it stands in the file: of any issuer, with or without a character set."""
+    if labels.by_key:
+        return (study.patient_key,)
+    alone = study.patient_id.partition("\\")[2]
+    return study.patient_id, alone, alone.removeprefix(UNDECODED)
+
+
+def strangers(labels: Labels, known: set[str]) -> Counter[str]:
+    """How many labelled names match nobody among `known` names, by the likeliest cause."""
+    causes: Counter[str] = Counter({"no patient is named": labels.n_nameless})
+    forms = [(cause, form, {form(name) for name in known}) for cause, form in CAUSES]
+    for name in labels.patients.keys() - known:
+        causes[next((cause for cause, form, formed in forms if form(name) in formed), "no such patient")] += 1
+    causes = +causes
+    for cause, count in sorted(causes.items()):
+        log.warning("%d rows of the labels match nobody here: %s", count, cause)
+    return causes
+
+
+def _as_number(name: str) -> str:
+    """What is left where a spreadsheet took it for a number."""
+    try:
+        return f"{float(name.replace(',', '.')):g}"
+    except ValueError:
+        return name
+
+
+CAUSES: tuple[tuple[str, Callable[[str], str]], ...] = (
+    ("leading zeros are lost as spreadsheets do (write IDs as text)", lambda name: name.lstrip("0")),
+    ("quotes or apostrophes stand around the ID", lambda name: name.strip("'\"`")),
+    ("capitals and small letters differ", str.casefold),
+    ("a spreadsheet made a number of the ID (write IDs as text)", _as_number),
+    ("blanks differ", lambda name: "".join(name.split())),
+)
+"""What happens to IDs on the way, most likely first, and what makes the names alike again."""
 
 
 def _label(text: str | None, known: frozenset[str], place: str) -> str:

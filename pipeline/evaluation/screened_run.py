@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.cohort.labels import KNOWN, Labels, label_of, read_labels
+from pipeline.cohort.labels import KNOWN, Labels, label_of, names_of, read_labels, strangers
 from pipeline.cohort.tasks import POSITIVE
 from pipeline.errors import ConfigurationError, Reason
 from pipeline.evaluation.metrics import Scored
@@ -134,8 +134,8 @@ def _by_manifest(manifest: Manifest, said: Labels) -> Truth:
     for number in range(len(manifest.entries)):
         study = manifest.study(number)
         found.setdefault(study.patient_key, set()).add(label_of(study, said))
-        met |= {study.patient_key} if said.by_key else {study.patient_id, study.patient_id.rpartition("\\")[2]}
-    return Truth(_agreed(found), len(said.patients.keys() - met))
+        met |= names_of(study, said)
+    return Truth(_agreed(found), sum(strangers(said, met).values()))
 
 
 def _by_key(tables: Run, said: Labels, recorded: str, key_file: Path | None) -> Truth:
@@ -157,7 +157,7 @@ def _by_key(tables: Run, said: Labels, recorded: str, key_file: Path | None) -> 
     found: dict[str, set[str]] = {}
     for study, patient in zip(tables.studies["study_key"], tables.studies["patient_key"], strict=True):
         found.setdefault(patient, set()).add(studies.get(study) or labels.get(patient, ""))
-    return Truth(_agreed(found), sum(not keys & found.keys() for keys in patients.values()))
+    return Truth(_agreed(found), said.n_nameless + sum(not keys & found.keys() for keys in patients.values()))
 
 
 def _agreed(found: Mapping[str, set[str]]) -> dict[str, str]:

@@ -14,9 +14,11 @@ from pathlib import Path
 import msgspec
 
 from pipeline.archive import (
+    IDENTITY_RULE,
     FileRecord,
     FoundFile,
     Listed,
+    asked,
     build_picture_study,
     build_study,
     is_list,
@@ -27,7 +29,7 @@ from pipeline.archive import (
     root_of,
     scan_file,
 )
-from pipeline.config import Config, SeriesConfig, SliceConfig
+from pipeline.config import Config, Rule, SeriesConfig, SliceConfig
 from pipeline.errors import ConfigurationError, Drained
 from pipeline.mpi.agreement import on_root
 from pipeline.mpi.world import Alone, World
@@ -130,13 +132,14 @@ def index(
     pause: Callable[[], bool] = lambda: False,
 ) -> None:  # fmt: skip
     """Write the manifest of `root`, a folder or a CSV of pictures, into `private`; root alone has `private` and `key`."""
-    with Catalogue(private) if private else nullcontext() as catalogue:
+    rules = asked(config.series)
+    with Catalogue(private, rules) if private else nullcontext() as catalogue:
         listed = on_root(world, lambda: read_list(root) if is_list(root) else None)
         files = listed_files(root, listed) if listed else None
         source = IndexSource(catalogue, world.size, files) if catalogue else None
         with closing(world.deal(source, pause=pause)) as tasks:
             for task, done in tasks:
-                done(_work(root_of(root), task, world.tick))
+                done(_work(root_of(root), task, world.tick, rules))
         on_root(world, lambda: _write(source, root, private, config, key, listed))
 
 
@@ -189,13 +192,13 @@ def _chosen(series: Series, config: SliceConfig) -> Series:
 
 
 def selection_digest(config: Config) -> str:
-    """What of the configuration a manifest depends on."""
-    return msgspec.json.encode((config.series, config.slices), order="deterministic").decode()
+    """What of the configuration, and of the rules built in, a manifest depends on."""
+    return msgspec.json.encode((IDENTITY_RULE, config.series, config.slices), order="deterministic").decode()
 
 
-def _work(root: Path, task: bytes, tick: Callable[[], None]) -> bytes:
+def _work(root: Path, task: bytes, tick: Callable[[], None], rules: tuple[Rule, ...] = ()) -> bytes:
     number, wanted = msgspec.json.decode(task, type=tuple[int, Task])
     if wanted.folder is None:
-        return msgspec.json.encode(Report(number, files=tuple(scan_file(root, file, tick) for file in wanted.files)))
+        return msgspec.json.encode(Report(number, files=tuple(scan_file(root, file, tick, rules) for file in wanted.files)))
     folders, files, unlisted = list_folder(root, wanted.folder)
     return msgspec.json.encode(Report(number, tuple(folders), tuple(files), unlisted))

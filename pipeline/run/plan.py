@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from pipeline import __version__
+from pipeline.archive import IDENTITY_RULE
 from pipeline.config import Config, differing_fields, results_digest
 from pipeline.errors import ConfigurationError
 from pipeline.pseudonym import fingerprint, key_of
@@ -106,6 +107,7 @@ def describe(plan: Plan, key: bytes, manifest_sha256: str) -> None:
         networks=plan.networks,
         libraries=_libraries(),
         config=plan.config,
+        identity_rule=IDENTITY_RULE,
     )
     write_described(Path(plan.out), described)
 
@@ -132,6 +134,11 @@ def _network(path: Path, number: int) -> Network:
 
 def _check_unchanged(request: Request, config: Config, networks: list[Network], key: bytes) -> None:
     before = read_described(request.out)
+    if before.identity_rule != IDENTITY_RULE:
+        raise ConfigurationError(
+            f"{request.out} was begun by version {before.code_version}, which read patients' IDs without their character set: "
+            "its patient keys would not join with new ones. Finish it with the program that began it, or choose another --out"
+        )
     changed = differing_fields(before.config, config)
     if [network.sha256 for network in before.networks] != [network.sha256 for network in networks]:
         changed.append("weights")

@@ -35,6 +35,7 @@ class Described(msgspec.Struct, frozen=True):
     networks: list[Network]
     libraries: dict[str, str]
     config: Config
+    identity_rule: int = 1
 
 
 def write_described(out: Path, described: Described) -> None:

@@ -6,9 +6,10 @@ earlier scan knew and 8 a file of a study, so that root can index millions; head
 
 from __future__ import annotations
 
+import hashlib
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import msgspec
 import numpy as np
 
 from pipeline.archive import FileRecord, FoundFile, picture_folder
+from pipeline.config import Rule
 from pipeline.errors import TRANSIENT, Reason
 from pipeline.files import storage_error
 from pipeline.records import Event
@@ -78,11 +80,20 @@ class _Known:
         return found[::-1]
 
 
-class Catalogue:
-    """The scan's file, open; a context manager. A file's line counts once it was `take`n in this scan."""
+def _name(asked: Sequence[Rule]) -> str:
+    """Other rules about descriptions are another reading: a description is not kept, so that it must be read again."""
+    digest = hashlib.sha256(msgspec.json.encode(asked)).hexdigest()[:8] if asked else ""
+    return f"scan-{VERSION}-{digest}.jsonl" if asked else NAME
 
-    def __init__(self, private: Path) -> None:
-        self._path = private / NAME
+
+class Catalogue:
+    """The scan's file, open; a context manager. A file's line counts once it was `take`n in this scan.
+
+    `asked` are the rules that were answered as its files were read (archive/rules.py).
+    """
+
+    def __init__(self, private: Path, asked: Sequence[Rule] = ()) -> None:
+        self._path = private / _name(asked)
         self._known = _Known()
         try:
             self._file = self._path.open("a+b")
