@@ -28,8 +28,18 @@ class SeriesConfig(Section, frozen=True):
     min_extent_mm: float = 120.0
     max_spacing_mm: float = 10.0
     kernels: Literal["lung", "soft", "any"] = "lung"  # must match what the network was trained on
-    picture_low_hu: float = -1000.0  # what black stands for in exported JPEG or PNG slices,
-    picture_high_hu: float = -235.0  # and white: the published code's; -1450 and 50 for slices exported in the lung window
+    min_pictures: int = 5  # exported JPEG or PNG slices in a folder
+    picture_low_hu: float | Literal["own"] = "own"  # what black stands for in them: own: each picture's greys tell;
+    picture_high_hu: float | Literal["own"] = "own"  # and white; the published code's are -1000 and -235
+
+    def __post_init__(self) -> None:
+        """Both ends of a window, or neither."""
+        ends = self.picture_low_hu, self.picture_high_hu
+        own = [end for end in ends if end == "own"]
+        if len(own) == 1 or (not own and not ends[0] < ends[1]):  # type: ignore[operator]
+            raise ValueError(
+                "picture_low_hu and picture_high_hu must both be numbers, the first the lower, or both be left out"
+            )
 
 
 class SliceConfig(Section, frozen=True):

@@ -59,7 +59,7 @@ class Decoder:
         return _signed(values, source)
 
     def decode_picture(self, data: bytes) -> Stored:
-        """Grey 0..255 of an exported JPEG or PNG."""
+        """Grey 0..255 of an exported JPEG or PNG; of a coloured mark, -1 less its grey."""
         size = codestream_size(data)
         if size is None:
             raise StudyError(Reason.DECODE_ERROR, "decode")
