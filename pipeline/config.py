@@ -34,12 +34,10 @@ class SeriesConfig(Section, frozen=True):
 
     def __post_init__(self) -> None:
         """Both ends of a window, or neither."""
-        ends = self.picture_low_hu, self.picture_high_hu
-        own = [end for end in ends if end == "own"]
-        if len(own) == 1 or (not own and not ends[0] < ends[1]):  # type: ignore[operator]
-            raise ValueError(
-                "picture_low_hu and picture_high_hu must both be numbers, the first the lower, or both be left out"
-            )
+        low, high = self.picture_low_hu, self.picture_high_hu
+        is_window = not isinstance(low, str) and not isinstance(high, str) and low < high
+        if not is_window and (low, high) != ("own", "own"):
+            raise ValueError("picture_low_hu and picture_high_hu: name both, the lower first, or neither")
 
 
 class SliceConfig(Section, frozen=True):
