@@ -161,7 +161,8 @@ class DealtStudy:
 class Volume:
     """Decoded slices of one series, sorted along +z: `hu` int16 [S, R, C] in [-1024, 3071].
 
-    `slice_index` [S] is each slice's place in the whole series; `n_series` is that series' length.
+    `slice_index` [S] is each slice's place in the whole series; `n_series` is that series' length. `masks` holds, for
+    pictures, the path of each one's given lung mask or "".
     """
 
     hu: npt.NDArray[np.int16]
@@ -171,6 +172,7 @@ class Volume:
     original_affine: Affine = IDENTITY_AFFINE
     n_series: int = 0
     events: tuple[Event, ...] = ()
+    masks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ import openjpeg
 
 PR_SET_PDEATHSIG = 1
 MEMORY_BYTES = 4 << 30
+COLOURED, MOST_MARKS = 40, 0.05
+"""Difference of the colours of a mark, and the share of coloured pixels from which on a whole picture is tinted."""
 
 
 def decode(syntax: str, frame: bytes) -> "np.ndarray":
@@ -52,14 +54,19 @@ def decode_rle(frame: bytes) -> "np.ndarray":
 
 
 def decode_picture(frame: bytes) -> "np.ndarray":
-    """An exported JPEG or PNG as 8-bit grey."""
+    """An exported JPEG or PNG as 8-bit grey; of a coloured mark, -1 less its grey."""
     decoder = imagecodecs.png_decode if frame[:4] == b"\x89PNG" else imagecodecs.jpeg_decode
     values = np.asarray(decoder(frame))
     if values.dtype != np.uint8:
         values = (values >> 8).astype(np.uint8)
     if values.ndim == 2:
         return values
-    return values[..., 0] if values.shape[2] < 3 else np.rint(values[..., :3] @ np.array([0.299, 0.587, 0.114]))
+    if values.shape[2] < 3:
+        return values[..., 0]
+    colours = values[..., :3]
+    grey = np.rint(colours @ np.array([0.299, 0.587, 0.114])).astype(np.int32)
+    marks = colours.max(axis=2) - colours.min(axis=2) > COLOURED
+    return np.asarray(np.where(marks, -1 - grey, grey) if marks.mean() < MOST_MARKS else grey)
 
 
 DECODERS = {

@@ -57,7 +57,7 @@ class Decoder:
         return stored_pixels(words, source, code)
 
     def decode_picture(self, data: bytes) -> Words:
-        """Grey 0..255 of an exported JPEG or PNG."""
+        """Grey 0..255 of an exported JPEG or PNG; of a coloured mark, -1 less its grey."""
         size = codestream_size(data)
         if size is None:
             raise StudyError(Reason.DECODE_ERROR, "decode")

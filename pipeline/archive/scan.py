@@ -25,7 +25,7 @@ from pipeline.errors import Reason, StudyError
 from pipeline.mpi.stall import moved
 from pipeline.records import SliceSource
 
-MAX_PICTURE = 64 << 20
+MAX_PICTURE, LEAST_PICTURE_PX = 64 << 20, 128
 
 
 def scan_file(
@@ -110,6 +110,8 @@ def _picture(stream: BinaryIO, size: int, origin: Origin) -> FileRecord:
         raise StudyError(Reason.HEADER_CORRUPT, "index")
     if max(pixels) > MAX_MATRIX:
         raise StudyError(Reason.DECOMPRESSION_BOMB, "index")
+    if min(pixels) < LEAST_PICTURE_PX:
+        raise StudyError(Reason.PIXEL_FORMAT, "index")
     source = SliceSource(
         origin.path, 0.0, origin.offset, size, origin.member, rows=pixels[0], columns=pixels[1], syntax=PICTURE,
         size=origin.size, mtime_ns=origin.mtime_ns, start=origin.address, check=origin.check,

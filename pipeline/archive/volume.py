@@ -10,18 +10,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.archive.allowance import Allowance
 from pipeline.archive.decode import Decoder
 from pipeline.archive.describe import MAX_MATRIX
+from pipeline.archive.exported import HIGHEST_HU, LOWEST_HU, read_pictures
 from pipeline.archive.reading import read_frames
-from pipeline.archive.scan import MAX_PICTURE
-from pipeline.archive.walk import native, open_regular
 from pipeline.errors import Reason, StudyError
 from pipeline.records import Affine, Event, Series, SliceSource, Volume
 
 Hu = npt.NDArray[np.int16]
 Values = npt.NDArray[np.float64]
-LOWEST_HU, HIGHEST_HU = -1024, 3071
 METAL_HU = 4200.0
 """Bone and what a scanner without the extended scale saturates at (3071 to 3095 HU) lie below."""
 MAX_METAL_SHARE = 0.02
@@ -44,14 +41,12 @@ class _Slice:
 
 def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Decoder) -> Volume:
     """The slices at places `wanted` of `series`. Raises StudyError with its reason."""
+    if series.kind == "image":
+        return read_pictures(root, series, wanted, decoder)
     sources = [series.slices[place] for place in wanted]
     frames = read_frames(root, sources, decoder.tick)
     events: list[Event] = []
-    if series.kind == "image":
-        pictures = [_picture_hu(frame, source, decoder) for frame, source in zip(frames, sources, strict=True)]
-        raw = [_sized(image, pictures[0].shape) for image in pictures]
-    else:
-        raw = _plausible(frames, sources, decoder, events)
+    raw = _plausible(frames, sources, decoder, events)
     if len({image.shape for image in raw}) > 1:
         raise StudyError(Reason.MIXED_GEOMETRY, "volume")
     oriented = np.stack([orient(image, series.original_affine) for image in raw])
@@ -68,26 +63,6 @@ def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Deco
         n_series=series.facts.n_slices,
         events=tuple(events),
     )
-
-
-def read_mask(root: Path, source: SliceSource, shape: tuple[int, int], decoder: Decoder) -> npt.NDArray[np.bool_]:
-    """The given lung mask of a picture: what is lighter than half of its lightest."""
-    with Allowance().parsing(Reason.DECODE_ERROR, "decode"), open_regular(root / native(source.mask)) as stream:
-        data = stream.read(MAX_PICTURE + 1)
-    if len(data) > MAX_PICTURE:
-        raise StudyError(Reason.DECOMPRESSION_BOMB, "decode")
-    values = _sized(np.asarray(decoder.decode_picture(data), np.float64), shape)
-    return np.asarray(values > values.max() / 2)
-
-
-def _sized(image: Values, shape: tuple[int, ...]) -> Values:
-    """Pictures of one patient may differ in size; a volume cannot."""
-    return image if image.shape == shape else np.asarray(cv2.resize(image, (shape[1], shape[0]), interpolation=cv2.INTER_AREA))
-
-
-def _picture_hu(data: bytes, source: SliceSource, decoder: Decoder) -> Values:
-    """Grey as the configuration says (`[series] picture_low_hu`): by default the published mapping, (HU + 1000) / 3."""
-    return np.asarray(decoder.decode_picture(data) * source.slope + source.intercept)
 
 
 def _slice_hu(frame: bytes, source: SliceSource, decoder: Decoder) -> _Slice:
