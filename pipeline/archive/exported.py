@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.archive.allowance import Allowance
-from pipeline.archive.decode import Decoder, Stored
+from pipeline.archive.decode import Decoder
 from pipeline.archive.greys import AIR_HU, Grey, content, own_table, table_of
 from pipeline.archive.reading import read_frames
 from pipeline.archive.scan import MAX_PICTURE
+from pipeline.archive.stored import Words
 from pipeline.archive.walk import native, open_regular
 from pipeline.errors import Reason, StudyError
 from pipeline.records import Event, Series, SliceSource, Volume
@@ -80,7 +81,7 @@ def _usable(frames: Sequence[bytes], sources: Sequence[SliceSource], shape: tupl
     return found
 
 
-def picture_hu(stored: Stored, source: SliceSource, shape: tuple[int, int]) -> Hu:
+def picture_hu(stored: Words, source: SliceSource, shape: tuple[int, int]) -> Hu:
     """The picture in `shape`, by its own greys or the configuration's (`source.slope`). Raises StudyError GREY_UNKNOWN."""
     grey = sized(_unmarked(stored), shape)
     table = table_of(source.intercept, source.intercept + 255 * source.slope) if source.slope else own_table(grey)
@@ -90,7 +91,7 @@ def picture_hu(stored: Stored, source: SliceSource, shape: tuple[int, int]) -> H
     return hu
 
 
-def _unmarked(stored: Stored) -> Grey:
+def _unmarked(stored: Words) -> Grey:
     """The picture's greys; coloured marks are covered with what is around them."""
     grey = np.where(stored < 0, -1 - stored, stored).astype(np.uint8)
     marks = (stored < 0).astype(np.uint8)
