@@ -109,7 +109,7 @@ class EngineConfig(Section, frozen=True):
     """What computes the network, and how exactly."""
 
     name: Literal["auto", "torch", "cuda", "openvino"] = "auto"  # openvino only when named
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "mixed", "bf16"] = "fp32"  # mixed: details are chosen in fp32 and looked at in bf16
     threads: int = 1  # per rank, for torch, OpenCV and BLAS; never derived from the number of ranks
 
 

@@ -10,6 +10,7 @@ pixels of the image, and may reach beyond it: only where details are cut is it p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -118,6 +119,7 @@ class DreNet(nn.Module):
         nn.init.zeros_(self.attention.bias)
         self.dropout = nn.Dropout(0.5)
         self.explore = 0.0  # training may choose details by scores with this much noise, to see others than the best
+        self.closer: Callable[[Tensor], Tensor] | None = None  # computes the looks after the first, where not the trunk does
         self.trunk_dtype = torch.float32  # training may compute the trunk, and only it, in bfloat16
         self.metadata = Metadata(width=width)
         self.small_boxes: Tensor
@@ -144,7 +146,7 @@ class DreNet(nn.Module):
         boxes_NK4 = torch.cat([self.small_boxes[index_NK[:, :N_SMALL]], self.large_boxes[index_NK[:, N_SMALL:]]], dim=1)
         score_NK = torch.cat([small_NA.gather(1, index_NK[:, :N_SMALL]), large_NA.gather(1, index_NK[:, N_SMALL:])], dim=1)
         detail_NKF = self._look_at_details(image, boxes_NK4)
-        second_NF = self.pooled(self.trunk(second_look(zoom_source, boxes_NK4[:, N_SMALL])))
+        second_NF = self.pooled(self.look_closer(second_look(zoom_source, boxes_NK4[:, N_SMALL])))
         attention_NK = torch.softmax(self.attention(detail_NKF).squeeze(2), dim=1)
         weighted_NF = (detail_NKF * (attention_NK * N_DETAILS).unsqueeze(2)).flatten(1)
         return DreNetOutput(
@@ -162,6 +164,10 @@ class DreNet(nn.Module):
         with torch.autocast(image_NCHW.device.type, torch.bfloat16, enabled=self.trunk_dtype == torch.bfloat16):
             features: Tensor = self.pretrained_model(image_NCHW)
         return features
+
+    def look_closer(self, image_NCHW: Tensor) -> Tensor:
+        """The feature map of details and of the second look: nothing is chosen by it, so an engine may round it."""
+        return self.closer(image_NCHW) if self.closer else self.trunk(image_NCHW)
 
     def pooled(self, map_NCHW: Tensor) -> Tensor:
         """[N, F]: the mean over the map, in fp32; in training half of it is dropped for all that follows."""
@@ -186,7 +192,7 @@ class DreNet(nn.Module):
         padded = pad(image.detach(), (PAD_PX,) * 4)
         boxes = (boxes_NK4 + PAD_PX).tolist()
         cuts = [cut(padded[n : n + 1], box, DETAIL_PX) for n, slice_boxes in enumerate(boxes) for box in slice_boxes]
-        features_NF = self.pooled(self.trunk(torch.cat(cuts)))
+        features_NF = self.pooled(self.look_closer(torch.cat(cuts)))
         return features_NF.view(len(boxes), N_DETAILS, -1)
 
 

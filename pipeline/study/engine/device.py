@@ -37,6 +37,6 @@ def open_device(config: EngineConfig, local_rank: int) -> torch.device:
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
     torch.backends.cuda.matmul.allow_tf32 = False
-    if config.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise DeviceError("precision = bf16, but this GPU has no bf16: choose fp32, or a newer GPU")
+    if config.precision != "fp32" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise DeviceError(f"precision = {config.precision}, but this GPU has no bf16: choose fp32, or a newer GPU")
     return torch.device("cuda", local_rank % torch.cuda.device_count())
