@@ -182,6 +182,7 @@ def _screen_dealt(
     world: Alone | World, made: Plan, networks: list[bytes], source: StudySource | None, stop: Stop, in_hand: InHand
 ) -> None:  # fmt: skip
     """Every rank takes studies until none is left; trouble on one rank is every rank's."""
+    from pipeline.study.engine import hint
     from pipeline.study.screener import Screener, lost_line  # torch is for who screens: to index needs none
 
     path = made.journal(world.rank)
@@ -203,6 +204,8 @@ def _screen_dealt(
             archive, rank = Path(made.archive), local_rank()
             screener = stack.enter_context(Screener(archive, made.config, networks, local_rank=rank, tick=tick, **outputs))
             journal = stack.enter_context(Journal(path, made.config.run.fsync_every_s))
+        if world.rank == 0 and (said := hint(made.config.engine)):
+            log.info(said)
         with trouble_shared(world), closing(world.deal(source, pause=pause)) as tasks:
             for task, done in tasks:
                 dealt = msgspec.json.decode(task, type=DealtStudy)

@@ -281,3 +281,11 @@ def test_a_gpu_without_bf16_is_refused(monkeypatch, precision):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
     with pytest.raises(DeviceError, match="fp32"):
         device.open_device(EngineConfig(name="cuda", precision=precision), local_rank=0)
+
+
+@pytest.mark.parametrize(
+    ("precision", "has_bf16", "hinted"), [("fp32", True, True), ("fp32", False, False), ("mixed", True, False)]
+)
+def test_a_faster_precision_is_hinted_at_where_the_hardware_has_it(precision, has_bf16, hinted, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_bf16, "sse": True})
+    assert ("mixed" in device.hint(EngineConfig(name="torch", precision=precision))) == hinted

@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.cli.shared import add_archive, watched_over
-from pipeline.errors import ConfigurationError
+from pipeline.config import Config
+from pipeline.errors import ConfigurationError, DeviceError
 from pipeline.mpi import stall
 from pipeline.mpi.launch import join, part_ways
 
@@ -87,4 +88,14 @@ def _doctor(options: argparse.Namespace) -> int:
         print(f"{finding.name}: {finding.seen}\n  cure: {finding.cure}")
     if found == []:
         print("nothing found that would go wrong")
+    if found is not None and (said := _hint(config)):
+        print(f"hint: {said}")
     return part_ways(1) if found else 0
+
+
+def _hint(config: Config) -> str:
+    from pipeline.study.engine import hint
+
+    with suppress(DeviceError):  # the engine that was asked for is not on this node; it may be on those of the job
+        return hint(config.engine)
+    return ""
