@@ -43,7 +43,7 @@ def test_a_coronal_reformat_is_not_axial(tmp_path):
 def test_a_reformat_beside_the_original_series_loses(first, tmp_path):
     reformat, original = of_type(first, "PRIMARY", "MPR"), images("2")
     for one, other in zip(reformat, original, strict=True):
-        one.StudyInstanceUID, one.PatientID = other.StudyInstanceUID, other.PatientID
+        one.StudyInstanceUID, one.PatientID, one.PatientName = other.StudyInstanceUID, other.PatientID, other.PatientName
         one.SliceThickness, other.SliceThickness = 2, 9
     write(tmp_path / "a" / "x", reformat)
     write(tmp_path / "a" / "y", original)
