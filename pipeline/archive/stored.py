@@ -27,11 +27,13 @@ class Pixels:
     """Stored values int32 [rows, columns], sign and position settled.
 
     `outside` marks what lies beyond the field of view. `is_doubtful`: the header and the codestream differ in sign and depth.
+    `is_damaged`: the decoder complained of the codestream.
     """
 
     values: Words
     outside: Mask
     is_doubtful: bool = False
+    is_damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

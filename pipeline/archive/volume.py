@@ -35,10 +35,11 @@ MIN_SHARE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
-    """One slice in HU as it is stored; `is_doubtful` as of stored.Pixels."""
+    """One slice in HU as it is stored; `is_doubtful` and `is_damaged` as of stored.Pixels."""
 
     hu: Values
     is_doubtful: bool
+    is_damaged: bool
 
 
 def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Decoder) -> Volume:
@@ -93,7 +94,7 @@ def _slice_hu(frame: bytes, source: SliceSource, decoder: Decoder) -> _Slice:
     pixels = decoder.decode(frame, source)
     hu = np.asarray(pixels.values * source.slope + source.intercept, np.float64)
     hu[pixels.outside] = LOWEST_HU
-    return _Slice(hu, pixels.is_doubtful)
+    return _Slice(hu, pixels.is_doubtful, pixels.is_damaged)
 
 
 def _plausible(frames: list[bytes], sources: list[SliceSource], decoder: Decoder, events: list[Event]) -> list[Values]:
@@ -106,9 +107,12 @@ def _plausible(frames: list[bytes], sources: list[SliceSource], decoder: Decoder
             raise StudyError(Reason.PIXELS_SIGN, "volume")
     if not is_sound:
         raise StudyError(Reason.PIXELS_IMPLAUSIBLE, "volume")
-    n_metal = sum(bool((one.hu > METAL_HU).any()) for one in slices)
-    if n_metal:
-        events.append(Event("series", "volume", Reason.HU_CLIPPED, n_metal))
+    for reason, n_slices in (
+        (Reason.HU_CLIPPED, sum(bool((one.hu > METAL_HU).any()) for one in slices)),
+        (Reason.PIXELS_DAMAGED, sum(one.is_damaged for one in slices)),
+    ):
+        if n_slices:
+            events.append(Event("series", "volume", reason, n_slices))
     return [one.hu for one in slices]
 
 
