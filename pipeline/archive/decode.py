@@ -13,11 +13,11 @@ from types import TracebackType
 import numpy as np
 
 from pipeline.archive.child import Child
-from pipeline.archive.codestream import Codestream, codestream, codestream_size, rle_is_sane
+from pipeline.archive.codestream import Codestream, codestream, codestream_size, jpeg_is_whole, rle_is_sane
 from pipeline.archive.describe import MAX_MATRIX
 from pipeline.archive.lossless_jpeg import is_consistent
 from pipeline.archive.stored import Pixels, Words, stored_pixels
-from pipeline.archive.syntax import BIG_ENDIAN, COMPRESSED, LOSSLESS_JPEG, NATIVE, PICTURE, RLE
+from pipeline.archive.syntax import BIG_ENDIAN, COMPRESSED, LOSSLESS_JPEG, NATIVE, NO_HU, PICTURE, RLE
 from pipeline.errors import Reason, StudyError
 from pipeline.records import SliceSource
 
@@ -59,7 +59,8 @@ class Decoder:
             raise StudyError(Reason.DECODE_ERROR, "decode")
         if source.syntax in LOSSLESS_JPEG and not is_consistent(frame, words):
             raise StudyError(Reason.DECODE_ERROR, "decode")
-        return replace(stored_pixels(words, source, code), is_damaged=answer.is_doubted)
+        is_cut = source.syntax in NO_HU and not jpeg_is_whole(frame)
+        return replace(stored_pixels(words, source, code), is_damaged=answer.is_doubted or is_cut)
 
     def decode_picture(self, data: bytes) -> Words:
         """Grey 0..255 of an exported JPEG or PNG."""
