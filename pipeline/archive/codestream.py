@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 
 JPEG, PNG, J2K = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\xff\x4f\xff\x51"
 FRAME_MARKERS = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xF7})
 ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
+END = 0xD9
 RLE_HEAD = 64
 SIGNED = 0x80
 
@@ -60,6 +62,16 @@ def _jpeg(frame: bytes) -> Codestream | None:
             return Codestream(rows, columns, bits)
         place += 2 + int.from_bytes(frame[place + 2 : place + 4], "big")
     return None
+
+
+def jpeg_is_whole(frame: bytes) -> bool:
+    """Whether a JPEG of one scan has its end, and restart markers in order before it: decoders fill in what is missing."""
+    scan = frame.find(b"\xff\xda")
+    markers = [pair[1] for pair in re.findall(rb"\xff[\xd0-\xd9]", frame[scan:])] if scan >= 0 else []
+    if END not in markers:
+        return False
+    restarts = markers[: markers.index(END)]
+    return restarts == [0xD0 + number % 8 for number in range(len(restarts))]
 
 
 def rle_is_sane(frame: bytes, n_planes: int, n_pixels: int) -> bool:
