@@ -121,6 +121,17 @@ def test_ten_phases_of_which_each_slice_has_its_own_time_are_told_apart_by_the_p
     assert all(len(names) == 1 and n == 40 for names, n in found)
 
 
+def test_ten_phases_at_places_of_their_own_are_ten_stacks():
+    headers = [h for n in range(10) for h in stack_of(str(n), start_mm=0.4 * n, moment=str(n))]
+    found, _ = told(study_of(headers))
+    assert sorted((sorted(names), n) for names, n in found) == [([str(n)], 40) for n in range(10)]
+
+
+def test_passes_too_short_to_be_stacks_are_refused_not_joined():
+    headers = [h for n in range(6) for h in stack_of(str(n), n=6, start_mm=4.0 * n, step_mm=24.0, acquisition=str(n))]
+    assert study_of(headers).reason == "MULTIPLE_STACKS"
+
+
 def test_a_cine_with_nothing_but_times_is_refused():
     headers = [h for n in range(10) for h in stack_of(str(n), each=lambda k, n=n: {"time": seconds(10 * k + n)})]
     assert study_of(headers).reason == "MULTIPLE_STACKS"
@@ -177,6 +188,12 @@ def test_two_stations_that_share_a_place_take_its_slice_from_the_longer_one():
 
 def test_every_file_twice_is_one_acquisition_and_said():
     found, events = told(study_of([*stack_of("a"), *stack_of("a", each=lambda k: {"order": 100 + k})]))
+    assert (found, events) == ([({"a"}, 40)], {"DUPLICATE_SLICES": 40})
+
+
+def test_every_frame_of_an_object_twice_is_one_acquisition():
+    frames = [replace(h, sop_uid="1.7", source=replace(h.source, frame=k)) for k, h in enumerate(stack_of("a"))]
+    found, events = told(study_of([*frames, *(replace(h, source=replace(h.source, path="z/a")) for h in frames)]))
     assert (found, events) == ([({"a"}, 40)], {"DUPLICATE_SLICES": 40})
 
 

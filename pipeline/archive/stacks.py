@@ -24,8 +24,8 @@ from pipeline.records import Event
 SAME_COSINE = 0.02
 SAME_SPACING = 1e-3
 """Pixel spacings of one reconstruction differ by less than this share: half a pixel over a matrix of 512."""
-USEFUL_SHARE = 0.25
-"""A trait tells stacks apart only where one of them covers this much of all positions."""
+MIN_STACK = 8
+"""Slices that the largest stack has at least, where values lie over each other; else they part what nothing can join again."""
 MIN_SWEEP = 10
 """Slices that a way through the body has on average, if the order of times or numbers is to mean something."""
 LEVEL_SHARE, LEVEL_RELATIVE = 0.03, 0.005
@@ -57,19 +57,20 @@ def split_stacks(images: Images, events: list[Event]) -> list[Images]:
 
 
 def _without_copies(images: Images, events: list[Event]) -> Images:
-    """Each instance once: the same UID, place and acquisition again are a copy, unless that UID stands at several places."""
+    """Each instance once: the same UID, frame and acquisition again are a copy, unless they stand at several places."""
     if len({image.sop_uid for image in images}) == len(images):
         return images
-    places: dict[str, set[tuple[float, ...]]] = defaultdict(set)
+    places: dict[object, set[tuple[float, ...]]] = defaultdict(set)
     for image in images:
-        places[image.sop_uid].add(image.position)
+        places[image.sop_uid, image.source.frame].add(image.position)
     met: set[object] = set()
     kept = []
     for image in images:
-        instance = image.sop_uid, image.traits, image.image_type, image.source.rows, image.spacing_mm
-        if not image.sop_uid or len(places[image.sop_uid]) > 1 or instance not in met:
+        instance = image.sop_uid, image.source.frame
+        again = (*instance, image.traits, image.image_type, image.source.rows, image.spacing_mm)
+        if not image.sop_uid or len(places[instance]) > 1 or again not in met:
             kept.append(image)
-        met.add(instance)
+        met.add(again)
     if len(kept) < len(images):
         events.append(Event("series", "select", Reason.DUPLICATE_SLICES, len(images) - len(kept)))
     return kept
@@ -126,19 +127,23 @@ def _near(images: Images, values: Floats, tolerance: float) -> Groups:
 
 
 def _by_traits(images: Images) -> list[Images]:
-    """Split by the trait that leaves the largest stack, then each part likewise, until nothing tells any more."""
+    """Split by the trait that leaves the largest stack, then each part likewise, until nothing tells any more.
+
+    Raises StudyError MULTIPLE_STACKS where values lie over each other, and none of them has enough slices for a stack.
+    """
     places = place_numbers(images)
-    n_places = int(places.max()) + 1
     best: Groups = {}
     widest = 0
     for labels in _labelled(images, places):
         groups = _grouped(labels)
         if len(groups) > 1 and _n_over(groups, places, trimmed=True) > MAX_DROPPED * len(images):
             covered = max(len(set(places[group].tolist())) for group in groups.values())
-            if covered > widest and covered >= USEFUL_SHARE * n_places:
+            if covered > widest:
                 best, widest = groups, covered
     if not best:
         return [images]
+    if widest < MIN_STACK:
+        raise StudyError(Reason.MULTIPLE_STACKS, "select")
     return [stack for name in sorted(best) for stack in _by_traits([images[i] for i in best[name]])]
 
 
