@@ -1,6 +1,8 @@
 """[series] prefer and forbid: read strictly, obeyed before all other criteria, the description matched and never kept."""
 
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.run.explain import explain
 from tests.fabricate import images, indexed, write
 
+DOCS = Path(__file__).parents[1] / "docs"
 EVERY = SliceConfig(count=1000)
 
 
@@ -27,6 +30,12 @@ def test_rules_are_read_from_the_configuration(tmp_path):
     assert config.series.prefer == (Rule(field="kernel", operator="contains", value="b70"),)
     assert config.series.forbid == (Rule(field="contrast", operator="is", value=True),)
     assert results_digest(config) != results_digest(Config())
+
+
+def test_the_example_in_the_docs_is_a_configuration(tmp_path):
+    (text,) = re.findall(r"```toml\n(.*?)```", (DOCS / "series.md").read_text(), re.DOTALL)
+    series = config_of(tmp_path, text).series
+    assert [rule.field for rule in (*series.prefer, *series.forbid)] == ["description", "thickness_mm", "contrast"]
 
 
 STRICT = {

@@ -192,7 +192,7 @@ def test_every_file_twice_is_one_acquisition_and_said():
 
 
 def test_every_frame_of_an_object_twice_is_one_acquisition():
-    frames = [replace(h, sop_uid="1.7", source=replace(h.source, frame=k)) for k, h in enumerate(stack_of("a"))]
+    frames = [replace(h, sop_uid="1.7", source=replace(h.source, path="0/a", frame=k)) for k, h in enumerate(stack_of("a"))]
     found, events = told(study_of([*frames, *(replace(h, source=replace(h.source, path="z/a")) for h in frames)]))
     assert (found, events) == ([({"a"}, 40)], {"DUPLICATE_SLICES": 40})
 
@@ -321,6 +321,60 @@ def test_whatever_acquisitions_a_series_holds_each_candidate_is_one_of_them_and_
         made = made_at_random(rng)
         found, _ = told(study_of(made.headers, config))
         assert sorted((sorted(names), n) for names, n in found) == [([name], n) for name, n in sorted(made.sizes.items())]
+
+
+def one_at_random(rng):
+    """One acquisition as scanners and archives leave it: any order of times and numbers that one pass has, gaps, tremors."""
+    n, step = int(rng.integers(40, 150)), float(rng.choice([0.5, 0.625, 1.0, 2.5, 5.0]))
+    rows, stations = int(rng.choice([1, 2, 4, 16])), int(rng.integers(1, 4))
+    upwards, times, numbers = (
+        rng.random() < 0.5,
+        rng.choice(["none", "one", "rotation", "slice"]),
+        rng.choice(["up", "any", "none"]),
+    )
+    shuffled, missing = rng.permutation(n), set(rng.permutation(n)[: int(rng.integers(0, n // 12))].tolist())
+    headers = []
+    for k in (k for k in range(n) if k not in missing):
+        turn = (k if upwards else n - 1 - k) // (rows if times == "rotation" else 1)
+        values = {"time": {"none": "", "one": "120000", "rotation": seconds(5 * turn), "slice": seconds(turn)}[times]}
+        values["number"] = {"up": str(k + 1), "any": str(shuffled[k]), "none": ""}[numbers]
+        values["acquisition"] = str(k * stations // n) if rng.random() < 0.99 else ""
+        tremor = float(rng.normal(0, 1e-4))
+        values |= {"spacing_mm": (0.7 + tremor / 10, 0.7), "orientation": rotated(tremor), "kvp": 120 + tremor}
+        headers.append(a_slice(round(step * k + tremor, 3), "a", k, thickness=step, **values))
+    return [headers[i] for i in rng.permutation(len(headers))]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_one_acquisition_stays_whole_however_its_headers_vary(seed):
+    rng = np.random.default_rng(2000 + seed)
+    config = SeriesConfig(min_extent_mm=10.0)
+    for _ in range(10):
+        headers = one_at_random(rng)
+        found, events = told(study_of(headers, config))
+        assert found == [({"a"}, len(headers))]
+        assert set(events) <= {"SLICE_GAP"}
+
+
+WRITTEN_ALIKE = {
+    "spacing": [{"PixelSpacing": ["1.78125", "1.78125"]}, {"PixelSpacing": ["1.7812501", "1.7812501"]}],
+    "cosines": [
+        {"ImageOrientationPatient": [f"{c:.10f}" for c in rotated(0.00499)]},
+        {"ImageOrientationPatient": [f"{c:.10f}" for c in rotated(0.00501)]},
+    ],
+}
+
+
+@pytest.mark.parametrize("kinds", WRITTEN_ALIKE.values(), ids=WRITTEN_ALIKE)
+def test_a_series_of_two_exporters_is_one(kinds, tmp_path):
+    data_sets = images()
+    for place, data in enumerate(data_sets):
+        for keyword, value in kinds[place % 2].items():
+            setattr(data, keyword, value)
+    write(tmp_path / "a", data_sets)
+    _, (study,) = indexed(tmp_path / "a")
+    assert [len(series.slices) for series in study.candidates] == [24]
+    assert study.candidates[0].events == ()
 
 
 @pytest.mark.parametrize("seed", range(5))
