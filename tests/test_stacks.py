@@ -152,6 +152,12 @@ ONE = {  # what is one acquisition, whatever its headers look like
     "a frame of reference a slice": stack_of("a", each=lambda k: {"frame": f"{k * 7919 % 10007:x}"}),
     "thickness that trembles": stack_of("a", each=lambda k: {"thickness": 5.0 if k % 2 else 5.00001}),
     "energy that trembles": stack_of("a", each=lambda k: {"kvp": 120.0 if k % 2 else 120.1}),
+    "times of two spellings": stack_of("a", each=lambda k: {"time": "120000" if k % 2 else "120000.00"}),
+    "numbers of two spellings": stack_of("a", each=lambda k: {"acquisition": "1" if k % 2 else "01"}),
+    "a phase that trembles": stack_of("a", each=lambda k: {"phase": "40" if k % 2 else "40.1", "trigger": f"{300 + k % 3}"}),
+    "values that a few slices lack": stack_of(
+        "a", each=lambda k: {"acquisition": "" if k in (3, 20, 33) else "1", "kvp": None if k in (5, 17, 29) else 120.0}
+    ),
     "a slice of another image type": stack_of("a", each=lambda k: {"contrast": k == 20}),
     "two of every four slices, a rotation each": [
         a_slice(10.0 * (k // 2) + 1.25 * (k % 2), "a", k, time=seconds(10 * (k // 2))) for k in range(40)

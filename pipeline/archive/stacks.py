@@ -26,6 +26,8 @@ SAME_SPACING = 1e-3
 """Pixel spacings of one reconstruction differ by less than this share: half a pixel over a matrix of 512."""
 MIN_STACK = 8
 """Slices that the largest stack has at least, where values lie over each other; else they part what nothing can join again."""
+MAX_MISSING = 0.1
+NO_LEVEL = -1
 MIN_SWEEP = 10
 """Slices that a way through the body has on average, if the order of times or numbers is to mean something."""
 LEVEL_SHARE, LEVEL_RELATIVE = 0.03, 0.005
@@ -149,25 +151,45 @@ def _by_traits(images: Images) -> list[Images]:
 
 def _labelled(images: Images, places: Numbers) -> Iterator[Labels]:
     """What each trait says of each image; traits that say the same of all are passed over."""
-    told = list(zip(*(image.traits for image in images), strict=True))
-    acquisition, moment, phase, trigger, kernel, frame, time, number = told
-    texts = (acquisition, moment, kernel, frame, [" ".join(image.image_type) for image in images])
-    yield from (text for text in texts if len(set(text)) > 1)
-    if len({image.contrast for image in images}) > 1:
-        yield [int(image.contrast) for image in images]
+    acquisition, moment, phase, trigger, kernel, frame, time, number = zip(*(image.traits for image in images), strict=True)
+    kinds = [" ".join(image.image_type) for image in images]
+    words = [] if all(text == "" or _number(text) is not None for text in phase) else [phase]
+    texts = (_plain(acquisition), _plain(moment), *words, kernel, frame, kinds, [str(image.contrast) for image in images])
+    for text in texts:
+        if len(set(text)) > 1:
+            yield _filled(text, places, "")
     facts = [[image.facts.kvp for image in images], [image.facts.slice_thickness_mm for image in images]]
     for numbers in (*facts, [_number(text) for text in phase], [_number(text) for text in trigger]):
         if len(set(numbers)) > 1:
-            yield _levels(numbers)
-    if len(set(phase)) > 1 and None in map(_number, phase):
-        yield phase
+            yield _filled(_levels(numbers), places, NO_LEVEL)
     if len(set(time)) > 1:
-        yield time
+        yield _filled(_plain(time), places, "")
     z_mm = places_mm(images)
     for order in (time, number):
         if len(set(order)) > 1:
             yield _sweeps([_number(text) for text in order], z_mm)
     yield _grids(images, places, z_mm)
+
+
+def _plain(texts: Sequence[str]) -> list[str]:
+    """Numbers written alike, whatever zeros they were written with."""
+    if len(set(texts)) == 1:
+        return list(texts)
+    numbers = [_number(text) for text in texts]
+    return [text if number is None else repr(number) for text, number in zip(texts, numbers, strict=True)]
+
+
+def _filled(labels: Labels, places: Numbers, missing: str | int) -> Labels:
+    """Where a few slices lack a value, that of the slice below (or above): what is missing contradicts nothing."""
+    n_missing = sum(label == missing for label in labels)
+    if not 0 < n_missing <= MAX_MISSING * len(labels):
+        return labels
+    filled = list(labels)
+    order = np.argsort(places, kind="stable").tolist()
+    known = next(filled[i] for i in order if filled[i] != missing)
+    for i in order:
+        known = filled[i] = known if filled[i] == missing else filled[i]
+    return filled
 
 
 def _grouped(labels: Labels) -> Groups:
@@ -197,13 +219,13 @@ def _n_over(groups: Groups, places: Numbers, *, trimmed: bool = False) -> int:
 
 
 def _levels(numbers: Sequence[float | None]) -> Labels:
-    """Numbers by level: 119.9 and 120 are one, 80 and 140 are two; -1 where there is none."""
+    """Numbers by level: 119.9 and 120 are one, 80 and 140 are two."""
     known = np.unique([number for number in numbers if number is not None])
     if len(known) == 0:
-        return [-1] * len(numbers)
+        return [NO_LEVEL] * len(numbers)
     step = max(LEVEL_SHARE * float(np.ptp(known)), LEVEL_RELATIVE * float(np.abs(known).max()))
     level = dict(zip(known.tolist(), np.cumsum(np.diff(known, prepend=known[0]) > step).tolist(), strict=True))
-    return [-1 if number is None else level[number] for number in numbers]
+    return [NO_LEVEL if number is None else level[number] for number in numbers]
 
 
 def _sweeps(numbers: Sequence[float | None], z_mm: Floats) -> Labels:
