@@ -63,6 +63,7 @@ PASSES = {  # what the headers of two passes say: (of the first, of the second),
     "kernel": ({"kernel": "B30f"}, {"kernel": "B70f"}),
     "thickness": ({"thickness": 5.0}, {"thickness": 6.0}),
     "frame of reference": ({"frame": "a1"}, {"frame": "b2"}),
+    "comments": ({"note": "a1"}, {"note": "b2"}),
     "one time each": ({"time": "120000"}, {"time": "120014.5"}),
     "a time a slice": (lambda k: {"time": seconds(k)}, lambda k: {"time": seconds(k, 43_300)}),
     "a time a slice, back and forth": (lambda k: {"time": seconds(k)}, lambda k: {"time": seconds(40 - k, 43_300)}),
@@ -150,6 +151,7 @@ ONE = {  # what is one acquisition, whatever its headers look like
     "one number out of order": stack_of("a", each=lambda k: {"number": str(20.5 if k == 39 else k)}),
     "no number for some": stack_of("a", each=lambda k: {"number": str(k) if k % 3 else ""}),
     "a frame of reference a slice": stack_of("a", each=lambda k: {"frame": f"{k * 7919 % 10007:x}"}),
+    "a comment a slice": stack_of("a", each=lambda k: {"note": f"{k * 7919 % 10007:x}"}),
     "thickness that trembles": stack_of("a", each=lambda k: {"thickness": 5.0 if k % 2 else 5.00001}),
     "energy that trembles": stack_of("a", each=lambda k: {"kvp": 120.0 if k % 2 else 120.1}),
     "times of two spellings": stack_of("a", each=lambda k: {"time": "120000" if k % 2 else "120000.00"}),
@@ -260,6 +262,11 @@ def test_a_few_slices_of_another_geometry_are_dropped_and_counted_many_are_the_r
     many = stack_of("a", each=lambda k: other if k < 12 else {})
     assert told(study_of(few)) == ([({"a"}, 38)], {reason: 2})
     assert (study_of(many).status, study_of(many).reason) == ("EXCLUDED", reason)
+
+
+def test_values_that_differ_from_slice_to_slice_excuse_no_other_geometry():
+    half = stack_of("a", each=lambda k: {"note": f"{k:x}", "spacing_mm": (0.8, 0.8) if k < 20 else (0.7, 0.7)})
+    assert study_of(half).reason == "MIXED_GEOMETRY"
 
 
 def test_another_geometry_that_other_headers_too_call_another_acquisition_is_a_stack():
@@ -425,6 +432,8 @@ WRITTEN = {
         ({"NominalPercentageOfRespiratoryPhase": 10.0}, {"NominalPercentageOfRespiratoryPhase": 60.0}),
         0.0,
     ),
+    "descriptions": (({"SeriesDescription": "T=10%"}, {"SeriesDescription": "T=60%"}), 0.0),
+    "comments": (({"ImageComments": "in"}, {"ImageComments": "out"}), 0.0),
     "two energies": (({"KVP": "80"}, {"KVP": "140"}), 0.0),
     "two frames of reference": (({"FrameOfReferenceUID": "1.2.3"}, {"FrameOfReferenceUID": "1.2.4"}), 0.05),
 }

@@ -93,7 +93,9 @@ def _of_one_geometry(
     if n_others <= MAX_DROPPED * len(images):
         events.append(Event("series", "select", reason, n_others))
         return [[images[i] for i in largest]]
-    said = [{(images[i].traits[:6], images[i].image_type, images[i].contrast) for i in group} for group in groups.values()]
+    said = [
+        {(images[i].traits.lasting(), images[i].image_type, images[i].contrast) for i in group} for group in groups.values()
+    ]
     are_told = len(set.union(*said)) == sum(map(len, said))
     if not are_told and _n_over(groups, place_numbers(images)) <= MAX_DROPPED * len(images):
         raise StudyError(reason, "select")
@@ -151,10 +153,11 @@ def _by_traits(images: Images) -> list[Images]:
 
 def _labelled(images: Images, places: Numbers) -> Iterator[Labels]:
     """What each trait says of each image; traits that say the same of all are passed over."""
-    acquisition, moment, phase, trigger, kernel, frame, time, number = zip(*(image.traits for image in images), strict=True)
+    told = zip(*(image.traits for image in images), strict=True)
+    acquisition, moment, phase, trigger, kernel, frame, note, time, number = told
     kinds = [" ".join(image.image_type) for image in images]
     words = [] if all(text == "" or _number(text) is not None for text in phase) else [phase]
-    texts = (_plain(acquisition), _plain(moment), *words, kernel, frame, kinds, [str(image.contrast) for image in images])
+    texts = (_plain(acquisition), _plain(moment), *words, kernel, frame, note, kinds, [str(image.contrast) for image in images])
     for text in texts:
         if len(set(text)) > 1:
             yield _filled(text, places, "")
