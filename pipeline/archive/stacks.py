@@ -93,10 +93,9 @@ def _of_one_geometry(
     if n_others <= MAX_DROPPED * len(images):
         events.append(Event("series", "select", reason, n_others))
         return [[images[i] for i in largest]]
-    said = [
-        {(images[i].traits.lasting(), images[i].image_type, images[i].contrast) for i in group} for group in groups.values()
-    ]
-    are_told = len(set.union(*said)) == sum(map(len, said))
+    traits = [(image.traits.lasting(), image.image_type, image.contrast) for image in images]
+    said = [{traits[i] for i in group} for group in groups.values()]
+    are_told = len(set.union(*said)) == sum(map(len, said)) <= len(images) // 2
     if not are_told and _n_over(groups, place_numbers(images)) <= MAX_DROPPED * len(images):
         raise StudyError(reason, "select")
     return [[images[i] for i in groups[name]] for name in sorted(groups)]
