@@ -29,7 +29,7 @@ from pipeline.study.lungs import lung_masks
 from pipeline.study.slices import choose_slices, prepare
 
 N_STUDIES = 4
-ENGINES = [("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16")]
+ENGINES = [("torch", "mixed"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino", "mixed"), ("openvino", "bf16")]
 
 
 class Scores(NamedTuple):

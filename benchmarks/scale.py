@@ -41,8 +41,9 @@ from pipeline.records import (
     Study,
     StudyResult,
 )
-from pipeline.run.journal import Journal, compact
+from pipeline.run.journal import Journal
 from pipeline.run.manifest import Heading, read_manifest, write_manifest
+from pipeline.run.resume import compact
 
 N_RANKS, N_DIFFERENT, N_FILES, KEPT, SLICES_A_FOLDER = 64, 200, 214, 15, 50
 FACTS = Facts("MAKER", "MODEL", "B60f", 1.5, 120.0, 1.5, 320.0, N_FILES)
@@ -214,7 +215,7 @@ def _check(sound: bool) -> None:
 
 
 def _describe(run: Path) -> None:
-    from pipeline.run.plan import Described, Network
+    from pipeline.run.run_toml import Described, Network
 
     network = Network("probability", "0" * 64, ("negative", "positive"), "positive", meaning="none: invented numbers")
     described = Described("0", "f" * 16, results_digest(Config()), "0" * 64, [network], {"python": "3"}, Config())

@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from pipeline.config import RunConfig
 from pipeline.records import Series, SliceSource, Study
 from pipeline.run.deal import Deal
-from pipeline.run.journal import last_places
 from pipeline.run.manifest import Heading, Manifest, read_manifest, write_manifest
 from pipeline.run.open_studies import StudySource
+from pipeline.run.resume import last_places
 
 LATENCY_S = 5e-6
 SPREAD = 0.5

@@ -25,7 +25,7 @@ from pipeline.study.drenet.checkpoint import checkpoint_bytes
 from pipeline.study.screener import Screener
 
 REPEATS = 3
-ENGINES = [("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16")]
+ENGINES = [(name, precision) for name in ("torch", "openvino") for precision in ("fp32", "mixed", "bf16")]
 PAPER_S = 30.0
 
 

@@ -88,7 +88,7 @@ def main():
         for model in [options.model] if options.model else MODELS:
             asked = request(folder, task, plan.recipes[model])
             if options.prepare:
-                for place in (asked.out / "private", asked.place.cache):
+                for place in (asked.out / "private", asked.folders.cache):
                     place.mkdir(parents=True, exist_ok=True)
                 gather_cohort(world, asked)
             elif not (asked.out / "done").exists():

@@ -55,11 +55,16 @@ class SeriesConfig(Section, frozen=True):
     kernels: Literal["lung", "soft", "any"] = "lung"  # must match what the network was trained on
     prefer: tuple[Rule, ...] = ()  # before all other criteria; the first rule weighs most
     forbid: tuple[Rule, ...] = ()  # a series that meets one of these is never chosen
-    picture_low_hu: float = -1000.0  # what black stands for in exported JPEG or PNG slices,
-    picture_high_hu: float = -235.0  # and white: the published code's; -1450 and 50 for slices exported in the lung window
+    min_pictures: int = 5  # exported JPEG or PNG slices in a folder
+    picture_low_hu: float | Literal["own"] = "own"  # what black stands for in them: own: each picture's greys tell;
+    picture_high_hu: float | Literal["own"] = "own"  # and white; the published code's are -1000 and -235
 
     def __post_init__(self) -> None:
-        """Raises ValueError for more rules than a rank can hold."""
+        """Raises ValueError for one end of a window without the other, or more rules than a rank can hold."""
+        low, high = self.picture_low_hu, self.picture_high_hu
+        is_window = not isinstance(low, str) and not isinstance(high, str) and low < high
+        if not is_window and (low, high) != ("own", "own"):
+            raise ValueError("picture_low_hu and picture_high_hu: name both, the lower first, or neither")
         if max(len(self.prefer), len(self.forbid)) > MAX_RULES:
             raise ValueError(f"at most {MAX_RULES} rules in prefer, and in forbid")
 
@@ -104,7 +109,7 @@ class EngineConfig(Section, frozen=True):
     """What computes the network, and how exactly."""
 
     name: Literal["auto", "torch", "cuda", "openvino"] = "auto"  # openvino only when named
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "mixed", "bf16"] = "fp32"  # mixed: details are chosen in fp32 and looked at in bf16
     threads: int = 1  # per rank, for torch, OpenCV and BLAS; never derived from the number of ranks
 
 

@@ -15,6 +15,12 @@ if TYPE_CHECKING:  # numpy is not to be loaded before MPI
     import numpy as np
     import numpy.typing as npt
 
+NOTICE = "Research use only. Not a medical device."
+"""Stands wherever a score does."""
+
+MIN_LUNG_FRACTION = 0.5
+"""A detail that shows less original lung than this lies in the fill, which copies lesions: it is no finding."""
+
 Status = Literal["OK", "OK_WITH_WARNINGS", "EXCLUDED", "FAILED"]
 Scope = Literal["file", "series", "study", "run"]
 Stage = Literal["walk", "unpack", "index", "select", "decode", "volume", "lung", "infer", "write"]
@@ -44,6 +50,9 @@ class SliceSource:
     `path` is relative to the archive's root, bytes beyond printable ASCII percent-encoded; `member` is the name inside a ZIP,
     else empty. `place` numbers the slice in its series sorted along +z. `offset` and `length` give the pixel data's bytes
     within the file: the raw value of a native frame, or the single encapsulated frame. `mask` is the path of a given lung mask.
+
+    `start` is where a container's member begins (in a ZIP its own header), and `check` a digest of the first bytes there.
+    `padding` and its limit are the header's 16 bits, whatever their sign; `overlays` the bits of a word that hold overlays.
     """
 
     path: str
@@ -56,16 +65,20 @@ class SliceSource:
     columns: int = 0
     bits_allocated: int = 16
     bits_stored: int = 16
+    high_bit: int = 15
     signed: bool = True
     slope: float = 1.0
     intercept: float = 0.0
     padding: int | None = None
     padding_limit: int | None = None
+    overlays: int = 0
     syntax: str = "1.2.840.10008.1.2.1"
     size: int = 0
     mtime_ns: int = 0
     place: int = 0
     mask: str = ""
+    start: int = 0
+    check: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +161,8 @@ class DealtStudy:
 class Volume:
     """Decoded slices of one series, sorted along +z: `hu` int16 [S, R, C] in [-1024, 3071].
 
-    `slice_index` [S] is each slice's place in the whole series; `n_series` is that series' length.
+    `slice_index` [S] is each slice's place in the whole series; `n_series` is that series' length. `masks` holds, for
+    pictures, the path of each one's given lung mask or "".
     """
 
     hu: npt.NDArray[np.int16]
@@ -158,6 +172,7 @@ class Volume:
     original_affine: Affine = IDENTITY_AFFINE
     n_series: int = 0
     events: tuple[Event, ...] = ()
+    masks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +209,7 @@ class Detail:
     """One of the K details of a slice. `box` is in network pixels, `original` in the stored image's.
 
     `score` ranks proposals and is no probability; `probability` is the positive class's softmax of the detail's own
-    logits; `lung_fraction` is the share of the box that shows original lung (below 0.5 it is no finding).
+    logits; `lung_fraction` is the share of the box that shows original lung (below MIN_LUNG_FRACTION it is no finding).
     """
 
     box: Box

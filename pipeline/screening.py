@@ -7,8 +7,6 @@ record; a run killed at any moment goes on from its journals.
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
@@ -24,18 +22,22 @@ from pipeline.errors import TRANSIENT, ConfigurationError, Drained, PipelineErro
 from pipeline.mpi.agreement import agreed, on_root, trouble_shared
 from pipeline.mpi.launch import connect, end_time, local_rank
 from pipeline.mpi.stall import looked_at, moved
+from pipeline.mpi.stop import Stop, asked_to_stop
 from pipeline.mpi.watcher import InHand, nobody_watches
 from pipeline.mpi.world import Alone, World
 from pipeline.records import DealtStudy, Line
 from pipeline.run.beforehand import check_request
 from pipeline.run.index import index
-from pipeline.run.journal import Journal, compact, encode, last_places, noted_places
+from pipeline.run.journal import Journal, encode
 from pipeline.run.legs import end_leg
 from pipeline.run.lock import Held, hold, hold_briefly, holders
 from pipeline.run.manifest import check_has_ct, read_manifest
 from pipeline.run.open_studies import Report, Share, StudySource, journal_findings
 from pipeline.run.pace import Pace
-from pipeline.run.plan import Plan, Request, describe, plan, provenance, read_described, read_weights
+from pipeline.run.paths import PRIVATE
+from pipeline.run.plan import Plan, Request, describe, plan, read_weights
+from pipeline.run.resume import compact, last_places, noted_places
+from pipeline.run.run_toml import provenance, read_described
 
 if TYPE_CHECKING:
     from pipeline.run.gather import Summary
@@ -151,21 +153,21 @@ def index_only(
 
 
 def _indexed(out: Path) -> Indexed:
-    manifest = read_manifest(out / "private")
+    manifest = read_manifest(out / PRIVATE)
     n_ready = sum(entry.status == "READY" for entry in manifest.entries)
     if not n_ready:
-        check_has_ct(out / "private")
+        check_has_ct(out / PRIVATE)
     return Indexed(manifest.heading.n_files, len(manifest.entries), n_ready)
 
 
 def _index(world: Alone | World, request: Request, config: Config, stop: Callable[[], bool]) -> None:
     key = on_root(world, request.key)
-    index(world, request.archive.absolute(), request.out / "private" if key else None, config, key, stop)
+    index(world, request.archive.absolute(), request.out / PRIVATE if key else None, config, key, stop)
 
 
 def _open(request: Request, made: Plan, size: int) -> StudySource:
     """Root's source of studies: what earlier attempts and indexing have settled is journalled and left out."""
-    manifest = read_manifest(request.out / "private")
+    manifest = read_manifest(request.out / PRIVATE)
     describe(made, request.key(), manifest.sha256)
     done = compact(request.home)
     if request.part:
@@ -180,6 +182,7 @@ def _screen_dealt(
     world: Alone | World, made: Plan, networks: list[bytes], source: StudySource | None, stop: Stop, in_hand: InHand
 ) -> None:  # fmt: skip
     """Every rank takes studies until none is left; trouble on one rank is every rank's."""
+    from pipeline.study.engine import hint
     from pipeline.study.screener import Screener, lost_line  # torch is for who screens: to index needs none
 
     path = made.journal(world.rank)
@@ -201,6 +204,8 @@ def _screen_dealt(
             archive, rank = Path(made.archive), local_rank()
             screener = stack.enter_context(Screener(archive, made.config, networks, local_rank=rank, tick=tick, **outputs))
             journal = stack.enter_context(Journal(path, made.config.run.fsync_every_s))
+        if world.rank == 0 and (said := hint(made.config.engine)):
+            log.info(said)
         with trouble_shared(world), closing(world.deal(source, pause=pause)) as tasks:
             for task, done in tasks:
                 dealt = msgspec.json.decode(task, type=DealtStudy)
@@ -253,7 +258,7 @@ def _tables_of(out: Path) -> Summary:
     moved()
     _show(out)
     if not any(status.startswith("OK") for status in summary.by_status):
-        check_has_ct(out / "private")
+        check_has_ct(out / PRIVATE)
     return summary
 
 
@@ -270,37 +275,3 @@ def _show(out: Path) -> None:
             f"the tables are complete, but the report could not be made ({type(error).__name__}): "
             f"`drenet report {out.name}` makes it again, and says what is wrong"
         ) from error
-
-
-class Stop:
-    """Whether this process was asked to stop (USR1, TERM), and for how long already."""
-
-    def __init__(self) -> None:
-        self._since: float | None = None
-
-    def ask(self, *_: object) -> None:
-        """Stop, please: a signal handler."""
-        self._since = self._since or time.monotonic()
-
-    def __call__(self) -> bool:
-        """Whether it was asked."""
-        return self._since is not None
-
-    def for_s(self) -> float:
-        """Seconds since; 0 where it was not asked."""
-        return time.monotonic() - self._since if self._since else 0.0
-
-
-@contextmanager
-def asked_to_stop() -> Iterator[Stop]:
-    """True once the process was asked to stop; earlier handlers come back afterwards."""
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, stop.ask) for number in (signal.SIGUSR1, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -15,8 +15,12 @@ sys.path.insert(0, str(ROOT))
 
 from pipeline import errors  # noqa: E402
 from pipeline.cli import main, runs  # noqa: E402
-from pipeline.mpi import front, launch, stall  # noqa: E402
-from pipeline.mpi import watcher as guard  # noqa: E402
+from pipeline.mpi import (  # noqa: E402
+    front,
+    launch,
+    stall,
+    watcher,
+)
 
 WAY = sys.argv[1]
 FOLDER = Path(sys.argv[2])
@@ -132,6 +136,11 @@ WAYS = {
     "waits": waits,
     "listens": waits_and_listens,
     "stands in C": stands_in_c,
+    "stands in C, and nobody minds": stands_in_c,
+}
+PATIENT = {  # what would end these ways by itself does not: something else is to
+    "stops before it joins": ("join_s = 2.0", "join_s = 600.0"),
+    "stands in C, and nobody minds": ("stall_s = 1.0", "stall_s = 600.0"),
 }
 NOT_JOINED = {"never joins": never_joins, "stops before it joins": stops_before_it_joins}
 JOINED = runs.into_mpi
@@ -145,12 +154,11 @@ def ends(run):
 if __name__ == "__main__":
     runs.into_mpi = ends
     front.PROGRAM = (sys.executable, *sys.argv[:3])
-    guard.LEAVE_S = 0.5
+    watcher.LEAVE_S = 0.5
     arguments = sys.argv[3:]
     if launch.launched_size() == 1:  # a rank is told all of it
         config = FOLDER / "c.toml"
-        patient = WAY == "stops before it joins"  # its others are to end long before join_s
-        config.write_text(CONFIG.replace("join_s = 2.0", "join_s = 600.0") if patient else CONFIG)
+        config.write_text(CONFIG.replace(*PATIENT.get(WAY, ("", ""))))
         archive = FOLDER / "archive"
         archive.mkdir(exist_ok=True)
         arguments = ["index", str(archive), "--out", str(FOLDER / "run"), "--config", str(config), *arguments]

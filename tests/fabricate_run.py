@@ -13,7 +13,7 @@ from pipeline.files import write_whole
 from pipeline.records import Box, Detail, Event, Facts, Found, Line, ScoredSlice, SlicePrediction, StudyResult, Volume
 from pipeline.run.gather import gather
 from pipeline.run.journal import encode
-from pipeline.run.plan import Described, Network
+from pipeline.run.run_toml import Described, Network
 from pipeline.study.picture_pack import Album, study_pictures
 from pipeline.study.slices import prepare
 

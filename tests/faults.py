@@ -12,7 +12,7 @@ from pipeline.cli import main
 from pipeline.errors import Reason, StorageError, StudyError
 from pipeline.mpi.launch import launched_rank
 from pipeline.run.journal import Journal
-from pipeline.study import screener as study
+from pipeline.study import screener
 
 
 def storage_of_last_rank_fails_at_second_study():
@@ -29,7 +29,7 @@ def storage_of_last_rank_fails_at_second_study():
 
 
 def first_read_of_every_study_fails():
-    read = study.read_volume
+    read = screener.read_volume
     marks = Path(os.environ["MARKS"])  # one folder for all ranks: a study may be tried again on another
 
     def failing(root, series, wanted, decoder):
@@ -39,21 +39,21 @@ def first_read_of_every_study_fails():
             raise StudyError(Reason.IO_ERROR, "decode")
         return read(root, series, wanted, decoder)
 
-    study.read_volume = failing
+    screener.read_volume = failing
 
 
 def every_read_fails():
     def failing(*_):
         raise StudyError(Reason.IO_ERROR, "decode")
 
-    study.read_volume = failing
+    screener.read_volume = failing
 
 
 def every_study_meets_a_bug():
     def failing(*_):
         raise ValueError("CANARY in a message")
 
-    study.prepare = failing
+    screener.prepare = failing
 
 
 def the_report_meets_a_bug():
@@ -67,7 +67,7 @@ def the_report_meets_a_bug():
 
 def one_study_crashes_its_rank():
     """The first study met, by whatever rank, is the one from then on."""
-    line, victim = study.Screener.line, Path(os.environ["VICTIM"])
+    line, victim = screener.Screener.line, Path(os.environ["VICTIM"])
 
     def deadly(self, dealt):
         if not victim.read_text():
@@ -76,11 +76,11 @@ def one_study_crashes_its_rank():
             os.kill(os.getpid(), signal.SIGSEGV)
         return line(self, dealt)
 
-    study.Screener.line = deadly
+    screener.Screener.line = deadly
 
 
 def every_study_takes_long():
-    read = study.Preparer._prepared
+    read = screener.Preparer._prepared
 
     def prepared(self, *arguments):
         Path(os.environ["BEGUN"]).touch()
@@ -89,22 +89,22 @@ def every_study_takes_long():
                 time.sleep(0.1)
         return read(self, *arguments)
 
-    study.Preparer._prepared = prepared
+    screener.Preparer._prepared = prepared
 
 
 def every_study_takes_a_week_by_its_own_account():
-    line = study.Screener.line
+    line = screener.Screener.line
 
     def slow(self, dealt):
         made = line(self, dealt)
         made.seconds["infer"] = 7 * 86400.0
         return made
 
-    study.Screener.line = slow
+    screener.Screener.line = slow
 
 
 def one_rank_is_killed_once():
-    line, victim = study.Screener.line, Path(os.environ["VICTIM"])
+    line, victim = screener.Screener.line, Path(os.environ["VICTIM"])
 
     def deadly(self, dealt):
         if not victim.read_text():
@@ -112,11 +112,11 @@ def one_rank_is_killed_once():
             os.kill(os.getpid(), signal.SIGSEGV)
         return line(self, dealt)
 
-    study.Screener.line = deadly
+    screener.Screener.line = deadly
 
 
 def every_study_takes_longer():
-    line = study.Screener.line
+    line = screener.Screener.line
 
     def slow(self, dealt):
         for _ in range(int(float(os.environ["LONGER_S"]) * 20)):
@@ -126,7 +126,7 @@ def every_study_takes_longer():
         made.seconds["read"] += float(os.environ["LONGER_S"])
         return made
 
-    study.Screener.line = slow
+    screener.Screener.line = slow
 
 
 def die_in_training():

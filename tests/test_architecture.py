@@ -63,6 +63,12 @@ def test_every_room_has_a_layer():
     assert sorted(name for layer in LAYERS for name in layer) == sorted({name.split(".")[0] for name in MODULES})
 
 
+def test_every_file_of_tests_is_named_after_a_room():
+    rooms = {room for layer in LAYERS for room in layer} | {"architecture", "tools"}
+    named = {path.stem.removeprefix("test_").split("_")[0]: path.name for path in Path(__file__).parent.glob("test_*.py")}
+    assert {room: name for room, name in named.items() if room not in rooms} == {}
+
+
 def test_imports_point_downwards_only():
     layer_of = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
     rooms = {(name, other): (name.split(".")[0], other.split(".")[0]) for name, other in ARROWS}

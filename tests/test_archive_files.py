@@ -13,9 +13,10 @@ import pytest
 
 from pipeline.archive import list_folder, scan_file
 from pipeline.archive import walk as walking
+from pipeline.config import Config, SeriesConfig
 from pipeline.errors import StudyError
 from pipeline.phantom.images import to_bytes
-from tests.fabricate import hu_of, images, indexed, left_out, phantom, write
+from tests.fabricate import CONFIG, hu_of, images, indexed, left_out, phantom, write
 
 ROOT = Path(__file__).parents[1]
 
@@ -268,27 +269,29 @@ def png(hu):
 
 def test_a_folder_of_pictures_is_a_patient_in_the_order_of_the_numbers(tmp_path):
     (tmp_path / "a" / "P1").mkdir(parents=True)
-    hu = phantom().hu
+    hu = phantom(matrix=128).hu
     for number, image in enumerate(hu):
         (tmp_path / "a" / "P1" / f"img{number}.png").write_bytes(png(image))
-    _, (study,) = indexed(tmp_path / "a")
+    config = Config(slices=CONFIG.slices, series=SeriesConfig(picture_low_hu=-1000.0, picture_high_hu=-235.0))
+    _, (study,) = indexed(tmp_path / "a", config)
     assert study.candidates[0].kind == "image"
-    assert np.abs(hu_of(tmp_path / "a", study).astype(int)[hu < -235] - hu[hu < -235]).max() <= 2
+    seen = hu < -280  # whiter ones are soft tissue
+    assert np.abs(hu_of(tmp_path / "a", study).astype(int)[seen] - hu[seen]).max() <= 2
 
 
 def test_too_few_pictures_are_an_excluded_study_and_pictures_beside_dicom_are_strays(tmp_path):
     (tmp_path / "a" / "P1").mkdir(parents=True)
-    for number in range(5):
-        (tmp_path / "a" / "P1" / f"{number}.png").write_bytes(png(phantom().hu[number]))
+    for number in range(4):
+        (tmp_path / "a" / "P1" / f"{number}.png").write_bytes(png(phantom(matrix=128).hu[number]))
     write(tmp_path / "a" / "P2", images())
-    (tmp_path / "a" / "P2" / "key.png").write_bytes(png(phantom().hu[0]))
+    (tmp_path / "a" / "P2" / "key.png").write_bytes(png(phantom(matrix=128).hu[0]))
     manifest, studies = indexed(tmp_path / "a")
     assert sorted((study.status, study.reason, study.n_files) for study in studies) == [
-        ("EXCLUDED", "TOO_FEW_SLICES", 5),
+        ("EXCLUDED", "TOO_FEW_SLICES", 4),
         ("READY", "", 24),
     ]
     assert left_out(manifest) == {"NOT_DICOM": 1}
-    assert manifest.heading.n_files == 30
+    assert manifest.heading.n_files == 29
 
 
 def test_a_picture_of_60000_x_60000_is_a_bomb(tmp_path):

@@ -14,7 +14,8 @@ from pipeline.records import Line
 from pipeline.report import Options, write_report
 from pipeline.report.flow import read_flow
 from pipeline.report.timing import MERGED, PAUSE_S, read_timing, slowest_stages
-from pipeline.run.journal import compact, encode, last_places
+from pipeline.run.journal import encode
+from pipeline.run.resume import compact, last_places
 from tests.fabricate_run import fabricated_run, key_of, lost
 
 N_STUDIES = 60

@@ -15,7 +15,8 @@ from tests.tools import tool
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 SHELL = {"bash", "mount", "umount"}  # what any Linux has
-OF_THE_SYSTEM = {"slurm_bed.py", "test_slurm.py", "test_dicom_out.py"}  # not of `make test`: marked slurm or browser
+# marked slurm or browser: not of `make test`
+OF_THE_SYSTEM = {"slurm_bed.py", "test_submission_slurm.py", "test_report_dicom.py"}
 
 
 @pytest.mark.parametrize("name", ["mpiexec", "shellcheck", "ruff", "mypy"])

@@ -1,6 +1,7 @@
 """The DICOM door: walk, containers, headers, series choice, decoding; also folders of exported JPEG or PNG slices."""
 
 from pipeline.archive.decode import Decoder
+from pipeline.archive.exported import read_mask
 from pipeline.archive.found import FileRecord, FoundFile, Header
 from pipeline.archive.listed import Listed, is_list, listed_files, listed_study, read_list, root_of
 from pipeline.archive.patient import IDENTITY_RULE
@@ -9,7 +10,7 @@ from pipeline.archive.ranking import Rank, why_lost
 from pipeline.archive.rules import asked
 from pipeline.archive.scan import scan_file
 from pipeline.archive.selection import build_study
-from pipeline.archive.volume import read_mask, read_volume
+from pipeline.archive.volume import read_volume
 from pipeline.archive.walk import list_folder
 
 __all__ = [

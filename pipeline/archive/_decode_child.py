@@ -18,22 +18,25 @@ import openjpeg
 
 PR_SET_PDEATHSIG = 1
 MEMORY_BYTES = 4 << 30
+COLOURED, MOST_MARKS = 40, 0.05
+"""Difference of the colours of a mark, and the share of coloured pixels from which on a whole picture is tinted."""
 
 
 def decode(syntax: str, frame: bytes) -> "np.ndarray":
-    """One compressed frame -> its stored values [rows, columns]."""
-    last = syntax.rpartition("1.2.840.10008.1.2.")[2]
-    if last in ("4.57", "4.70"):
-        return np.asarray(imagecodecs.ljpeg_decode(frame))
-    if last in ("4.50", "4.51"):
-        return np.asarray(imagecodecs.jpeg_decode(frame))
-    if last in ("4.80", "4.81"):
-        return np.asarray(jpeg_ls.decode(np.frombuffer(frame, np.uint8)))
-    if last == "5":
-        return decode_rle(frame)
-    if last == "picture":
-        return decode_picture(frame)
-    return np.asarray(openjpeg.decode(frame))
+    """One compressed frame -> its words [rows, columns]. Raises UnknownSyntaxError."""
+    decoder = DECODERS.get(syntax)
+    if decoder is None:
+        raise UnknownSyntaxError
+    return np.asarray(decoder(frame))
+
+
+class UnknownSyntaxError(Exception):
+    """No decoder is here for it; its name is the answer."""
+
+
+def decode_jpeg_ls(frame: bytes) -> "np.ndarray":
+    """JPEG-LS, lossless or near."""
+    return np.asarray(jpeg_ls.decode(np.frombuffer(frame, np.uint8)))
 
 
 def decode_rle(frame: bytes) -> "np.ndarray":
@@ -51,14 +54,37 @@ def decode_rle(frame: bytes) -> "np.ndarray":
 
 
 def decode_picture(frame: bytes) -> "np.ndarray":
-    """An exported JPEG or PNG as 8-bit grey."""
+    """An exported JPEG or PNG as 8-bit grey; of a coloured mark, -1 less its grey."""
     decoder = imagecodecs.png_decode if frame[:4] == b"\x89PNG" else imagecodecs.jpeg_decode
     values = np.asarray(decoder(frame))
     if values.dtype != np.uint8:
         values = (values >> 8).astype(np.uint8)
     if values.ndim == 2:
         return values
-    return values[..., 0] if values.shape[2] < 3 else np.rint(values[..., :3] @ np.array([0.299, 0.587, 0.114]))
+    if values.shape[2] < 3:
+        return values[..., 0]
+    colours = values[..., :3]
+    grey = np.rint(colours @ np.array([0.299, 0.587, 0.114])).astype(np.int32)
+    marks = colours.max(axis=2) - colours.min(axis=2) > COLOURED
+    return np.asarray(np.where(marks, -1 - grey, grey) if marks.mean() < MOST_MARKS else grey)
+
+
+DECODERS = {
+    "1.2.840.10008.1.2.4.50": imagecodecs.jpeg_decode,
+    "1.2.840.10008.1.2.4.51": imagecodecs.jpeg_decode,
+    "1.2.840.10008.1.2.4.57": imagecodecs.ljpeg_decode,
+    "1.2.840.10008.1.2.4.70": imagecodecs.ljpeg_decode,
+    "1.2.840.10008.1.2.4.80": decode_jpeg_ls,
+    "1.2.840.10008.1.2.4.81": decode_jpeg_ls,
+    "1.2.840.10008.1.2.4.90": openjpeg.decode,
+    "1.2.840.10008.1.2.4.91": openjpeg.decode,
+    "1.2.840.10008.1.2.4.201": openjpeg.decode,
+    "1.2.840.10008.1.2.4.202": openjpeg.decode,
+    "1.2.840.10008.1.2.4.203": openjpeg.decode,
+    "1.2.840.10008.1.2.5": decode_rle,
+    "picture": decode_picture,
+}
+"""By transfer syntax: what the parent's syntax.COMPRESSED lists, and a picture."""
 
 
 def main() -> None:

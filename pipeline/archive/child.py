@@ -32,6 +32,9 @@ MAX_ANSWER = 8 + 4 * MAX_MATRIX**2
 OUTSIDE = tuple(-number for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 LAUNCHER = ("PMI", "OMPI", "SLURM", "MPI", "HYDRA", "HYDI", "PRTE", "PALS")
 
+ANSWERS = {b"MemoryError": Reason.OUT_OF_MEMORY, b"UnknownSyntaxError": Reason.UNSUPPORTED_TRANSFER_SYNTAX}
+"""What an error's class name means; any other is the frame's."""
+
 
 class Limit:
     """A frame's allowance: CPU seconds of the child (a busy machine changes no result), and a generous wall clock."""
@@ -108,7 +111,7 @@ class Child:
             raise EOFError
         payload = self._read(process, length, limit)
         if not ok:
-            raise StudyError(Reason.OUT_OF_MEMORY if payload == b"MemoryError" else Reason.DECODE_ERROR, "decode")
+            raise StudyError(ANSWERS.get(payload, Reason.DECODE_ERROR), "decode")
         return _pixels(payload)
 
     def _write(self, process: subprocess.Popen[bytes], data: bytes, limit: Limit) -> None:

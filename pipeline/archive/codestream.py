@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 
 JPEG, PNG, J2K = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\xff\x4f\xff\x51"
 FRAME_MARKERS = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xF7})
 ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
 RLE_HEAD = 64
+SIGNED = 0x80
+
+
+@dataclass(frozen=True, slots=True)
+class Codestream:
+    """Rows, columns, and the depth and sign of a value."""
+
+    rows: int
+    columns: int
+    bits: int
+    signed: bool = False
 
 
 def is_picture(head: bytes) -> bool:
@@ -20,16 +32,23 @@ def codestream_size(frame: bytes) -> tuple[int, int] | None:
     if frame[:8] == PNG and frame[12:16] == b"IHDR" and len(frame) >= 24:
         columns, rows = struct.unpack(">II", frame[16:24])
         return rows, columns
+    code = codestream(frame)
+    return (code.rows, code.columns) if code else None
+
+
+def codestream(frame: bytes) -> Codestream | None:
+    """What the own header of a JPEG, JPEG-LS or JPEG 2000 says, or None."""
     if frame[:2] == JPEG[:2]:
-        return _jpeg_size(frame)
+        return _jpeg(frame)
     start = frame.find(J2K, 0, 4096)
-    if start < 0 or len(frame) < start + 24:
+    if start < 0 or len(frame) < start + 43:
         return None
     x1, y1, x0, y0 = struct.unpack(">IIII", frame[start + 8 : start + 24])
-    return y1 - y0, x1 - x0
+    depth = frame[start + 42]
+    return Codestream(y1 - y0, x1 - x0, (depth & ~SIGNED) + 1, bool(depth & SIGNED))
 
 
-def _jpeg_size(frame: bytes) -> tuple[int, int] | None:
+def _jpeg(frame: bytes) -> Codestream | None:
     place = 2
     while place + 9 < len(frame) and frame[place] == 0xFF:
         marker = frame[place + 1]
@@ -37,8 +56,8 @@ def _jpeg_size(frame: bytes) -> tuple[int, int] | None:
             place += 1 if marker == 0xFF else 2
             continue
         if marker in FRAME_MARKERS:
-            rows, columns = struct.unpack(">HH", frame[place + 5 : place + 9])
-            return rows, columns
+            bits, rows, columns = struct.unpack(">BHH", frame[place + 4 : place + 9])
+            return Codestream(rows, columns, bits)
         place += 2 + int.from_bytes(frame[place + 2 : place + 4], "big")
     return None
 

@@ -1,7 +1,7 @@
 """Containers: ZIP, TAR (plain or gzip) and gzip of one DICOM file; what is in them is read in place, never unpacked to disk.
 
-A member of a ZIP is found by its name; a member of a TAR is a range of bytes of the (inflated) TAR, so that slices are read by
-offset. Members that share a name are told apart by their number: `name:2` is the second, and no portable name holds a colon.
+A member of a ZIP is found by the place of its own header; a member of a TAR is a range of bytes of the (inflated) TAR, so that
+slices are read by offset. Members may share a name: `name:2` names the second, and no portable name holds a colon.
 What would leave the container (`..`, absolute names, links) is refused, and so is a container in a container.
 """
 
@@ -39,12 +39,12 @@ MAX_DIRECTORY = 24 << 20
 class Member:
     """One member: `size` bytes to be read from `stream` before the next one is asked for, or why it is refused.
 
-    `name` is portable; `offset` is its place in a TAR.
+    `name` is portable; `address` is where the container has it: its bytes in a TAR, its own header in a ZIP.
     """
 
     name: str
     reason: str = ""
-    offset: int = 0
+    address: int = 0
     size: int = 0
     stream: BinaryIO = field(default_factory=io.BytesIO)
 
@@ -89,15 +89,15 @@ def content(stream: BinaryIO, kind: Kind | None, allowance: Allowance) -> Binary
 
 
 class ZipMembers:
-    """The members of a ZIP, to be read by name."""
+    """The members of a ZIP, to be read by the places of their headers."""
 
     def __init__(self, stream: BinaryIO, allowance: Allowance) -> None:
         self._stream, self._allowance = stream, allowance
-        self._entries = dict(_directory(stream, allowance))
+        self._entries = {entry.header_offset: entry for _, entry in _directory(stream, allowance)}
 
-    def stream(self, name: str) -> BinaryIO:
+    def stream(self, address: int) -> BinaryIO:
         """A member's bytes. Raises StudyError FILE_VANISHED."""
-        entry = self._entries.get(name)
+        entry = self._entries.get(address)
         if entry is None:
             raise StudyError(Reason.FILE_VANISHED, "unpack")
         return forward(partial(unzipped, self._stream, entry, self._allowance))
@@ -124,7 +124,8 @@ def _zip_members(stream: BinaryIO, allowance: Allowance) -> Iterator[Member]:
         elif entry.flag_bits & 1:
             yield Member(name, Reason.ARCHIVE_ENCRYPTED)
         else:
-            yield _sized(Member(name, size=entry.file_size, stream=forward(partial(unzipped, stream, entry, allowance))))
+            body = forward(partial(unzipped, stream, entry, allowance))
+            yield _sized(Member(name, address=entry.header_offset, size=entry.file_size, stream=body))
 
 
 def _directory(stream: BinaryIO, allowance: Allowance) -> Iterator[tuple[str, zipfile.ZipInfo]]:
@@ -147,7 +148,7 @@ def _other_members(stream: BinaryIO, kind: Kind, size: int, allowance: Allowance
         elif kind == "tar" and entry.start + entry.size > size:
             raise StudyError(Reason.ARCHIVE_CORRUPT, "unpack")
         else:
-            yield _sized(Member(name, offset=entry.start, size=entry.size, stream=part(body, entry.start, entry.size)))
+            yield _sized(Member(name, address=entry.start, size=entry.size, stream=part(body, entry.start, entry.size)))
 
 
 def _length(stream: BinaryIO) -> int:

@@ -10,16 +10,14 @@ from collections.abc import Callable
 from types import TracebackType
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.archive.child import Child
-from pipeline.archive.codestream import codestream_size, rle_is_sane
+from pipeline.archive.codestream import Codestream, codestream, codestream_size, rle_is_sane
 from pipeline.archive.describe import MAX_MATRIX
+from pipeline.archive.stored import Pixels, Words, stored_pixels
 from pipeline.archive.syntax import BIG_ENDIAN, COMPRESSED, NATIVE, PICTURE, RLE
 from pipeline.errors import Reason, StudyError
 from pipeline.records import SliceSource
-
-Stored = npt.NDArray[np.int32]
 
 
 class Decoder:
@@ -42,24 +40,24 @@ class Decoder:
         """End the child, if there is one."""
         self.child.close()
 
-    def decode(self, frame: bytes, source: SliceSource) -> Stored:
-        """Stored values int32 [rows, columns], sign and unused bits settled. Raises StudyError, stage decode."""
+    def decode(self, frame: bytes, source: SliceSource) -> Pixels:
+        """Stored values, and what lies outside the field of view. Raises StudyError, stage decode."""
         if max(source.rows, source.columns) > MAX_MATRIX:
             raise StudyError(Reason.DECOMPRESSION_BOMB, "decode")
         if source.syntax in NATIVE:
-            return _native(frame, source)
+            return stored_pixels(_native(frame, source), source)
         if source.syntax not in COMPRESSED:
             raise StudyError(Reason.UNSUPPORTED_TRANSFER_SYNTAX, "decode")
-        _check_codestream(frame, source)
-        values = self.child.ask(frame, source.syntax)
-        if source.syntax == RLE and values.size == source.rows * source.columns:
-            values = values.reshape(source.rows, source.columns)
-        if values.shape != (source.rows, source.columns):
+        code = _checked(frame, source)
+        words = self.child.ask(frame, source.syntax)
+        if source.syntax == RLE and words.size == source.rows * source.columns:
+            words = words.reshape(source.rows, source.columns)
+        if words.shape != (source.rows, source.columns):
             raise StudyError(Reason.DECODE_ERROR, "decode")
-        return _signed(values, source)
+        return stored_pixels(words, source, code)
 
-    def decode_picture(self, data: bytes) -> Stored:
-        """Grey 0..255 of an exported JPEG or PNG."""
+    def decode_picture(self, data: bytes) -> Words:
+        """Grey 0..255 of an exported JPEG or PNG; of a coloured mark, -1 less its grey."""
         size = codestream_size(data)
         if size is None:
             raise StudyError(Reason.DECODE_ERROR, "decode")
@@ -68,31 +66,24 @@ class Decoder:
         return self.child.ask(data, PICTURE)
 
 
-def _native(frame: bytes, source: SliceSource) -> Stored:
+def _native(frame: bytes, source: SliceSource) -> Words:
     wanted = source.rows * source.columns * source.bits_allocated // 8
     if len(frame) < wanted:
         raise StudyError(Reason.TRUNCATED_PIXEL_DATA, "decode")
     order = ">" if source.syntax == BIG_ENDIAN else "<"
     kind = np.dtype(f"{order}u{source.bits_allocated // 8}")
-    values = np.frombuffer(frame[:wanted], kind).reshape(source.rows, source.columns).astype(np.int32)
-    return _signed(values, source)
+    return np.frombuffer(frame[:wanted], kind).reshape(source.rows, source.columns).astype(np.int32)
 
 
-def _signed(values: Stored, source: SliceSource) -> Stored:
-    """Keep `bits_stored` bits and give them their sign."""
-    span = 1 << source.bits_stored
-    low = values & (span - 1)
-    return np.where(low >= span // 2, low - span, low).astype(np.int32) if source.signed else low
-
-
-def _check_codestream(frame: bytes, source: SliceSource) -> None:
-    """The codestream's own size must be the header's: a decoder would allocate what the codestream says."""
+def _checked(frame: bytes, source: SliceSource) -> Codestream | None:
+    """What the codestream says of itself, None for RLE: of other size than the header's no decoder may see it."""
     if source.syntax == RLE:
         if not rle_is_sane(frame, source.bits_allocated // 8, source.rows * source.columns):
             raise StudyError(Reason.DECODE_ERROR, "decode")
-        return
-    size = codestream_size(frame)
-    if size is not None and max(size) > MAX_MATRIX:
+        return None
+    code = codestream(frame)
+    if code is not None and max(code.rows, code.columns) > MAX_MATRIX:
         raise StudyError(Reason.DECOMPRESSION_BOMB, "decode")
-    if size != (source.rows, source.columns):
+    if code is None or (code.rows, code.columns) != (source.rows, source.columns):
         raise StudyError(Reason.DECODE_ERROR, "decode")
+    return code

@@ -31,7 +31,10 @@ HEART_PHASE, BREATH_PHASE, HEART_POSITION, BREATH_POSITION = 0x00209241, 0x00209
 BREATH_DELAY = 0x00209255
 SERIES_NUMBER, NUMBER, FRAME_OF_REFERENCE = 0x00200011, 0x00200013, 0x00200052
 SAMPLES, PHOTOMETRIC, FRAMES, ROWS, COLUMNS, SPACING = 0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011, 0x00280030
-ALLOCATED, STORED, SIGNED, PADDING, PADDING_LIMIT = 0x00280100, 0x00280101, 0x00280103, 0x00280120, 0x00280121
+ALLOCATED, STORED, HIGH_BIT, SIGNED = 0x00280100, 0x00280101, 0x00280102, 0x00280103
+PADDING, PADDING_LIMIT = 0x00280120, 0x00280121
+OVERLAY_BITS = tuple(0x60000102 + (plane << 17) for plane in range(16))
+"""Which bit of the pixels' words each overlay plane stands in; 0 for one that has its own data."""
 BURNED_IN = 0x00280301
 INTERCEPT, SLOPE, RESCALE_TYPE = 0x00281052, 0x00281053, 0x00281054
 SHARED, PER_FRAME = 0x52009229, 0x52009230
@@ -42,10 +45,10 @@ SEQUENCES = GROUPS | {SHARED, PER_FRAME}
 WANTED = frozenset({
     IMAGE_TYPE, SOP_CLASS, SOP_UID, FRAME_TYPE, MANUFACTURER, MODEL, PATIENT_ID, ISSUER, CONTRAST, THICKNESS, KVP, KERNEL,
     STUDY_UID, SERIES_UID, ACQUISITION, POSITION, ORIENTATION, TEMPORAL, TEMPORAL_INDEX, FRAME_ACQUISITION, SAMPLES,
-    PHOTOMETRIC, FRAMES, ROWS, COLUMNS, SPACING, ALLOCATED, STORED, SIGNED, PADDING, PADDING_LIMIT, INTERCEPT, SLOPE,
-    RESCALE_TYPE, BURNED_IN, CHARACTER_SET, NAME, BIRTH_DATE, FRAME_TIME, STACK_ID, DATE_TIME, TIME, TRIGGER, TRIGGER_DELAY,
-    BREATH_DELAY, HEART_PHASE, BREATH_PHASE, HEART_POSITION, BREATH_POSITION, SERIES_NUMBER, NUMBER, FRAME_OF_REFERENCE,
-    DESCRIPTION, COMMENTS,
+    PHOTOMETRIC, FRAMES, ROWS, COLUMNS, SPACING, ALLOCATED, STORED, HIGH_BIT, SIGNED, PADDING, PADDING_LIMIT, INTERCEPT,
+    SLOPE, RESCALE_TYPE, BURNED_IN, *OVERLAY_BITS, CHARACTER_SET, NAME, BIRTH_DATE, FRAME_TIME, STACK_ID, DATE_TIME, TIME,
+    TRIGGER, TRIGGER_DELAY, BREATH_DELAY, HEART_PHASE, BREATH_PHASE, HEART_POSITION, BREATH_POSITION, SERIES_NUMBER, NUMBER,
+    FRAME_OF_REFERENCE, DESCRIPTION, COMMENTS,
 })  # fmt: skip
 CT = frozenset(f"1.2.840.10008.5.1.4.1.1.2{kind}" for kind in ("", ".1", ".2"))
 """CT, Enhanced CT, Legacy Converted Enhanced CT."""
@@ -62,6 +65,7 @@ MAX_SHARED = 32 << 20
 class Origin:
     """The file on disk whose bytes a stream holds: all of it, from `offset` on (a TAR member), or its ZIP `member`.
 
+    `address` is where a member is found again (as `SliceSource.start`), `check` the digest of the stream's first bytes.
     `asked` are the user's rules about a series' description, which is matched as it is read, and never kept.
     """
 
@@ -70,6 +74,8 @@ class Origin:
     mtime_ns: int = 0
     offset: int = 0
     member: str = ""
+    address: int = 0
+    check: str = ""
     asked: tuple[Rule, ...] = ()
 
 
@@ -140,12 +146,12 @@ class Frame:
         values = self.numbers(tag)
         return values[0] if len(values) == 1 and math.isfinite(values[0]) else None
 
-    def whole(self, tag: int, *, signed: bool = False) -> int | None:
-        """A 16-bit integer, None where absent."""
+    def whole(self, tag: int) -> int | None:
+        """A 16-bit integer without sign, None where absent."""
         value = self.data.get(tag)
         if not isinstance(value, bytes) or len(value) < 2:
             return None
-        return int(struct.unpack((">" if self.layout.syntax == BIG_ENDIAN else "<") + ("h" if signed else "H"), value[:2])[0])
+        return int(struct.unpack((">" if self.layout.syntax == BIG_ENDIAN else "<") + "H", value[:2])[0])
 
 
 def describe(data: DataSet, layout: Layout, origin: Origin, allowance: Allowance) -> tuple[Header, ...]:
@@ -236,11 +242,13 @@ def _short(frame: Frame, *tags: int) -> str:
 
 
 def _source(frame: Frame, origin: Origin) -> SliceSource:
-    layout, signed = frame.layout, bool(frame.whole(SIGNED) or 0)
+    layout = frame.layout
     bits, rows, columns = frame.whole(ALLOCATED) or 0, frame.whole(ROWS) or 0, frame.whole(COLUMNS) or 0
     native = rows * columns * bits // 8
     begin, length = frame.place or ((layout.pixels.offset if layout.pixels else 0) + frame.place_in_object * native, native)
     deflated = layout.syntax == DEFLATED
+    bits_stored = min(frame.whole(STORED) or bits, bits)
+    high_bit = frame.whole(HIGH_BIT)
     return SliceSource(
         origin.path,
         0.0,
@@ -251,15 +259,19 @@ def _source(frame: Frame, origin: Origin) -> SliceSource:
         rows=rows,
         columns=columns,
         bits_allocated=bits,
-        bits_stored=min(frame.whole(STORED) or bits, bits),
-        signed=signed,
+        bits_stored=bits_stored,
+        high_bit=bits_stored - 1 if high_bit is None else high_bit,
+        signed=bool(frame.whole(SIGNED)),
         slope=frame.number(SLOPE) or 0.0,
         intercept=frame.number(INTERCEPT) or 0.0,
-        padding=frame.whole(PADDING, signed=signed),
-        padding_limit=frame.whole(PADDING_LIMIT, signed=signed),
+        padding=frame.whole(PADDING),
+        padding_limit=frame.whole(PADDING_LIMIT),
+        overlays=sum({1 << bit for tag in OVERLAY_BITS if 0 < (bit := frame.whole(tag) or 0) < bits}),
         syntax=layout.syntax,
         size=origin.size,
         mtime_ns=origin.mtime_ns,
+        start=origin.address,
+        check=origin.check,
     )
 
 

@@ -19,9 +19,7 @@ ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 PIXEL_DATA = 0x7FE00010
 PIXELS = frozenset({PIXEL_DATA, 0x7FE00008, 0x7FE00009})
 LONG_FORM = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
-SHORT_FORM = frozenset(
-    b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split()
-)  # any other pair of bytes is no explicit header
+SHORT_FORM = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 MAX_DEPTH = 32
 MAX_VALUE = 1 << 16
 MAX_ITEMS, MAX_ELEMENTS = 1_000_000, 3_000_000
@@ -122,9 +120,32 @@ class Walk:
         if kind in SHORT_FORM:
             return tag, struct.unpack(form.order + "H", head[6:])[0], form
         if kind not in LONG_FORM:
-            raise StudyError(Reason.HEADER_CORRUPT, "index")
+            return tag, self._length_of_unknown(tag, head, form), form
         length = struct.unpack(form.order + "I", self._exactly(4))[0]
         return tag, length, IMPLICIT if kind == b"UN" else form
+
+    def _length_of_unknown(self, tag: int, head: bytes, form: Form) -> int:
+        """The length of an element whose kind is none of DICOM's: in the form behind which another element begins.
+
+        Writers put "--" or zeros there, write an element as if all were implicit, or use a kind that comes after this program.
+        """
+        start = self._stream.tell()
+        short, unnamed = struct.unpack(form.order + "H", head[6:])[0], struct.unpack(form.order + "I", head[4:])[0]
+        long = int.from_bytes(self._stream.read(4), "big" if form.big_endian else "little")
+        for begin, length in ((start, short), (start + 4, long), (start, unnamed)):
+            if self._begins_element(begin + length, tag, form):
+                self._stream.seek(begin)
+                return int(length)
+        raise StudyError(Reason.HEADER_CORRUPT, "index")
+
+    def _begins_element(self, place: int, behind: int, form: Form) -> bool:
+        """Whether an element of a higher tag and a known kind, or an item's end, stands at a place."""
+        if place + 8 > self._size:
+            return False
+        self._stream.seek(place)
+        group, element, kind = struct.unpack(form.order + "HH2s", self._exactly(6))
+        tag = group << 16 | element
+        return tag in (ITEM, ITEM_END, SEQUENCE_END) or (tag > behind and kind in SHORT_FORM | LONG_FORM)
 
     def _value(self, tag: int, length: int, form: Form, depth: int) -> bytes | Items | None:
         if length == UNDEFINED and tag in PIXELS:

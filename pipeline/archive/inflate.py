@@ -88,6 +88,9 @@ class Stored:
 class Forward(io.RawIOBase):
     """A stream over pieces that come from front to back; going back beyond the last 64 KiB begins anew."""
 
+    name = ""
+    """No file has it: pydicom asks every buffered stream."""
+
     def __init__(self, begin: Callable[[], Pieces]) -> None:
         super().__init__()
         self._begin = begin
@@ -142,6 +145,8 @@ class Forward(io.RawIOBase):
 
 class Part(io.RawIOBase):
     """`size` bytes of another stream, from `start` on."""
+
+    name = ""
 
     def __init__(self, stream: BinaryIO, start: int, size: int) -> None:
         super().__init__()

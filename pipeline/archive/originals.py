@@ -11,6 +11,7 @@ import pydicom
 
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.container import container_kind, members
+from pipeline.archive.reading import check_same
 from pipeline.archive.walk import native, open_regular
 from pipeline.errors import Reason, StudyError
 from pipeline.records import SliceSource
@@ -26,9 +27,9 @@ def read_originals(root: Path, sources: Sequence[SliceSource]) -> list[pydicom.D
             info = os.fstat(stream.fileno())
             if (info.st_size, info.st_mtime_ns) != (of_file[0].size, of_file[0].mtime_ns):
                 raise StudyError(Reason.FILE_VANISHED, "decode")
-            wanted = {source.member for source in of_file}
-            streams = iter([("", stream)]) if wanted == {""} else _members(stream, wanted, info.st_size, allowance)
-            found |= {(path, name): _header(one) for name, one in streams}
+            wanted = {source.member: source for source in of_file}
+            streams = iter([("", stream)]) if set(wanted) == {""} else _members(stream, set(wanted), info.st_size, allowance)
+            found |= {(path, name): _header(one, wanted[name]) for name, one in streams}
     if any((source.path, source.member) not in found for source in sources):
         raise StudyError(Reason.FILE_VANISHED, "unpack")
     return [found[source.path, source.member] for source in sources]
@@ -42,7 +43,9 @@ def _members(stream: BinaryIO, wanted: set[str], size: int, allowance: Allowance
                 yield member.name, member.stream
 
 
-def _header(stream: BinaryIO) -> pydicom.Dataset:
+def _header(stream: BinaryIO, source: SliceSource) -> pydicom.Dataset:
+    stream.seek(0)
+    check_same(stream, source)
     stream.seek(0)
     data = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
     data.decode()

@@ -18,6 +18,8 @@ from pipeline.records import Event, Facts, Series, SliceSource, Study
 
 USUAL_FIELD_MM = 384.0
 """Exported pictures say no pixel size; this is a chest's usual field of view, across the picture."""
+USUAL_LENGTH_MM, WIDEST_STEP_MM = 300.0, 20.0
+"""Nor how far they lie apart: a patient's pictures share out a chest's usual length."""
 COST = 300.0
 
 
@@ -25,27 +27,28 @@ def build_picture_study(folder: str, records: Sequence[FileRecord], config: Seri
     """The patient in `folder`; too few pictures make an EXCLUDED one."""
     ordered = sorted((_natural(record.picture), place) for place, record in enumerate(records) if record.picture is not None)
     study = picture_study(folder, [(records[place], "") for _, place in ordered], config, key)
-    if len(ordered) < config.min_slices:
-        study = replace(study, status="EXCLUDED", reason=Reason.TOO_FEW_SLICES, cost=0.0, candidates=())
+    if len(ordered) < config.min_pictures:
+        study = _too_few(study, len(ordered))
     return replace(study, n_files=len(records))
 
 
 def picture_study(name: str, pictures: Sequence[tuple[FileRecord, str]], config: SeriesConfig, key: bytes) -> Study:
     """One study of pictures, (each, the path of its mask or ""), in that order; none make an EXCLUDED one."""
     study = Study(pseudonym(key, "study", name), pseudonym(key, "patient", name), name, name, n_files=len(pictures), cost=COST)
-    slope = (config.picture_high_hu - config.picture_low_hu) / 255.0
+    step_mm = min(WIDEST_STEP_MM, USUAL_LENGTH_MM / max(1, len(pictures)))
+    slope, intercept = _window(config)
     slices = [
-        replace(record.picture, z_mm=float(place), place=place, mask=mask, slope=slope, intercept=config.picture_low_hu)
+        replace(record.picture, z_mm=place * step_mm, place=place, mask=mask, slope=slope, intercept=intercept)
         for place, (record, mask) in enumerate(pictures)
         if record.picture is not None
     ]
     if not slices:
-        return replace(study, status="EXCLUDED", reason=Reason.TOO_FEW_SLICES, cost=0.0)
+        return _too_few(study, 1)
     spacing_mm = USUAL_FIELD_MM / max(1, slices[0].columns)
     series = Series(
         pseudonym(key, "series", name),
         name,
-        seed("".join(record.picture_sha256 for record, _ in pictures).encode()),
+        seed("".join(sorted(record.picture_sha256 for record, _ in pictures)).encode()),
         tuple(slices),
         (spacing_mm, spacing_mm),
         kind="image",
@@ -53,6 +56,17 @@ def picture_study(name: str, pictures: Sequence[tuple[FileRecord, str]], config:
         facts=Facts(n_slices=len(slices)),
     )
     return replace(study, candidates=(series,))
+
+
+def _too_few(study: Study, count: int) -> Study:
+    event = Event("series", "select", Reason.TOO_FEW_SLICES, count)
+    return replace(study, status="EXCLUDED", reason=Reason.TOO_FEW_SLICES, cost=0.0, candidates=(), events=(event,))
+
+
+def _window(config: SeriesConfig) -> tuple[float, float]:
+    """(HU a grey, HU of black) that the configuration says; 0 where each picture's own greys tell."""
+    low, high = config.picture_low_hu, config.picture_high_hu
+    return (0.0, 0.0) if isinstance(low, str) or isinstance(high, str) else ((high - low) / 255.0, low)
 
 
 def picture_folder(source: SliceSource) -> str:

@@ -16,6 +16,7 @@ from pipeline.errors import Reason
 from pipeline.records import Series
 
 FULL_EXTENT_MM, EXTENT_STEP_MM = 200.0, 10.0
+REFORMATS = frozenset({"MPR", "REFORMATTED"})
 IRREGULAR_MM, IRREGULAR_SHARE = 0.1, 0.05
 SHARP_NAMES = frozenset({"LUNG", "BONE", "BONEPLUS", "EDGE", "CHST", "SHARP", "PULMO", "L", "D", "E", "YA", "YB", "YC", "YD"})
 SHARP_FROM = 50
@@ -78,7 +79,7 @@ def rank(stack: Stack, config: SeriesConfig) -> Rank:
     uneven = float(np.abs(gaps - median).max())
     return Rank(
         preferred=preference(first, config),
-        original=int("DERIVED" not in first.image_type[:1]),
+        original=int("DERIVED" not in first.image_type[:1] and REFORMATS.isdisjoint(first.image_type)),
         extent=int(extent // EXTENT_STEP_MM),
         thickness=_thickness_mark(first.facts.slice_thickness_mm or median),
         kernel=int(config.kernels == "any" or is_sharp(first.facts.kernel) == (config.kernels == "lung")),

@@ -1,10 +1,15 @@
-"""Bytes of chosen frames: from files, from members of containers, out of deflated data sets; nothing else is read."""
+"""Bytes of chosen frames: from files, from members of containers, out of deflated data sets; nothing else is read.
+
+A file must be as old and long as when it was indexed, and every address must lead to the bytes that indexing saw there.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +26,8 @@ from pipeline.records import SliceSource
 Wanted = list[tuple[int, SliceSource]]
 LARGEST_TO_RAW, FREE_BYTES = 4, 1 << 20
 """A compressed frame is at most so many times its raw pixels, and something for its header: more is never read."""
+CHECKED = 4096
+"""Bytes at the beginning of a file or member that tell it from its like: UIDs and places stand among them."""
 
 
 def read_frames(root: Path, sources: Sequence[SliceSource], tick: Callable[[], None] = lambda: None) -> list[bytes]:
@@ -37,6 +44,18 @@ def read_frames(root: Path, sources: Sequence[SliceSource], tick: Callable[[], N
     return [frames[place] for place in range(len(sources))]
 
 
+def check_of(head: bytes) -> str:
+    """A file's or member's first bytes (`CHECKED` of them, or all): how many, and their digest."""
+    return f"{len(head)}-{hashlib.blake2b(head, digest_size=8).hexdigest()}"
+
+
+def check_same(stream: BinaryIO, source: SliceSource) -> None:
+    """Raises StudyError FILE_VANISHED where other bytes begin here than did when the source was indexed."""
+    length = source.check.partition("-")[0]
+    if length and check_of(stream.read(int(length))) != source.check:
+        raise StudyError(Reason.FILE_VANISHED, "decode")
+
+
 def _check_unchanged(stream: BinaryIO, source: SliceSource) -> None:
     """The file must be the one that was indexed: places of another one would be read as pixels."""
     info = os.fstat(stream.fileno())
@@ -49,20 +68,25 @@ def _of_one_file(stream: BinaryIO, wanted: Wanted, allowance: Allowance) -> dict
     kind = container_kind(stream) if wanted[0][1].member else None
     if kind != "zip":
         return dict(_of_stream(content(stream, kind, allowance), wanted, allowance))
-    archive, by_member = ZipMembers(stream, allowance), dict[str, Wanted]()
+    archive, by_member = ZipMembers(stream, allowance), dict[int, Wanted]()
     for place, source in wanted:
-        by_member.setdefault(source.member, []).append((place, source))
+        by_member.setdefault(source.start, []).append((place, replace(source, start=0)))
     return {
         place: frame
-        for name, of_member in by_member.items()
-        for place, frame in _of_stream(archive.stream(name), of_member, allowance)
+        for start, of_member in by_member.items()
+        for place, frame in _of_stream(archive.stream(start), of_member, allowance)
     }
 
 
 def _of_stream(body: BinaryIO, wanted: Wanted, allowance: Allowance) -> Iterator[tuple[int, bytes]]:
-    """(place, frame) of the sources that lie in one stream."""
-    for place, source in sorted(wanted, key=lambda item: item[1].offset):
+    """(place, frame) of the sources that lie in one stream, each beginning looked at once."""
+    proven = -1
+    for place, source in sorted(wanted, key=lambda item: (item[1].start, item[1].offset)):
         allowance.pause()
+        if source.start != proven:
+            body.seek(source.start)
+            check_same(body, source)
+            proven = source.start
         yield place, _frame(body, source, allowance)
 
 

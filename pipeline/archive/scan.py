@@ -17,6 +17,7 @@ from pipeline.archive.container import Kind, Member, container_kind, finish, mem
 from pipeline.archive.describe import MAX_MATRIX, Origin
 from pipeline.archive.found import FileRecord, FoundFile
 from pipeline.archive.headers import read_headers
+from pipeline.archive.reading import CHECKED, check_of
 from pipeline.archive.syntax import PICTURE
 from pipeline.archive.walk import native, open_regular
 from pipeline.config import Rule
@@ -24,7 +25,7 @@ from pipeline.errors import Reason, StudyError
 from pipeline.mpi.stall import moved
 from pipeline.records import SliceSource
 
-MAX_PICTURE = 64 << 20
+MAX_PICTURE, LEAST_PICTURE_PX = 64 << 20, 128
 
 
 def scan_file(
@@ -67,7 +68,8 @@ def _member(member: Member, kind: Kind, origin: Origin, allowance: Allowance) ->
                 reason = Reason.ARCHIVE_NESTED
             if reason:
                 return FileRecord(reason=reason, member=member.name)
-            record = _record(member.stream, member.size, replace(origin, member=member.name, offset=member.offset), allowance)
+            place = replace(origin, member=member.name, address=member.address, offset=0 if kind == "zip" else member.address)
+            record = _record(member.stream, member.size, place, allowance)
             finish(member, kind)
             return record
     except StudyError as error:
@@ -86,9 +88,11 @@ def _record(stream: BinaryIO, size: int, origin: Origin, allowance: Allowance) -
     try:
         with allowance.parsing(Reason.HEADER_CORRUPT, "index"):
             stream.seek(0)
-            if is_picture(stream.read(16)):
-                return _picture(stream, size, origin)
+            head = stream.read(CHECKED)
             stream.seek(0)
+            origin = replace(origin, check=check_of(head))
+            if is_picture(head):
+                return _picture(stream, size, origin)
             return FileRecord(headers=read_headers(stream, size, origin, allowance), member=origin.member)
     except StudyError as error:
         if error.stage == "unpack" or error.reason == Reason.IO_ERROR:
@@ -100,15 +104,16 @@ def _picture(stream: BinaryIO, size: int, origin: Origin) -> FileRecord:
     """An exported slice: its size, and the digest that stands for the UID it lacks."""
     if size > MAX_PICTURE:
         raise StudyError(Reason.DECOMPRESSION_BOMB, "index")
-    stream.seek(0)
     data = stream.read(size)
     pixels = codestream_size(data)
     if pixels is None:
         raise StudyError(Reason.HEADER_CORRUPT, "index")
     if max(pixels) > MAX_MATRIX:
         raise StudyError(Reason.DECOMPRESSION_BOMB, "index")
+    if min(pixels) < LEAST_PICTURE_PX:
+        raise StudyError(Reason.PIXEL_FORMAT, "index")
     source = SliceSource(
         origin.path, 0.0, origin.offset, size, origin.member, rows=pixels[0], columns=pixels[1], syntax=PICTURE,
-        size=origin.size, mtime_ns=origin.mtime_ns,
+        size=origin.size, mtime_ns=origin.mtime_ns, start=origin.address, check=origin.check,
     )  # fmt: skip
     return FileRecord(member=origin.member, picture=source, picture_sha256=hashlib.sha256(data).hexdigest())

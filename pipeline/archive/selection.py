@@ -13,7 +13,7 @@ from pipeline.archive.describe import CT
 from pipeline.archive.found import FileRecord, Header
 from pipeline.archive.geometry import MAX_DROPPED, Stack, geometry_problem, note_irregularities, ordered, to_original
 from pipeline.archive.patient import PLACEHOLDER_IDS, Who, agreed, identity, patient_of
-from pipeline.archive.ranking import Candidate, best_first, rank, why_lost
+from pipeline.archive.ranking import REFORMATS, Candidate, best_first, rank, why_lost
 from pipeline.archive.rules import is_forbidden
 from pipeline.archive.stacks import split_stacks
 from pipeline.archive.syntax import NO_HU, cost
@@ -23,8 +23,8 @@ from pipeline.pseudonym import pseudonym
 from pipeline.records import Event, LostSeries, Series, Study
 
 LOCALIZERS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM"})
-REFORMATS = frozenset({"MIP", "MINIP", "MPR", "REFORMATTED", "PROJECTION IMAGE", "SCREEN SAVE", "DOSE", "DOSE_INFO"})
-EARLY = (Reason.NON_IMAGE_ONLY, Reason.NO_CT, Reason.LOCALIZER_ONLY, Reason.NOT_AXIAL)
+PROJECTIONS = frozenset({"MIP", "MINIP", "PROJECTION IMAGE", "SCREEN SAVE", "DOSE", "DOSE_INFO"})
+EARLY = (Reason.NON_IMAGE_ONLY, Reason.NO_CT, Reason.LOCALIZER_ONLY, Reason.NOT_AXIAL, Reason.REFORMATTED)
 DAMAGE = frozenset({Reason.TRUNCATED_PIXEL_DATA, Reason.DECOMPRESSION_BOMB, Reason.UID_CONFLICT})
 """Reasons of a broken input (FAILED); the others say that a sound one is not ours (EXCLUDED)."""
 
@@ -138,17 +138,31 @@ def _axial_ct(headers: list[Header], events: list[Event]) -> list[Header]:
     slices = [header for header in images if not LOCALIZERS & set(header.image_type)]
     if not slices:
         raise StudyError(Reason.LOCALIZER_ONLY, "select")
-    axial = [header for header in slices if not REFORMATS & set(header.image_type) and _is_axial(header)]
+    axial = [header for header in slices if _is_axial(header)]
     if not axial:
         raise StudyError(Reason.NOT_AXIAL, "select")
-    for reason, before, after in (
-        (Reason.NO_CT, headers, images),
-        (Reason.LOCALIZER_ONLY, images, slices),
-        (Reason.NOT_AXIAL, slices, axial),
+    chosen = _not_reformatted(axial)
+    for reason, n_doubtful in (
+        (Reason.NO_CT, len(headers) - len(images)),
+        (Reason.LOCALIZER_ONLY, len(images) - len(slices)),
+        (Reason.NOT_AXIAL, len(slices) - len(axial)),
+        (Reason.REFORMATTED, len(axial) - len(chosen) or sum(_is(REFORMATS, header) for header in chosen)),
     ):
-        if len(after) < len(before):
-            events.append(Event("series", "select", reason, len(before) - len(after)))
-    return axial
+        if n_doubtful:
+            events.append(Event("series", "select", reason, n_doubtful))
+    return chosen
+
+
+def _not_reformatted(axial: list[Header]) -> list[Header]:
+    """The slices as the scanner made them, or for want of them its axial reformats: HU too. A projection's values are none."""
+    pictures = [header for header in axial if not _is(PROJECTIONS, header)]
+    if not pictures:
+        raise StudyError(Reason.REFORMATTED, "select")
+    return [header for header in pictures if not _is(REFORMATS, header)] or pictures
+
+
+def _is(kinds: frozenset[str], header: Header) -> bool:
+    return not kinds.isdisjoint(header.image_type)
 
 
 def _is_axial(header: Header) -> bool:

@@ -3,43 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.archive.allowance import Allowance
-from pipeline.archive.decode import Decoder, Stored
+from pipeline.archive.decode import Decoder
 from pipeline.archive.describe import MAX_MATRIX
+from pipeline.archive.exported import HIGHEST_HU, LOWEST_HU, read_pictures
 from pipeline.archive.reading import read_frames
-from pipeline.archive.scan import MAX_PICTURE
-from pipeline.archive.walk import native, open_regular
 from pipeline.errors import Reason, StudyError
-from pipeline.records import Affine, Series, SliceSource, Volume
+from pipeline.records import Affine, Event, Series, SliceSource, Volume
 
 Hu = npt.NDArray[np.int16]
 Values = npt.NDArray[np.float64]
-LOWEST_HU, HIGHEST_HU = -1024, 3071
-PLAUSIBLE_P999_HU = 4200.0
-"""Metal saturates at 3071; signed values read as unsigned ones lie far above."""
+METAL_HU = 4200.0
+"""Bone and what a scanner without the extended scale saturates at (3071 to 3095 HU) lie below."""
+MAX_METAL_SHARE = 0.02
 AIR_HU = -500.0
 BELOW_AIR_HU = -1500.0
 MAX_LEVELS_BELOW_AIR = 20
+TISSUE_HU = (-200.0, 300.0)
+MIN_SHARE = 0.05
+"""Another reading than the header's is believed where this much of it is air, and as much tissue."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """One slice in HU as it is stored; `is_doubtful` as of stored.Pixels."""
+
+    hu: Values
+    source: SliceSource
+    is_doubtful: bool = False
 
 
 def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Decoder) -> Volume:
     """The slices at places `wanted` of `series`. Raises StudyError with its reason."""
+    if series.kind == "image":
+        return read_pictures(root, series, wanted, decoder)
     sources = [series.slices[place] for place in wanted]
     frames = read_frames(root, sources, decoder.tick)
-    to_hu = _picture_hu if series.kind == "image" else _slice_hu
-    raw = [to_hu(frame, source, decoder) for frame, source in zip(frames, sources, strict=True)]
-    if series.kind == "image":
-        raw = [_sized(image, raw[0].shape) for image in raw]
+    events: list[Event] = []
+    raw = _plausible(frames, sources, decoder, events)
     if len({image.shape for image in raw}) > 1:
         raise StudyError(Reason.MIXED_GEOMETRY, "volume")
-    if series.kind == "dicom":
-        _check_plausible(raw, sources)
     oriented = np.stack([orient(image, series.original_affine) for image in raw])
     hu = np.clip(np.rint(oriented), LOWEST_HU, HIGHEST_HU).astype(np.int16)
     affine, spacing = series.original_affine, series.spacing_mm
@@ -52,57 +61,69 @@ def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Deco
         spacing_mm=spacing,
         original_affine=affine,
         n_series=series.facts.n_slices,
+        events=tuple(events),
     )
 
 
-def read_mask(root: Path, source: SliceSource, shape: tuple[int, int], decoder: Decoder) -> npt.NDArray[np.bool_]:
-    """The given lung mask of a picture: what is lighter than half of its lightest."""
-    with Allowance().parsing(Reason.DECODE_ERROR, "decode"), open_regular(root / native(source.mask)) as stream:
-        data = stream.read(MAX_PICTURE + 1)
-    if len(data) > MAX_PICTURE:
-        raise StudyError(Reason.DECOMPRESSION_BOMB, "decode")
-    values = _sized(np.asarray(decoder.decode_picture(data), np.float64), shape)
-    return np.asarray(values > values.max() / 2)
+def _slice_hu(frame: bytes, source: SliceSource, decoder: Decoder) -> _Slice:
+    pixels = decoder.decode(frame, source)
+    hu = np.asarray(pixels.values * source.slope + source.intercept, np.float64)
+    hu[pixels.outside] = LOWEST_HU
+    return _Slice(hu, source, pixels.is_doubtful)
 
 
-def _sized(image: Values, shape: tuple[int, ...]) -> Values:
-    """Pictures of one patient may differ in size; a volume cannot."""
-    return image if image.shape == shape else np.asarray(cv2.resize(image, (shape[1], shape[0]), interpolation=cv2.INTER_AREA))
-
-
-def _picture_hu(data: bytes, source: SliceSource, decoder: Decoder) -> Values:
-    """Grey as the configuration says (`[series] picture_low_hu`): by default the published mapping, (HU + 1000) / 3."""
-    return np.asarray(decoder.decode_picture(data) * source.slope + source.intercept)
-
-
-def _slice_hu(frame: bytes, source: SliceSource, decoder: Decoder) -> Values:
-    stored = decoder.decode(frame, source)
-    hu = np.asarray(stored * source.slope + source.intercept, np.float64)
-    hu[_padded(stored, source)] = LOWEST_HU
-    return hu
-
-
-def _padded(stored: Stored, source: SliceSource) -> npt.NDArray[np.bool_]:
-    """Pixels outside the field of view, as the header marks them."""
-    if source.padding is None:
-        return np.zeros(stored.shape, bool)
-    limit = source.padding if source.padding_limit is None else source.padding_limit
-    low, high = sorted((source.padding, limit))
-    return np.asarray((stored >= low) & (stored <= high))
-
-
-def _check_plausible(raw: list[Values], sources: list[SliceSource]) -> None:
-    """Finite, with air somewhere, nothing far above metal, and no sign taken for a value or the reverse."""
-    sample = np.concatenate([image[::4, ::4].ravel() for image in raw])
-    if not np.isfinite(sample).all() or sample.min() > AIR_HU or np.percentile(sample, 99.9) > PLAUSIBLE_P999_HU:
+def _plausible(frames: list[bytes], sources: list[SliceSource], decoder: Decoder, events: list[Event]) -> list[Values]:
+    """The slices' HU, if they are a body's. Raises StudyError PIXELS_SIGN where the other reading of the sign is one too."""
+    slices = [_slice_hu(frame, source, decoder) for frame, source in zip(frames, sources, strict=True)]
+    is_sound = _is_body(slices)
+    if not is_sound or any(one.is_doubtful or _has_metal_outside(one.hu) for one in slices):
+        other = _other_sign(frames, sources, decoder)
+        if _differ(slices, other) and _is_body(other, in_doubt=True):
+            raise StudyError(Reason.PIXELS_SIGN, "volume")
+    if not is_sound:
         raise StudyError(Reason.PIXELS_IMPLAUSIBLE, "volume")
-    below = [
-        image[image < BELOW_AIR_HU]
-        for image, source in zip(raw, sources, strict=True)
-        if source.signed and source.bits_stored < source.bits_allocated
-    ]  # scanners mark the outside with one value; bone taken for negative has many
-    if below and len(np.unique(np.concatenate(below))) > MAX_LEVELS_BELOW_AIR:
-        raise StudyError(Reason.PIXELS_IMPLAUSIBLE, "volume")
+    n_metal = sum(bool((one.hu > METAL_HU).any()) for one in slices)
+    if n_metal:
+        events.append(Event("series", "volume", Reason.HU_CLIPPED, n_metal))
+    return [one.hu for one in slices]
+
+
+def _has_metal_outside(hu: Values) -> bool:
+    """No metal fills a picture's corner: a mark of padding is taken for a large number there."""
+    return bool((hu[[0, -1]][:, [0, -1]] > METAL_HU).any())
+
+
+def _differ(slices: list[_Slice], others: list[_Slice]) -> bool:
+    """Whether there is another reading, and any pixel that it tells otherwise."""
+    return bool(others) and not all(np.array_equal(one.hu, other.hu) for one, other in zip(slices, others, strict=True))
+
+
+def _other_sign(frames: list[bytes], sources: list[SliceSource], decoder: Decoder) -> list[_Slice]:
+    """The slices as they would be with the other sign; none where they cannot be."""
+    others = [replace(source, signed=not source.signed) for source in sources]
+    try:
+        return [_slice_hu(frame, source, decoder) for frame, source in zip(frames, others, strict=True)]
+    except StudyError as error:
+        if error.reason not in (Reason.PIXEL_FORMAT, Reason.PIXELS_SIGN):
+            raise
+        return []
+
+
+def _is_body(slices: list[_Slice], *, in_doubt: bool = False) -> bool:
+    """Finite, with air somewhere, metal in few pixels, and no bone taken for negative; `in_doubt` with enough of a body."""
+    sample = np.concatenate([one.hu[::4, ::4].ravel() for one in slices])
+    if not np.isfinite(sample).all() or sample.min() > AIR_HU or np.mean(sample > METAL_HU) > MAX_METAL_SHARE:
+        return False
+    n_tissue = np.count_nonzero((sample > TISSUE_HU[0]) & (sample < TISSUE_HU[1]))
+    if in_doubt and min(np.count_nonzero(sample < AIR_HU), n_tissue) < MIN_SHARE * sample.size:
+        return False
+    below = [one.hu[one.hu < BELOW_AIR_HU] for one in slices if in_doubt or _may_be_bone(one)]
+    return not below or len(np.unique(np.concatenate(below))) <= MAX_LEVELS_BELOW_AIR
+
+
+def _may_be_bone(one: _Slice) -> bool:
+    """Scanners mark the outside with one value or few; bone, its highest bit taken for a sign, is many values below air."""
+    return one.source.signed and (one.is_doubtful or one.source.bits_stored < one.source.bits_allocated)
 
 
 def orient(image: Values, affine: Affine) -> Values:

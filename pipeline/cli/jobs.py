@@ -7,7 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipeline.cli.shared import add_archive, watched_over
-from pipeline.errors import ConfigurationError
+from pipeline.config import Config
+from pipeline.errors import ConfigurationError, DeviceError
 from pipeline.mpi import stall
 from pipeline.mpi.launch import join, part_ways
 
@@ -49,10 +50,10 @@ def _submit(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(job_script(cluster), end="")
         return 0
-    from pipeline.submission.looks import Patient, refuse_what_cannot_run
+    from pipeline.submission.looks import PlannedRun, refuse_what_cannot_run
 
-    patient = Patient(config, options.out, tuple(options.weights), options.key_file, options.archive)
-    refuse_what_cannot_run(patient, on_cluster=not options.local)
+    planned = PlannedRun(config, options.out, tuple(options.weights), options.key_file, options.archive)
+    refuse_what_cannot_run(planned, on_cluster=not options.local)
     if options.local:
         files = {"config": options.config, "key_file": options.key_file}
         job = submit(options.archive, options.weights, options.out, local=True, **files)
@@ -80,11 +81,21 @@ def _doctor(options: argparse.Namespace) -> int:
         join(config.run.join_s)  # before anything heavy is loaded
     stall.begin(config.run.stall_s, config.run.abandon_after_s)
     from pipeline.submission.doctor import examine
-    from pipeline.submission.looks import Patient
+    from pipeline.submission.looks import PlannedRun
 
-    found = examine(Patient(config, options.out, tuple(options.weights), options.key_file, options.archive))
+    found = examine(PlannedRun(config, options.out, tuple(options.weights), options.key_file, options.archive))
     for finding in found or []:
         print(f"{finding.name}: {finding.seen}\n  cure: {finding.cure}")
     if found == []:
         print("nothing found that would go wrong")
+    if found is not None and (said := _hint(config)):
+        print(f"hint: {said}")
     return part_ways(1) if found else 0
+
+
+def _hint(config: Config) -> str:
+    from pipeline.study.engine import hint
+
+    with suppress(DeviceError):  # the engine that was asked for is not on this node; it may be on those of the job
+        return hint(config.engine)
+    return ""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.cli.shared import NOTICE, into_mpi, watched_over, whole
+from pipeline.cli.shared import into_mpi, watched_over, whole
 from pipeline.errors import ConfigurationError
 from pipeline.mpi.front import start_ranks
 from pipeline.mpi.launch import launched_size
+from pipeline.records import NOTICE
 from pipeline.run.beforehand import check_apart, check_archive, check_key, check_weights, check_writable
+from pipeline.run.paths import PRIVATE
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -83,7 +85,7 @@ def _check_training(options: argparse.Namespace) -> None:
     if options.start:
         check_weights(options.start)
     check_archive(options.archive)
-    if not (options.archive / "private").exists():  # an archive, and no run's folder
+    if not (options.archive / PRIVATE).exists():  # an archive, and no run's folder
         check_apart(options.archive, options.out)
     check_writable(options.out)
     check_key(options.key_file)

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from pipeline.cli.shared import (
-    NOTICE,
     add_archive,
     check_before_start,
     check_on_root,
@@ -19,6 +18,7 @@ from pipeline.cli.shared import (
 )
 from pipeline.mpi.front import start_ranks
 from pipeline.mpi.launch import launched_size
+from pipeline.records import NOTICE
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -20,7 +20,6 @@ from pipeline.mpi.watcher import InHand, Post, nobody_watches, watched
 from pipeline.mpi.world import Alone, World
 from pipeline.run.beforehand import check_request
 
-NOTICE = "Research use only. Not a medical device."
 log = logging.getLogger(__name__)
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 

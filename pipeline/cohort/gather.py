@@ -23,7 +23,8 @@ from pipeline.pseudonym import key_of
 from pipeline.records import Study
 from pipeline.run.beforehand import check_archive
 from pipeline.run.index import index
-from pipeline.run.manifest import NAME, read_heading, read_manifest
+from pipeline.run.manifest import read_heading, read_manifest
+from pipeline.run.paths import MANIFEST, PRIVATE
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +79,9 @@ class Cohort:
 def gather_cohort(world: Alone | World, request: CohortRequest) -> Cohort:
     """Index, labels, split, prepared slices: the cohort, alike on all ranks."""
     archive = Path(agreed(world, lambda: str(_archive_of(request)).encode()).decode())
-    if not (request.archive / "private" / NAME).exists():
+    if not (request.archive / PRIVATE / MANIFEST).exists():
         key = on_root(world, lambda: key_of(request.key_file))
-        index(world, archive, request.out / "private" if key else None, request.config, key)
+        index(world, archive, request.out / PRIVATE if key else None, request.config, key)
     chosen = on_root(world, lambda: _chosen(request))
     studies = [study for patient in chosen[0] for study in patient.studies] if chosen else None
     cached = cache_studies(world, archive, request.cache, request.config, studies)
@@ -90,16 +91,16 @@ def gather_cohort(world: Alone | World, request: CohortRequest) -> Cohort:
 
 def _archive_of(request: CohortRequest) -> Path:
     """The archive's own folder, where `archive` is that or a run with its manifest."""
-    if (request.archive / "private" / NAME).exists():
-        return Path(read_heading(request.archive / "private").root)
+    if (request.archive / PRIVATE / MANIFEST).exists():
+        return Path(read_heading(request.archive / PRIVATE).root)
     check_archive(request.archive)
     return request.archive.absolute()
 
 
 def _chosen(request: CohortRequest) -> tuple[list[Labelled], dict[str, str]]:
     """(the task's patients, the part of each); written to split.csv, what was left out to left_out.csv."""
-    indexed = request.archive if (request.archive / "private" / NAME).exists() else request.out
-    manifest = read_manifest(indexed / "private")
+    indexed = request.archive if (request.archive / PRIVATE / MANIFEST).exists() else request.out
+    manifest = read_manifest(indexed / PRIVATE)
     studies = [_without_label(manifest.study(number)) for number in range(len(manifest.entries))]
     patients, left_out = labelled(studies, read_labels(request.labels), request.task)
     parts = read_split(request.split, patients) if request.split else split(patients, request.seed, request.shares)

@@ -22,6 +22,7 @@ from pipeline.evaluation.localise import Tally, summed, tally
 from pipeline.phantom import CohortPlan, write_cohort
 from pipeline.pseudonym import pseudonym, read_or_make_key
 from pipeline.run.manifest import read_manifest
+from pipeline.run.paths import PRIVATE
 from pipeline.run.read_tables import open_run
 from pipeline.screening import screen
 from pipeline.study.drenet import DreNet, load_checkpoint
@@ -54,7 +55,7 @@ def held_out(folder: Path, weights: Mapping[str, Path], plan: CohortPlan = HELD_
 
 def localisation(folder: Path, network: DreNet, labels: Mapping[str, str]) -> dict[str, Any]:
     """Findings, and top details, against the lesions that the phantom knows of: of all patients, and of each class."""
-    manifest, cache, config = read_manifest(folder / "run" / "private"), folder / "cache", Config()
+    manifest, cache, config = read_manifest(folder / "run" / PRIVATE), folder / "cache", Config()
     cache.mkdir(exist_ok=True)
     tallies: dict[str, list[tuple[Tally, Tally]]] = {"all": []}
     with Preparer(folder / "archive", config) as preparer:

@@ -20,10 +20,10 @@ import torch
 
 from pipeline.cohort.cache import CachedSlice, CachedStudy, read_slice
 from pipeline.evaluation.scoring import plain_batch
-from pipeline.records import Box
+from pipeline.records import MIN_LUNG_FRACTION, Box
 from pipeline.study.drenet import DreNet
-from pipeline.study.drenet.network import ANCHORS_BY_LEVEL, IMAGE_PX, PAD_PX
-from pipeline.study.engine.shown import MIN_LUNG_FRACTION, lung_integral, lung_shares
+from pipeline.study.drenet.network import ANCHORS_BY_LEVEL, IMAGE_PX
+from pipeline.study.engine.shown import lung_integral, lung_shares
 
 Mask = npt.NDArray[np.bool_]
 N_FINDINGS = 2
@@ -84,7 +84,7 @@ def details(network: DreNet, ct_slice: CachedSlice) -> list[Seen]:
     batch = plain_batch([ct_slice]).to(torch.device("cpu"))
     output = network(batch.image, batch.zoom, in_lung=batch.in_lung)
     positive = torch.softmax(output.part_logits[0], dim=1)[:, network.metadata.positive].tolist()
-    boxes = output.boxes[0].numpy() - PAD_PX
+    boxes = output.boxes[0].numpy()
     shares = lung_shares(lung_integral(ct_slice.lung), boxes).tolist()
     rows = zip(boxes.tolist(), shares, positive, output.detail_score[0].tolist(), strict=True)
     return [Seen(box, share >= MIN_LUNG_FRACTION, *scores) for box, share, *scores in rows]
@@ -124,7 +124,7 @@ def judged(seen: Seen, lung: Mask, truth: Mask) -> tuple[bool, float, float]:
 
 def chance_of(side: int, lung: Mask, truth: Mask) -> float:
     """Of the anchors of that side whose centre lies in lung, the share whose centre lies in a lesion."""
-    level = next(boxes - PAD_PX for boxes in ANCHORS_BY_LEVEL if boxes[0, 2] - boxes[0, 0] == side)
+    level = next(boxes for boxes in ANCHORS_BY_LEVEL if boxes[0, 2] - boxes[0, 0] == side)
     middle = (level[:, :2] + level[:, 2:]) // 2
     y, x = middle[(middle < IMAGE_PX).all(axis=1)].T  # the last large anchors are centred on the picture's very edge
     inside = lung[y, x]

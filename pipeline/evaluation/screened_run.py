@@ -22,9 +22,10 @@ from pipeline.errors import ConfigurationError, Reason
 from pipeline.evaluation.metrics import Scored
 from pipeline.evaluation.write import Measured
 from pipeline.pseudonym import default_key_file, fingerprint, pseudonym, read_key
-from pipeline.run.manifest import NAME, Manifest, read_manifest
-from pipeline.run.plan import Network, read_described
+from pipeline.run.manifest import Manifest, read_manifest
+from pipeline.run.paths import MANIFEST, PRIVATE
 from pipeline.run.read_tables import Run, open_run
+from pipeline.run.run_toml import Network, read_described
 
 log = logging.getLogger(__name__)
 
@@ -115,9 +116,9 @@ def _able(found: list[Measured]) -> list[Measured]:
 
 def _finished(run: Path, tables: Run) -> Manifest | None:
     """The run's manifest, where it is there. Raises ConfigurationError where studies of it are missing from the tables."""
-    if not (run / "private" / NAME).exists():
+    if not (run / PRIVATE / MANIFEST).exists():
         return None
-    manifest = read_manifest(run / "private")
+    manifest = read_manifest(run / PRIVATE)
     n_open = len({entry.study_key for entry in manifest.entries} - set(tables.studies["study_key"]))
     if n_open:
         raise ConfigurationError(

@@ -22,6 +22,7 @@ from pipeline.evaluation.metrics import Scored, Target
 from pipeline.evaluation.scoring import probabilities
 from pipeline.evaluation.write import FOLDER, Measured
 from pipeline.mpi.world import Alone
+from pipeline.run.paths import PRIVATE
 from pipeline.study.drenet import Baseline, DreNet, load_network
 
 
@@ -83,9 +84,9 @@ def _cohort_of(asked: Asked) -> CohortRequest:
     except (OSError, KeyError, msgspec.MsgspecError) as error:
         raise ConfigurationError(f"{asked.run / RECIPE} is damaged: train again, or put it back") from error
     config = read_config(asked.run / PREPARATION)
-    out = asked.run / "private" / FOLDER / (asked.part or "test")
+    out = asked.run / PRIVATE / FOLDER / (asked.part or "test")
     cache = asked.cache or asked.run / CACHE
-    for folder in (asked.run / "private", out / "private", cache):
+    for folder in (asked.run / PRIVATE, out / PRIVATE, cache):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     archive = asked.archive or asked.run
     return CohortRequest(archive, asked.labels, task, out, cache, config, split=asked.run / SPLIT, key_file=asked.key_file)

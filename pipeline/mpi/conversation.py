@@ -3,7 +3,7 @@
 A worker asks before it begins the last task it holds, reports each finished task, may leave early, and says goodbye once
 root has released it. Root answers an ask with tasks, or with none: that releases the worker, and is said to it exactly once.
 So every message of a deal is taken in before the deal ends, and neither side waits for anything but the other's next message.
-tests/test_conversation.py takes these very classes through every order in which their messages can come.
+tests/test_mpi_conversation.py takes these very classes through every order in which their messages can come.
 """
 
 from __future__ import annotations

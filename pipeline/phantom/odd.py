@@ -156,7 +156,7 @@ ODD: dict[str, tuple[str, str, Change]] = {
     "no-instance-numbers": ("OK", "", each(InstanceNumber=1)),
     "localizer-only": ("EXCLUDED", "LOCALIZER_ONLY", each(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])),
     "coronal": ("EXCLUDED", "NOT_AXIAL", each(ImageOrientationPatient=[1, 0, 0, 0, 0, -1])),
-    "reformat": ("EXCLUDED", "NOT_AXIAL", each(ImageType=["DERIVED", "SECONDARY", "MPR"])),
+    "reformat": ("OK_WITH_WARNINGS", "", each(ImageType=["DERIVED", "SECONDARY", "MPR"])),
     "captures-only": ("EXCLUDED", "NO_CT", each(SOPClassUID=SecondaryCaptureImageStorage)),
     "few-slices": ("EXCLUDED", "TOO_FEW_SLICES", lambda images: images[:3]),
     "no-geometry": ("EXCLUDED", "MISSING_GEOMETRY", without("ImagePositionPatient")),
@@ -172,6 +172,7 @@ ODD: dict[str, tuple[str, str, Change]] = {
     "truncated": ("FAILED", "TRUNCATED_PIXEL_DATA", _truncated),
     "bad-codestream": ("FAILED", "DECODE_ERROR", _codestream(JPEG_2000)),
     "huge-codestream": ("FAILED", "DECOMPRESSION_BOMB", _codestream(JPEG_2000, factor=500)),
-    "flipped-sign": ("FAILED", "PIXELS_IMPLAUSIBLE", _flipped_sign),
+    "flipped-sign": ("FAILED", "PIXELS_SIGN", _flipped_sign),
+    "projection": ("EXCLUDED", "REFORMATTED", each(ImageType=["DERIVED", "SECONDARY", "MIP"])),
 }
 """What a study is -> (expected status, expected reason, how its images are changed)."""

@@ -9,8 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.records import NOTICE
 from pipeline.report.flow import Flow
 from pipeline.run.read_tables import Run
+from pipeline.run.run_toml import Described
 
 BLANK = "______ (to be filled in by a person)"
 MOST = 8
@@ -27,7 +29,7 @@ class Answer:
     says: str | None
 
 
-def fill_card(run: Run, described: dict[str, Any], flow: Flow, box_from: float, *, evaluated: bool) -> list[Answer]:
+def fill_card(run: Run, described: Described, flow: Flow, box_from: float, *, evaluated: bool) -> list[Answer]:
     """The card of one run, item by item."""
     facts = {**_numbers(run, flow), **_settings(described), "box_from": box_from}
     found = "Measured against the labels: see the evaluation." if evaluated else "Not measured in this run."
@@ -40,7 +42,7 @@ def fill_card(run: Run, described: dict[str, Any], flow: Flow, box_from: float, 
 
 def card_text(card: list[Answer]) -> str:
     """The card as Markdown, to be completed by hand."""
-    lines = ["# Model and run card", "", "Research use only. Not a medical device.", ""]
+    lines = ["# Model and run card", "", NOTICE, ""]
     for name in dict.fromkeys(answer.of for answer in card):
         lines += [f"## {name}", "", "| item | asks | says |", "|---|---|---|"]
         lines += [f"| {one.number} | {one.asks} | {(one.says or BLANK).replace('|', '/')} |" for one in card if one.of == name]
@@ -72,28 +74,30 @@ def _numbers(run: Run, flow: Flow) -> dict[str, str]:
     }
 
 
-def _settings(described: dict[str, Any]) -> dict[str, Any]:
-    config, networks = described["config"], described["networks"]
-    window, fill, lung = config["window"], config["fill"], config["lung"]
-    grey = f"window {window['width_hu']:g} HU wide at {window['level_hu']:g}" if window["kind"] == "window" else "8-bit mapping"
+def _settings(described: Described) -> dict[str, Any]:
+    config, networks = described.config, described.networks
+    window, fill = config.window, config.fill
+    grey = f"window {window.width_hu:g} HU wide at {window.level_hu:g}" if window.kind == "window" else "8-bit mapping"
     preparation = (
-        f"{config['slices']['count']} equally spaced slices, HU, {grey}, lung found by the {lung['recipe']} recipe, crop to the"
-        f" lung, the blank around it filled ({fill['kind']}, {fill['copies']} copies), resized to {window['image_px']} pixels."
+        f"{config.slices.count} equally spaced slices, HU, {grey}, lung found by the {config.lung.recipe} recipe, crop to the"
+        f" lung, the blank around it filled ({fill.kind}, {fill.copies} copies), resized to {window.image_px} pixels."
     )
-    meanings = [f"{one['column']}: weights sha256 {one['sha256']}, {one.get('meaning') or 'trained'}" for one in networks]
-    engine = config["engine"]
+    meanings = [f"{one.column}: weights sha256 {one.sha256}, {one.meaning or 'trained'}" for one in networks]
     return {
-        **{name: config["series"][name] for name in ("min_slices", "min_extent_mm", "max_spacing_mm")},
-        **{name: described[name] for name in ("code_version", "configuration_sha256", "manifest_sha256", "key_fingerprint")},
+        **{name: getattr(config.series, name) for name in ("min_slices", "min_extent_mm", "max_spacing_mm")},
+        **{
+            name: getattr(described, name)
+            for name in ("code_version", "configuration_sha256", "manifest_sha256", "key_fingerprint")
+        },
         "preparation": preparation,
         "networks": "; ".join(meanings),
         "n_networks": len(networks),
-        "positives": ", ".join(one["positive"] for one in networks),
-        "libraries": ", ".join(f"{name} {version}" for name, version in described["libraries"].items()),
-        "engine": f"{engine['name']} {engine['precision']}",
-        "count": config["slices"]["count"],
-        "keep": f"{config['slices']['keep_fraction']:.0%}",
-        "image_px": window["image_px"],
+        "positives": ", ".join(one.positive for one in networks),
+        "libraries": ", ".join(f"{name} {version}" for name, version in described.libraries.items()),
+        "engine": f"{config.engine.name} {config.engine.precision}",
+        "count": config.slices.count,
+        "keep": f"{config.slices.keep_fraction:.0%}",
+        "image_px": window.image_px,
     }
 
 

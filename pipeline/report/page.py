@@ -9,24 +9,24 @@ import shutil
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import msgspec
 from markupsafe import Markup
 
 from pipeline.files import storage_error
+from pipeline.records import MIN_LUNG_FRACTION, NOTICE
 from pipeline.report.card import BLANK, card_text, fill_card
 from pipeline.report.data import above, choose_shown, write_slices, write_studies
-from pipeline.report.described import read_description
 from pipeline.report.evaluation import read_evaluation
 from pipeline.report.figures import charts
 from pipeline.report.flow import Flow, read_flow
 from pipeline.report.pictures import write_pictures
 from pipeline.report.timing import read_timing, slowest_stages
 from pipeline.run.gather import payload_digest
-from pipeline.run.journal import noted_places
 from pipeline.run.read_tables import Run, open_run
+from pipeline.run.resume import noted_places
+from pipeline.run.run_toml import Described, read_described
 
 PARTS = {
     "overview": "Overview",
@@ -67,8 +67,8 @@ def write_report(folder: Path, options: Options = Options()) -> Path:
 
 
 def _write(run: Run, part: Path, options: Options) -> None:
-    described = read_description(run.folder)
-    networks = [network["column"] for network in described["networks"]]
+    described = read_described(run.folder)
+    networks = [network.column for network in described.networks]
     places = noted_places(run.folder)
     timing, flow = read_timing(run.folder, places), read_flow(run)
     stages = slowest_stages(timing)
@@ -89,10 +89,12 @@ def _write(run: Run, part: Path, options: Options) -> None:
         stages=stages.to_dict("records"),
         evaluation=evaluation,
         provenance=_provenance(described, run.folder),
-        configuration=msgspec.toml.encode(described["config"]).decode(),
+        configuration=msgspec.toml.encode(described.config).decode(),
         card={name: [one for one in card if one.of == name] for name in dict.fromkeys(one.of for one in card)},
         blank=BLANK,
         box_from=options.box_from,
+        min_lung_fraction=MIN_LUNG_FRACTION,
+        notice=NOTICE,
     )
     (part / "card.md").write_text(card_text(card), encoding="utf-8")
     (part / "index.html").write_text(page, encoding="utf-8")
@@ -129,25 +131,25 @@ def _tiles(run: Run, flow: Flow, networks: list[str]) -> list[tuple[str, str, st
     return tiles
 
 
-def _provenance(described: dict[str, Any], folder: Path) -> list[tuple[str, str]]:
+def _provenance(described: Described, folder: Path) -> list[tuple[str, str]]:
     networks = [
         (
-            f"network of {network['column']}",
-            f"weights sha256 {network['sha256']}, positive class “{network['positive']}” of {', '.join(network['classes'])}"
-            + "".join(f"; {network[name]}" for name in ("task", "meaning") if network.get(name)),
+            f"network of {network.column}",
+            f"weights sha256 {network.sha256}, positive class “{network.positive}” of {', '.join(network.classes)}"
+            + "".join(f"; {said}" for said in (network.task, network.meaning) if said),
         )
-        for network in described["networks"]
+        for network in described.networks
     ]
-    libraries = ", ".join(f"{name} {version}" for name, version in described["libraries"].items())
-    engine = described["config"]["engine"]
+    libraries = ", ".join(f"{name} {version}" for name, version in described.libraries.items())
+    engine = described.config.engine
     return [
-        ("drenet-pipeline", described["code_version"]),
+        ("drenet-pipeline", described.code_version),
         *networks,
-        ("engine", f"{engine['name']}, {engine['precision']}, {engine['threads']} threads a rank"),
+        ("engine", f"{engine.name}, {engine.precision}, {engine.threads} threads a rank"),
         ("results, sha256", payload_digest(folder)),
-        ("configuration, sha256", described["configuration_sha256"]),
-        ("manifest, sha256", described["manifest_sha256"]),
-        ("pseudonym key, fingerprint", described["key_fingerprint"]),
+        ("configuration, sha256", described.configuration_sha256),
+        ("manifest, sha256", described.manifest_sha256),
+        ("pseudonym key, fingerprint", described.key_fingerprint),
         ("libraries", libraries),
     ]
 

@@ -15,8 +15,8 @@ from pipeline.records import IDENTITY_AFFINE, Box
 from pipeline.report.data import put
 from pipeline.run.journal import Place
 from pipeline.run.read_tables import Run
+from pipeline.study.boxes import to_original
 from pipeline.study.picture_pack import SlicePicture, StudyPictures, find_pictures, read_pictures
-from pipeline.study.pool import to_original
 
 NUMBERS = ("score", "attention", "probability", "lung_fraction")
 

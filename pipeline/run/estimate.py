@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pipeline.config import ClusterConfig, RunConfig
 from pipeline.errors import ConfigurationError
-from pipeline.run.journal import noted_places
 from pipeline.run.manifest import read_manifest
+from pipeline.run.paths import PRIVATE
+from pipeline.run.resume import noted_places
 
 START_S = 60.0
 """Starting, indexing again and gathering; measured in docs/cluster.md, with room."""
@@ -31,7 +32,7 @@ class Estimate:
 
 def estimate(run: Path, measured: Path, cluster: ClusterConfig, config: RunConfig) -> Estimate:
     """For the run at `run`, by the studies of the run at `measured`. Raises ConfigurationError where nothing was measured."""
-    manifest = read_manifest(run / "private")
+    manifest = read_manifest(run / PRIVATE)
     finished = {key: place for key, place in noted_places(run).items() if place.status and not place.transient}
     ready = [entry for entry in manifest.entries if entry.status == "READY"]
     n_open = sum(entry.study_key not in finished for entry in ready)
@@ -59,5 +60,5 @@ def _written(measured: Path, n_measured: int, n: int, most_pictures: float) -> f
             size[top if top in size else "rest"] += path.stat().st_size
     pictures = min(size["images"] / n_measured * n, most_pictures)
     report = size["report"] / min(n_measured, PICTURED) * min(n, PICTURED)
-    indexed = size["private"] / len(read_manifest(measured / "private").entries) * n
+    indexed = size["private"] / len(read_manifest(measured / PRIVATE).entries) * n
     return size["rest"] / n_measured * n + indexed + pictures + report

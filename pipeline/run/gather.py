@@ -24,7 +24,9 @@ from pipeline.errors import ConfigurationError
 from pipeline.files import storage_error, sync
 from pipeline.records import Found, Provenance, StudyResult
 from pipeline.run.hdf5_sink import Sink
-from pipeline.run.journal import Place, decode, last_places, raw, read_raw
+from pipeline.run.journal import Place, decode, raw, read_raw
+from pipeline.run.paths import EXCLUSIONS, PATIENTS, RESULTS, SLICES, STUDIES
+from pipeline.run.resume import last_places
 from pipeline.run.write_csv import Patient, Probabilities, Tables, open_parquet, pool, write_patients, write_slices
 from pipeline.run.write_hdf5 import Columns, describe_run
 
@@ -59,7 +61,7 @@ def _gather(run: Path, provenance: Provenance | None, scores: Probabilities) -> 
     try:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
-        with Sink(part / "results.h5") as sink, h5py.File(sink, "w", libver="v110") as file:
+        with Sink(part / RESULTS) as sink, h5py.File(sink, "w", libver="v110") as file:
             summary = _write_all(part, file, places, found, scores, sink.check)
             describe_run(file, provenance)
         _publish(part, run)
@@ -83,14 +85,14 @@ def _publish(part: Path, run: Path) -> None:
 def payload_digest(run: Path) -> str:
     """SHA-256 over every dataset of results.h5 (name, type, shape, bytes) and over the CSV tables."""
     total = hashlib.sha256()
-    with h5py.File(run / "results.h5", "r") as file:
+    with h5py.File(run / RESULTS, "r") as file:
         for group in ("details", "events", "slices", "studies"):
             for name in sorted(file[group]):
                 data = file[group][name]
                 total.update(f"{group}/{name} {data.dtype} {data.shape}".encode())
                 for start in range(0, len(data), 65536):
                     total.update(np.ascontiguousarray(data[start : start + 65536]).tobytes())
-    for name in ("studies.csv", "patients.csv", "exclusions.csv"):
+    for name in (STUDIES, PATIENTS, EXCLUSIONS):
         with (run / name).open("rb") as table:
             while block := table.read(2**20):
                 total.update(block)
@@ -106,8 +108,8 @@ def _write_all(
     reasons: Counter[str] = Counter()
     n_files = 0
     with (
-        _csv(folder / "studies.csv") as studies,
-        _csv(folder / "exclusions.csv") as exclusions,
+        _csv(folder / STUDIES) as studies,
+        _csv(folder / EXCLUSIONS) as exclusions,
         _parquet(folder, scores) as slices,
     ):
         tables = Tables(studies, exclusions, scores)
@@ -123,7 +125,7 @@ def _write_all(
             if number % BATCH == 0:
                 check()
     columns.close()
-    with _csv(folder / "patients.csv") as table:
+    with _csv(folder / PATIENTS) as table:
         write_patients(table, patients, scores)
     return len(places), found.n_files or n_files, dict(sorted(status.items())), dict(sorted(reasons.items()))
 
@@ -136,7 +138,7 @@ def _csv(path: Path) -> TextIO:
 def _parquet(folder: Path, scores: Probabilities) -> Iterator[Callable[[StudyResult], None]]:
     """slices.parquet, told study by study."""
     networks, batch = list(scores.networks), list[StudyResult]()
-    with (folder / "slices.parquet").open("wb") as file, closing(open_parquet(file, networks)) as parquet:
+    with (folder / SLICES).open("wb") as file, closing(open_parquet(file, networks)) as parquet:
 
         def add(result: StudyResult) -> None:
             batch.append(result)

@@ -1,10 +1,8 @@
 """The journal, which is the truth of a run.
 
 A journal line is compact JSON, a TAB, the JSON's CRC-32 in hex, a newline. A torn or damaged line is passed over. Each rank
-appends to its own file in its attempt's folder: `journal/0001/rank-00000.jsonl`, below `parts/NAME/` where it does a part. Of
-several records of one study the last
-wins, in the order of attempts, but a transient failure never over a lasting record; a compacted journal stands in for the
-attempts that it merged.
+appends to its own file in its attempt's folder: `journal/0001/rank-00000.jsonl`, below `parts/NAME/` where it does a part.
+Which of several records of one study counts, resume.py says.
 
 Beside a journal lie its notes (`rank-00000.notes`): a line a record with what a status or a report must know of it, written
 once the record is on the disk. They spare reading gigabytes, and may be missing: what they lack is read from the journal.
@@ -13,24 +11,22 @@ once the record is on the disk. They spare reading gigabytes, and may be missing
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import msgspec
 
-from pipeline.errors import TRANSIENT, StorageError
-from pipeline.files import storage_error, write_whole
+from pipeline.errors import TRANSIENT
+from pipeline.files import storage_error
 from pipeline.mpi.stall import moved
 from pipeline.records import Line
 
 Record = TypeVar("Record")
-RACES = 10
 TAIL = len("\t00000000\n")
 READ_BYTES = 2**20
 """At a time: lines of 20 kB are read three times as fast as by Python's 8 kB."""
@@ -94,7 +90,7 @@ class Journal:
         """Write one record; on return it is on the disk (unless fsync_every_s allows a delay)."""
         data = encode(line)
         try:
-            self._unsynced.append(msgspec.json.encode(_note(line, self._file.tell(), len(data))) + b"\n")
+            self._unsynced.append(msgspec.json.encode(note_of(line, self._file.tell(), len(data))) + b"\n")
             self._file.write(data)
             self._file.flush()
             if time.monotonic() - self._synced >= self._fsync_every_s:
@@ -149,7 +145,7 @@ class Glance(msgspec.Struct, gc=False):
 
 
 _line = msgspec.json.Decoder(Line)
-_glance = msgspec.json.Decoder(Glance)
+GLANCES = msgspec.json.Decoder(Glance)
 _noted = msgspec.json.Decoder(Note)
 
 
@@ -193,7 +189,7 @@ def journal_files(run: Path) -> list[Path]:
 
 def read_notes(path: Path, offset: int = 0) -> Iterator[Note]:
     """What is to be noted of every sound line of a journal from `offset` on, by reading the journal itself."""
-    return (_note(line, at, length) for at, length, line in _records(path, _glance, offset))
+    return (note_of(line, at, length) for at, length, line in _records(path, GLANCES, offset))
 
 
 def take_notes(path: Path) -> Iterator[Note]:
@@ -221,51 +217,16 @@ def _sound_notes(path: Path) -> Iterator[Note]:
         return
 
 
-def last_places(run: Path) -> dict[str, Place]:
-    """Where the last record of every study lies, and of the archive's findings (under the empty key); every byte is checked."""
-    return _undisturbed(run, read_notes)
-
-
-def noted_places(run: Path) -> dict[str, Place]:
-    """The same, by the journals' notes: for who wants to know and not to go on from it."""
-    return _undisturbed(run, take_notes)
-
-
-def _undisturbed(run: Path, notes: Callable[[Path], Iterator[Note]]) -> dict[str, Place]:
-    for _ in range(RACES):
-        try:
-            return _last_places(run, notes)
-        except FileNotFoundError:  # another part has just merged its journals: what they held is in its new one
-            continue
-    raise StorageError(f"the journals of {run} vanish while they are read: is anybody deleting them?")
-
-
-def _last_places(run: Path, notes: Callable[[Path], Iterator[Note]]) -> dict[str, Place]:
-    places: dict[str, Place] = {}
-    for path in journal_files(run):
-        for note in notes(path):
-            place = _place(path, note)
-            known = places.get(place.key)
-            if known is None or not _outweighs(known, place):
-                places[place.key] = place
-    return places
-
-
-def _outweighs(known: Place, later: Place) -> bool:
-    """A transient failure never replaces a lasting record of the same input, whichever rank's journal is read first."""
-    if known.input != later.input or not later.transient:
-        return False
-    return not known.transient or known.tries > later.tries
-
-
-def _note(line: Line | Glance, offset: int, length: int) -> Note:
+def note_of(line: Line | Glance, offset: int, length: int) -> Note:
+    """The note of a record that takes `length` bytes from `offset`."""
     if line.result is None:
         return Note(offset, length)
     head = (line.result.study_key, line.result.status, line.result.reason)
     return Note(offset, length, *head, line.input, line.tries, line.ended, line.seconds)
 
 
-def _place(path: Path, note: Note) -> Place:
+def place_of(path: Path, note: Note) -> Place:
+    """Where the record lies that `note`, of the journal at `path`, is about."""
     return Place(
         path,
         note.offset,
@@ -280,52 +241,6 @@ def _place(path: Path, note: Note) -> Place:
         sys.intern(note.reason),
         note.length,
     )
-
-
-def next_attempt(run: Path) -> int:
-    """The number of the attempt that begins now, from 1; parts count on together."""
-    folders = chain(run.glob("journal/[0-9]*"), run.glob("parts/*/journal/[0-9]*"))
-    return max((int(folder.name) for folder in folders), default=0) + 1
-
-
-def compact(run: Path) -> dict[str, Place]:
-    """Merge all attempts into one journal named for the newest, then drop the old; a kill at any moment loses nothing.
-
-    The places of the last records; the journals are read once, and where there is something to merge the last records again.
-    """
-    old = sorted((run / "journal").glob("[0-9]*"))
-    places = last_places(run)
-    if len(old) <= 1:
-        return places
-    merged = _Merged(old[-1] / "zz-compacted.jsonl")  # sorts last: its records win over those it merged
-    own = {path for folder in old for path in folder.glob("*.jsonl")}  # not those of parts, which merge their own
-    notes_of(merged.path).unlink(missing_ok=True)
-    write_whole(merged.path, merged.lines([places[key] for key in sorted(places) if places[key].path in own]))
-    write_whole(notes_of(merged.path), bytes(merged.notes))
-    for folder in old[:-1]:
-        shutil.rmtree(folder, ignore_errors=True)
-    return places | merged.places
-
-
-class _Merged:
-    """A journal while it is made of others' lines, and what is to be noted of it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.notes = bytearray()
-        self.places: dict[str, Place] = {}
-
-    def lines(self, places: Sequence[Place]) -> Iterator[bytes]:
-        offset = 0
-        for line in read_raw(places):
-            glance = decoded(line, _glance)
-            if glance is None:
-                raise StorageError(f"a journal of {self.path.parent.parent} changed while it was read: is it still written to?")
-            note = _note(glance, offset, len(line))
-            self.notes += msgspec.json.encode(note) + b"\n"
-            self.places[note.key] = _place(self.path, note)
-            offset += len(line)
-            yield line
 
 
 def raw(place: Place) -> bytes:

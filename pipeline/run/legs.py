@@ -11,8 +11,7 @@ from pathlib import Path
 from pipeline.errors import PipelineError
 from pipeline.files import write_whole
 from pipeline.run.journal import Place
-
-NAME = "idle-leg"
+from pipeline.run.paths import IDLE_LEG, PRIVATE
 
 
 def end_leg(home: Path, done: dict[str, Place], lasted_s: float, *, enough_s: float, moved: bool) -> None:
@@ -20,7 +19,7 @@ def end_leg(home: Path, done: dict[str, Place], lasted_s: float, *, enough_s: fl
 
     `enough_s` is the time within which a leg should have finished a study; `moved` says whether it did.
     """
-    mark = home / "private" / NAME
+    mark = home / PRIVATE / IDLE_LEG
     if moved:
         mark.unlink(missing_ok=True)
         return

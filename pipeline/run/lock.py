@@ -21,6 +21,7 @@ from pathlib import Path
 
 from pipeline.errors import ConfigurationError
 from pipeline.files import storage_error
+from pipeline.run.paths import LOCK, PRIVATE
 
 log = logging.getLogger(__name__)
 BRIEFLY = "to prepare its part"
@@ -48,11 +49,11 @@ class Held:
 
 def hold(out: Path, why: str = "") -> Held:
     """Take the folder for this job; a second job is refused, naming the holder. Raises ConfigurationError."""
-    private = out / "private"
+    private = out / PRIVATE
     try:
         private.mkdir(parents=True, exist_ok=True, mode=0o700)
         private.chmod(0o700)
-        file = (private / "lock").open("a+", encoding="utf-8")
+        file = (private / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
         raise storage_error(error, out) from error
     try:
@@ -132,7 +133,7 @@ def hold_briefly(out: Path) -> Iterator[None]:
 
 def holders(run: Path) -> list[str]:
     """Who works at this moment on the run or on parts of it."""
-    return [name for path in [*sorted(run.glob("parts/*")), run] if (name := _holder(path / "private" / "lock"))]
+    return [name for path in [*sorted(run.glob("parts/*")), run] if (name := _holder(path / PRIVATE / LOCK))]
 
 
 def _holder(path: Path) -> str:

@@ -23,9 +23,8 @@ from pipeline.files import write_whole
 from pipeline.mpi.stall import moved
 from pipeline.records import Event, Study
 from pipeline.run.kinds import counted
+from pipeline.run.paths import MANIFEST, MANIFEST_HEADS
 
-NAME = "manifest.jsonl"
-HEADS = "manifest.heads"
 NO_CT = frozenset({Reason.NO_CT, Reason.NON_IMAGE_ONLY})
 """Reasons of studies in which there is nothing of a CT."""
 
@@ -98,7 +97,7 @@ class _Sums(msgspec.Struct, array_like=True):
 
 def write_manifest(private: Path, heading: Heading, studies: Iterable[Study]) -> None:
     """Write the manifest whole; readable by its owner only."""
-    (private / HEADS).unlink(missing_ok=True)
+    (private / MANIFEST_HEADS).unlink(missing_ok=True)
     total, heads, end = hashlib.sha256(), bytearray(), 0
 
     def lines() -> Iterator[bytes]:
@@ -112,9 +111,9 @@ def write_manifest(private: Path, heading: Heading, studies: Iterable[Study]) ->
             moved()
             yield line
 
-    write_whole(private / NAME, lines(), mode=0o600)
+    write_whole(private / MANIFEST, lines(), mode=0o600)
     sums = msgspec.json.encode(_Sums(total.hexdigest(), end)) + b"\n"
-    write_whole(private / HEADS, (sums, bytes(heads)), mode=0o600)
+    write_whole(private / MANIFEST_HEADS, (sums, bytes(heads)), mode=0o600)
 
 
 def _entry(head: Study | _Head, line: bytes, offset: int) -> Entry:
@@ -128,7 +127,7 @@ def _digest(line: bytes) -> str:
 def read_heading(private: Path) -> Heading:
     """What holds for the whole manifest. Raises ConfigurationError where there is none or it is damaged."""
     try:
-        with (private / NAME).open("rb") as file:
+        with (private / MANIFEST).open("rb") as file:
             return msgspec.json.decode(file.readline(), type=Heading)
     except OSError as error:
         raise ConfigurationError(f"no manifest in {private}: run `drenet index ARCHIVE --out RUN` first") from error
@@ -140,24 +139,24 @@ def read_manifest(private: Path) -> Manifest:
     """The manifest, studies left on the disk. Raises ConfigurationError where there is none or it is damaged."""
     heading = read_heading(private)
     entries, sha256 = _by_heads(private) or _by_reading(private)
-    return Manifest(private / NAME, heading, tuple(entries), sha256)
+    return Manifest(private / MANIFEST, heading, tuple(entries), sha256)
 
 
 def _by_heads(private: Path) -> tuple[list[Entry], str] | None:
     """Entries and digest from manifest.heads; None where it is missing or speaks of another manifest."""
     try:
-        first, *lines = (private / HEADS).read_bytes().splitlines()
+        first, *lines = (private / MANIFEST_HEADS).read_bytes().splitlines()
         sums, decoder = msgspec.json.decode(first, type=_Sums), msgspec.json.Decoder(Entry)
         entries = [decoder.decode(line) for line in lines]
     except (OSError, ValueError):
         return None
-    return (entries, sums.sha256) if sums.length == (private / NAME).stat().st_size else None
+    return (entries, sums.sha256) if sums.length == (private / MANIFEST).stat().st_size else None
 
 
 def _by_reading(private: Path) -> tuple[list[Entry], str]:
     total, entries, decoder, offset = hashlib.sha256(), list[Entry](), msgspec.json.Decoder(_Head), 0
     try:
-        with (private / NAME).open("rb") as file:
+        with (private / MANIFEST).open("rb") as file:
             for line in file:
                 total.update(line)
                 if offset:

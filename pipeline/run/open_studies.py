@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 import msgspec
 
 from pipeline.config import RunConfig
-from pipeline.errors import LOST_LIMIT, Reason
+from pipeline.errors import Reason
 from pipeline.records import Found, Line, Study
 from pipeline.run.deal import Deal
 from pipeline.run.journal import Journal, Place
 from pipeline.run.manifest import Manifest
 from pipeline.run.pace import RECENT, Pace
 from pipeline.run.progress import Progress
+from pipeline.run.resume import is_settled
 from pipeline.study.pool import excluded_result
 
 
@@ -152,15 +153,6 @@ class StudySource:
         if self._share.retry_lost and place is not None and place.reason == Reason.WORKER_LOST:
             return False
         return is_settled(self._manifest, number, done, self._config.max_attempts)
-
-
-def is_settled(manifest: Manifest, number: int, done: dict[str, Place], max_attempts: int) -> bool:
-    """Whether a study has a lasting record of its present input."""
-    entry = manifest.entries[number]
-    place = done.get(entry.study_key)
-    if place is None or place.input != entry.digest:
-        return False
-    return not (place.transient and place.tries < (LOST_LIMIT if place.reason == Reason.WORKER_LOST else max_attempts))
 
 
 def journal_findings(journal: Journal, manifest: Manifest, done: dict[str, Place], numbers: list[int]) -> None:

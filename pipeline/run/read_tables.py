@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.errors import ConfigurationError
+from pipeline.run.paths import EXCLUSIONS, PATIENTS, RESULTS, SLICES, STUDIES
 
 TEXT: dict[str, Any] = {"study_key": object, "code": object, "reason": "string", "warnings": "string"}
 """Columns of text whatever they hold: one that is empty throughout would be read as numbers."""
@@ -25,29 +26,29 @@ class Run:
     @cached_property
     def studies(self) -> pd.DataFrame:
         """One row a study, in order of study_key."""
-        return self._csv("studies.csv")
+        return self._csv(STUDIES)
 
     @cached_property
     def patients(self) -> pd.DataFrame:
         """One row a patient: scores pooled over all scored slices."""
-        return self._csv("patients.csv")
+        return self._csv(PATIENTS)
 
     @cached_property
     def exclusions(self) -> pd.DataFrame:
         """What was left out or noted, with its reason."""
-        return self._csv("exclusions.csv")
+        return self._csv(EXCLUSIONS)
 
     @cached_property
     def slices(self) -> pd.DataFrame:
         """One row a scored slice."""
-        return pd.read_parquet(self.folder / "slices.parquet")
+        return pd.read_parquet(self.folder / SLICES)
 
     def slices_of(self, study_keys: Collection[str]) -> Iterator[pd.DataFrame]:
         """Those rows of `slices` that belong to some studies, a few thousand at a time."""
         import pyarrow.parquet as pq
 
         wanted = set(study_keys)
-        with pq.ParquetFile(self.folder / "slices.parquet") as file:
+        with pq.ParquetFile(self.folder / SLICES) as file:
             for group in range(file.num_row_groups):
                 slices = file.read_row_group(group).to_pandas()
                 yield slices[slices["study_key"].map(wanted.__contains__).astype(bool)]  # isin would hash all of them each time
@@ -57,7 +58,7 @@ class Run:
         """results.h5, opened for reading."""
         import h5py
 
-        return h5py.File(self.folder / "results.h5", "r")
+        return h5py.File(self.folder / RESULTS, "r")
 
     def _csv(self, name: str) -> pd.DataFrame:
         return pd.read_csv(self.folder / name, keep_default_na=True, dtype=TEXT)
@@ -66,6 +67,6 @@ class Run:
 def open_run(folder: str | Path) -> Run:
     """The run at `folder`. Raises ConfigurationError where it was not gathered yet."""
     run = Run(Path(folder))
-    if not (run.folder / "studies.csv").exists():
+    if not (run.folder / STUDIES).exists():
         raise ConfigurationError(f"{folder} has no tables yet: drenet gather {folder}")
     return run

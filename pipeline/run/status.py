@@ -7,9 +7,11 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.run.journal import Place, next_attempt, noted_places
+from pipeline.run.journal import Place
 from pipeline.run.lock import holders
 from pipeline.run.manifest import read_manifest
+from pipeline.run.paths import PRIVATE
+from pipeline.run.resume import next_attempt, noted_places
 
 RECENT = 200
 
@@ -33,7 +35,7 @@ class Status:
 
 def read_status(run: Path) -> Status:
     """The state of the run at `run`. Raises ConfigurationError where nothing was indexed there."""
-    manifest = read_manifest(run / "private")
+    manifest = read_manifest(run / PRIVATE)
     wanted = {entry.study_key for entry in manifest.entries}
     done = {key: place for key, place in noted_places(run).items() if key in wanted}
     by_status = Counter(place.status for place in done.values())

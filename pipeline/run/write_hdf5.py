@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.records import Detail, Provenance, StudyResult
+from pipeline.records import MIN_LUNG_FRACTION, NOTICE, Detail, Provenance, StudyResult
 
 BATCH = 1000
 KEY = "S26"
@@ -40,7 +40,7 @@ DETAILS: dict[str, tuple[str, str]] = {
     "score": ("f4", "proposal score; ranks details, no probability"),
     "attention": ("f4", "attention weight, sums to 1 over a slice's details"),
     "probability": ("f4", "positive class's softmax of the detail's own logits"),
-    "lung_fraction": ("f4", "share of the box that shows original lung; below 0.5 no finding"),
+    "lung_fraction": ("f4", f"share of the box that shows original lung; below {MIN_LUNG_FRACTION} no finding"),
 }
 
 
@@ -158,6 +158,6 @@ def _narrow(layout: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str, int
 def describe_run(file: h5py.File, provenance: Provenance | None) -> None:
     """What stands beside the columns."""
     file.attrs["schema_version"] = 1
-    file.attrs["notice"] = "Research use only. Not a medical device."
+    file.attrs["notice"] = NOTICE
     if provenance is not None:
         file.attrs["provenance"] = msgspec.json.encode(provenance).decode()

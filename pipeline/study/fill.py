@@ -22,6 +22,7 @@ SEAM, SHARE = 6.0, 0.95
 """Pixels over which a copy goes over into the lung, and the mirror's share in the first."""
 MEETING = 5
 """Coarse steps over which a copy's brightness goes over into the lung's."""
+LONGEST_LINE = 30_000
 USUAL_SPREAD, MOST_SHIFT, NOISE = 20.0, 30.0, 20.0
 
 Grey = npt.NDArray[np.uint8]
@@ -100,9 +101,9 @@ def _sewn(canvas: Grey, lung: Grey) -> Grey:
     y, x = np.nonzero((away[1:-1, 1:-1] <= SEAM) & (lung == 0))
     out, down, right = away[y + 1, x + 1], away[y + 2, x + 1] - away[y, x + 1], away[y + 1, x + 2] - away[y + 1, x]
     back = np.maximum(2 * out - 1, 1) / np.maximum(np.hypot(down, right), 1e-3)
-    mirror_y, mirror_x = (y - back * down).astype(np.float32)[None], (x - back * right).astype(np.float32)[None]
-    mirror = cv2.remap(canvas, mirror_x, mirror_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[0]
-    share = SHARE * (1 - np.maximum(out - 1, 0) / SEAM) * cv2.remap(lung, mirror_x, mirror_y, cv2.INTER_NEAREST)[0]
+    mirror_y, mirror_x = (y - back * down).astype(np.float32), (x - back * right).astype(np.float32)
+    mirror = _at(canvas, mirror_y, mirror_x, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
+    share = SHARE * (1 - np.maximum(out - 1, 0) / SEAM) * _at(lung, mirror_y, mirror_x, cv2.INTER_NEAREST)
     usual = np.float32(np.median(canvas[::COARSE, ::COARSE]))
     own = canvas[y, x] - usual
     noise = np.clip(own, -NOISE, NOISE)  # keeps its spread; vessels, taken whole, would brighten the seam
@@ -110,6 +111,17 @@ def _sewn(canvas: Grey, lung: Grey) -> Grey:
     sewn: Grey = canvas.copy()
     sewn[y, x] = np.clip(np.rint(mixed + usual), 0, 255).astype(np.uint8)
     return sewn
+
+
+def _at(plane: Grey, y: Plane, x: Plane, way: int, border: int = cv2.BORDER_CONSTANT) -> Grey:
+    """What stands in `plane` at each place; OpenCV looks up fewer than 32,768 places in a line."""
+    parts = [
+        cv2.remap(plane, x[None, start : start + LONGEST_LINE], y[None, start : start + LONGEST_LINE], way, borderMode=border)[
+            0
+        ]
+        for start in range(0, len(x), LONGEST_LINE)
+    ]
+    return np.concatenate(parts) if parts else np.zeros(0, np.uint8)
 
 
 def _met(canvas: Grey, lung: Grey) -> Grey:

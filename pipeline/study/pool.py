@@ -11,8 +11,6 @@ from dataclasses import replace
 
 from pipeline.errors import Reason, StudyError
 from pipeline.records import (
-    Affine,
-    Box,
     Detail,
     Event,
     PreparedStudy,
@@ -23,8 +21,9 @@ from pipeline.records import (
     Study,
     StudyResult,
 )
+from pipeline.study.boxes import to_original
 
-EXCLUDING = frozenset({Reason.NO_LUNG_FOUND, Reason.NOT_CHEST})
+EXCLUDING = frozenset({Reason.NO_LUNG_FOUND, Reason.NOT_CHEST, Reason.GREY_UNKNOWN})
 """Reasons met after indexing that exclude a study rather than fail it: the input is sound, it is not ours."""
 
 
@@ -80,16 +79,6 @@ def excluded_result(study: Study) -> StudyResult:
         label=study.label,
         events=study.events,
     )
-
-
-def to_original(box: Box, crop: Box, image_px: int, affine: Affine) -> Box:
-    """A box of the network's picture, in the stored image's pixels: undo the resize, the crop, then the orientation."""
-    scale_y, scale_x = (crop.bottom - crop.top) / image_px, (crop.right - crop.left) / image_px
-    corners = [(crop.top + y * scale_y, crop.left + x * scale_x) for y, x in ((box.top, box.left), (box.bottom, box.right))]
-    a, b, c, d, e, f = affine
-    rows = sorted(a * y + b * x + c for y, x in corners)
-    columns = sorted(d * y + e * x + f for y, x in corners)
-    return Box(rows[0], columns[0], rows[1], columns[1])
 
 
 def _scored(prepared: PreparedStudy, row: int, predictions: Sequence[SlicePrediction]) -> ScoredSlice:

@@ -65,7 +65,7 @@ class Preparer:
         with self.timed("read"):
             volume = read_volume(self._archive, series, range(len(series.slices)), self._decoder)
         with self.timed("lung"):
-            masks = self._masks(series, volume)
+            masks = self._masks(volume)
         with self.timed("prepare"):
             prepared = prepare(volume, masks, series.seed, config)
         self.seen = (volume, masks, prepared)
@@ -73,15 +73,15 @@ class Preparer:
             write_contact_sheet(self._sheets / f"{study.study_key}.png", volume, masks, prepared)
         return prepared
 
-    def _masks(self, series: Series, volume: Volume) -> Mask:
+    def _masks(self, volume: Volume) -> Mask:
         """The lungs as found, or as given with exported pictures."""
-        given = [place for place, source in enumerate(series.slices) if source.mask]
+        given = [(row, path) for row, path in enumerate(volume.masks) if path]
         if len(given) == len(volume.hu):
             masks = np.zeros(volume.hu.shape, bool)
         else:
             masks = lung_masks(volume.hu, volume.z_mm, volume.spacing_mm, self._config.lung.recipe)
-        for place in given:
-            masks[place] = read_mask(self._archive, series.slices[place], volume.hu.shape[1:], self._decoder)
+        for row, path in given:
+            masks[row] = read_mask(self._archive, path, volume.hu.shape[1:], self._decoder)
         return masks
 
     @contextmanager

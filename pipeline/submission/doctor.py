@@ -22,7 +22,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.mpi.launch import SIZE, connect, launched_rank, launched_size, local_rank
 from pipeline.mpi.leftovers import left_behind
 from pipeline.mpi.world import Alone, World
-from pipeline.submission.looks import BLOCKING, SLOWING, Patient
+from pipeline.submission.looks import BLOCKING, SLOWING, PlannedRun
 from pipeline.submission.site import Finding, site_findings
 
 LIBRARIES = ("numpy", "torch", "opencv-python-headless", "mpi4py", "msgspec", "h5py")
@@ -44,19 +44,19 @@ class Seat(msgspec.Struct, frozen=True):
     n_left: int = 0
 
 
-def examine(patient: Patient) -> list[Finding] | None:
+def examine(planned: PlannedRun) -> list[Finding] | None:
     """All findings, on root; None on the other ranks."""
     world, found = _world()
     seats = [msgspec.json.decode(data, type=Seat) for data in world.gather(msgspec.json.encode(_seat(world.rank)))]
     offsets = clock_offsets(world)
     if world.rank or launched_rank():
         return None
-    found += [*crowded(seats, patient.config), *shared_gpus(seats), *mixed_versions(seats), *full_memory(seats)]
+    found += [*crowded(seats, planned.config), *shared_gpus(seats), *mixed_versions(seats), *full_memory(seats)]
     found += left_in_memory(seats)
     found += skewed_clocks(offsets)
     for look in (*BLOCKING, *SLOWING):
-        found += look(patient)
-    return [*found, *site_findings(patient.config.cluster)]
+        found += look(planned)
+    return [*found, *site_findings(planned.config.cluster)]
 
 
 def _world() -> tuple[Alone | World, list[Finding]]:
@@ -64,13 +64,16 @@ def _world() -> tuple[Alone | World, list[Finding]]:
     try:
         return connect(), []
     except ConfigurationError:
-        pass
-    n = launched_size()
+        return Alone(), [_unconnected(launched_size())]
+
+
+def _unconnected(n: int) -> Finding:
+    """Why `n` ranks that were launched do not find one another."""
     if "SLURM_STEP_NUM_TASKS" in os.environ and not any(name in os.environ for name in SIZE[:3]):
         cure = "srun --mpi=pmi2 (MPICH and its kin) or --mpi=pmix (Open MPI); `srun --mpi=list` says what is there"
-        return Alone(), [Finding("wrong-pmi", f"srun started {n} tasks without a PMI that this MPI speaks", cure)]
+        return Finding("wrong-pmi", f"srun started {n} tasks without a PMI that this MPI speaks", cure)
     cure = "start with the mpiexec of the MPI that mpi4py is built for: `python -m mpi4py --mpi-library` names it"
-    return Alone(), [Finding("singletons", f"{n} ranks were launched, each of which sees itself alone", cure)]
+    return Finding("singletons", f"{n} ranks were launched, each of which sees itself alone", cure)
 
 
 def _seat(rank: int) -> Seat:

@@ -107,13 +107,13 @@ def submit(
         cluster.nodes * cluster.ranks_per_node,
         cluster.requeues,
     )
-    from pipeline.submission.looks import Patient, refuse_what_cannot_run
+    from pipeline.submission.looks import PlannedRun, refuse_what_cannot_run
 
-    patient = Patient(
+    planned = PlannedRun(
         settings, Path(out), tuple(Path(file) for file in files), Path(key_file) if key_file else None, Path(archive)
     )
     executor = _executor(settings, Path(out).absolute() / FOLDER, local=local)
-    refuse_what_cannot_run(patient, on_cluster=not local)
+    refuse_what_cannot_run(planned, on_cluster=not local)
     return executor.submit(leg)
 
 

@@ -19,13 +19,13 @@ from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.pseudonym import default_key_file
 from pipeline.run.beforehand import check_apart, check_archive, check_key, check_weights, standing_folder
 from pipeline.run.estimate import START_S, estimate
-from pipeline.run.journal import last_places
-from pipeline.run.plan import read_described
+from pipeline.run.resume import last_places
+from pipeline.run.run_toml import read_described
 from pipeline.submission.site import Finding, site_findings
 
 
 @dataclass(frozen=True, slots=True)
-class Patient:
+class PlannedRun:
     """What is examined: a run that is about to start. `out` may not exist yet."""
 
     config: Config
@@ -35,40 +35,40 @@ class Patient:
     archive: Path | None = None
 
 
-def refuse_what_cannot_run(patient: Patient, *, on_cluster: bool = True) -> None:
+def refuse_what_cannot_run(planned: PlannedRun, *, on_cluster: bool = True) -> None:
     """Raises ConfigurationError with every finding that keeps a job from starting or from finishing a study."""
-    found = [finding for look in BLOCKING for finding in look(patient)]
+    found = [finding for look in BLOCKING for finding in look(planned)]
     if on_cluster:
-        found += site_findings(patient.config.cluster)
+        found += site_findings(planned.config.cluster)
     if found:
         told = "\n".join(f"{finding.name}: {finding.seen}\n  cure: {finding.cure}" for finding in found)
         raise ConfigurationError(f"nothing was submitted\n{told}")
 
 
-def wrong_archive(patient: Patient) -> Iterator[Finding]:
+def wrong_archive(planned: PlannedRun) -> Iterator[Finding]:
     """No archive, or one that the run's folder lies in."""
-    if patient.archive is None:
+    if planned.archive is None:
         return
     try:
-        check_archive(patient.archive)
-        if patient.out is not None:
-            check_apart(patient.archive, patient.out)
+        check_archive(planned.archive)
+        if planned.out is not None:
+            check_apart(planned.archive, planned.out)
     except ConfigurationError as error:
         yield Finding("archive", str(error), "name the archive's top folder, and a run's folder that stands beside it")
 
 
-def wrong_key(patient: Patient) -> Iterator[Finding]:
+def wrong_key(planned: PlannedRun) -> Iterator[Finding]:
     """A key that is named and is not there, or that protects nobody."""
     try:
-        check_key(patient.key_file)
+        check_key(planned.key_file)
     except ConfigurationError as error:
         yield Finding("key", str(error), "`drenet key FILE` makes one; keep it for your eyes alone")
 
 
-def wrong_weights(patient: Patient) -> Iterator[Finding]:
+def wrong_weights(planned: PlannedRun) -> Iterator[Finding]:
     """Checkpoints that are missing, or not those that the run was begun with."""
-    begun = _begun(patient.out)
-    for number, path in enumerate(patient.weights):
+    begun = _begun(planned.out)
+    for number, path in enumerate(planned.weights):
         try:
             check_weights(path)
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -77,34 +77,34 @@ def wrong_weights(patient: Patient) -> Iterator[Finding]:
             continue
         if begun and digest != (begun[number] if number < len(begun) else ""):
             cure = "name the checkpoint that the run was begun with, or choose another --out"
-            yield Finding("weights", f"{path} is not what {patient.out} was begun with", cure)
+            yield Finding("weights", f"{path} is not what {planned.out} was begun with", cure)
 
 
-def unwritable(patient: Patient) -> Iterator[Finding]:
+def unwritable(planned: PlannedRun) -> Iterator[Finding]:
     """A run's folder that cannot be written."""
-    if patient.out is None:
+    if planned.out is None:
         return
-    folder = standing_folder(patient.out)
+    folder = standing_folder(planned.out)
     if (error := _tried(lambda: _write(folder))) is not None:
         cure = "choose another --out: on most clusters that is below /scratch or /work, not HOME"
-        yield Finding("unwritable", f"{patient.out}: {error.strerror}", cure)
+        yield Finding("unwritable", f"{planned.out}: {error.strerror}", cure)
 
 
-def unlocked(patient: Patient) -> Iterator[Finding]:
+def unlocked(planned: PlannedRun) -> Iterator[Finding]:
     """A file system without locks, or that has gone stale."""
-    if patient.out is None:
+    if planned.out is None:
         return
-    folder = standing_folder(patient.out)
+    folder = standing_folder(planned.out)
     error = _tried(lambda: _lock(folder))
     if error is not None and error.errno not in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
         cure = "Lustre: mounted with -o flock? NFS: is the lock service up? Stale: log in anew, or another --out"
-        yield Finding("no-locks", f"{patient.out}: {error.strerror}", cure)
+        yield Finding("no-locks", f"{planned.out}: {error.strerror}", cure)
 
 
-def no_home(patient: Patient) -> Iterator[Finding]:
+def no_home(planned: PlannedRun) -> Iterator[Finding]:
     """A key of the user's own that is not there and cannot be made."""
     key = default_key_file()
-    if patient.key_file or key.exists():
+    if planned.key_file or key.exists():
         return
     folder = standing_folder(key.parent)
     if (error := _tried(lambda: _write(folder))) is not None:
@@ -112,11 +112,11 @@ def no_home(patient: Patient) -> Iterator[Finding]:
         yield Finding("home-read-only", f"{key} is not there and cannot be made: {error.strerror}", cure)
 
 
-def no_study_ends(patient: Patient) -> Iterator[Finding]:
+def no_study_ends(planned: PlannedRun) -> Iterator[Finding]:
     """A time limit within which the slowest study so far would not end."""
-    cluster = patient.config.cluster
+    cluster = planned.config.cluster
     left_s = 60 * cluster.walltime_min - cluster.drain_s
-    slowest_s = _slowest_s(patient.out)
+    slowest_s = _slowest_s(planned.out)
     if START_S + slowest_s > left_s and slowest_s:
         seen = (
             f"the slowest study took {slowest_s:,.0f} s, starting takes about {START_S:.0f} s; walltime_min = "
@@ -125,22 +125,22 @@ def no_study_ends(patient: Patient) -> Iterator[Finding]:
         yield Finding("study-too-long", seen, "a longer walltime_min")
 
 
-def short_drain(patient: Patient) -> Iterator[Finding]:
+def short_drain(planned: PlannedRun) -> Iterator[Finding]:
     """Less time between the word to stop and the end than the slowest study so far took: such a study is begun in vain."""
-    drain_s = patient.config.cluster.drain_s
-    slowest_s = _slowest_s(patient.out)
+    drain_s = planned.config.cluster.drain_s
+    slowest_s = _slowest_s(planned.out)
     if slowest_s > drain_s:
         seen = f"drain_s = {drain_s}, the slowest study took {slowest_s:,.0f} s: one in hand at the end is done twice"
         yield Finding("drain", seen, f"drain_s = {slowest_s:.0f} or more")
 
 
-def short_walltime(patient: Patient) -> Iterator[Finding]:
+def short_walltime(planned: PlannedRun) -> Iterator[Finding]:
     """A time limit within which the manifest cannot be screened, as far as studies have been timed."""
-    if patient.out is None:
+    if planned.out is None:
         return
-    cluster = patient.config.cluster
+    cluster = planned.config.cluster
     try:
-        needed = estimate(patient.out, patient.out, cluster, patient.config.run)
+        needed = estimate(planned.out, planned.out, cluster, planned.config.run)
     except PipelineError:
         return
     if needed.walltime_s > 60 * cluster.walltime_min * cluster.legs:
@@ -149,10 +149,10 @@ def short_walltime(patient: Patient) -> Iterator[Finding]:
         yield Finding("walltime", seen, cure)
 
 
-BLOCKING: tuple[Callable[[Patient], Iterator[Finding]], ...] = (
+BLOCKING: tuple[Callable[[PlannedRun], Iterator[Finding]], ...] = (
     wrong_archive, wrong_key, wrong_weights, unwritable, unlocked, no_home, no_study_ends,
 )  # fmt: skip
-SLOWING: tuple[Callable[[Patient], Iterator[Finding]], ...] = (short_drain, short_walltime)
+SLOWING: tuple[Callable[[PlannedRun], Iterator[Finding]], ...] = (short_drain, short_walltime)
 
 
 def _slowest_s(out: Path | None) -> float:

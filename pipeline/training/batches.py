@@ -1,6 +1,6 @@
 """Cached slices -> the micro-batches of an epoch, augmented by generators seeded per sample: the same whoever makes them.
 
-Shapes: N slices, C = 3 channels, H x W pixels. Boxes are padded pixels, as in study/drenet/network.py.
+Shapes: N slices, C = 3 channels, H x W pixels.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ import numpy.typing as npt
 
 from pipeline.cohort.cache import CachedSlice, CachedStudy, read_slice
 from pipeline.evaluation.scoring import Batch, plain_batch
-from pipeline.study.drenet.network import LARGE_LEVELS, SMALL_LEVELS, anchors
 from pipeline.training.recipe import Recipe
 
 Grey = npt.NDArray[np.uint8]
-LEVELS = tuple(anchors((level,)) for level in (*SMALL_LEVELS, *LARGE_LEVELS))
 
 
 @dataclass(frozen=True, slots=True)

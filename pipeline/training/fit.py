@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Folders:
     """Where a run keeps what it makes, and where its slices lie."""
 
     run: Path
@@ -52,10 +52,11 @@ class Trainer:
     """One rank's replica of the network in training."""
 
     def __init__(
-        self, network: DreNet | Baseline, recipe: Recipe, cohort: Cohort, place: Place, exchange: Exchange, device: torch.device
+        self, network: DreNet | Baseline, recipe: Recipe, cohort: Cohort, folders: Folders, exchange: Exchange,
+        device: torch.device,
     ) -> None:  # fmt: skip
         self.network = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.recipe, self.cohort, self.place, self.exchange, self._device = recipe, cohort, place, exchange, device
+        self.recipe, self.cohort, self.folders, self.exchange, self._device = recipe, cohort, folders, exchange, device
         targets = [(member, study, row) for member in cohort.part("train") for study, row in member.slices]
         self.samples = [Sample(study, row, member.target) for member, study, row in targets]
         self.n_steps = len(epoch_order(len(self.samples), recipe, 0))
@@ -90,8 +91,8 @@ class Trainer:
     def _scores(self, member: Member, epoch: int) -> npt.NDArray[np.float64]:
         moved()
         if isinstance(self.network, DreNet) and epoch < self.recipe.trunk_epochs:
-            return trunk_probabilities(self.network, self.place.cache, member.slices)
-        return probabilities(self.network, self.place.cache, member.slices)
+            return trunk_probabilities(self.network, self.folders.cache, member.slices)
+        return probabilities(self.network, self.folders.cache, member.slices)
 
     def _is_trunk_epoch(self, epoch: int) -> bool:
         return isinstance(self.network, DreNet) and epoch < self.recipe.trunk_epochs
@@ -107,7 +108,7 @@ class Trainer:
             self.network.pretrained_model.requires_grad_(not (full and self.recipe.freeze_trunk))
 
     def _losses(self, epoch: int, numbers: Sequence[int]) -> Tensor:
-        asked = (self.place.cache, self.samples, numbers, self.recipe, epoch)
+        asked = (self.folders.cache, self.samples, numbers, self.recipe, epoch)
         if isinstance(self.network, DreNet) and self._is_trunk_epoch(epoch):
             return trunk_loss(self.network, trunk_batch(*asked).to(self._device))
         return full_loss(self.network, full_batch(*asked).to(self._device))
@@ -115,7 +116,7 @@ class Trainer:
 
 def fit(world: Alone | World, trainer: Trainer, stop: Callable[[], bool] = lambda: False) -> State:
     """Train to the end of the recipe, or to the early stop, resuming where an earlier start left off. Raises Drained."""
-    state = read_state(world, trainer.place.run, trainer.network, trainer.optimiser)
+    state = read_state(world, trainer.folders.run, trainer.network, trainer.optimiser)
     recipe = trainer.recipe
     while state.epoch < recipe.trunk_epochs + recipe.epochs and not state.stopped:
         _epoch(world, trainer, state, stop)
@@ -124,9 +125,9 @@ def fit(world: Alone | World, trainer: Trainer, stop: Callable[[], bool] = lambd
         state.stopped = state.since_best >= recipe.patience
         if world.rank == 0:
             log.info("epoch %d: loss %.4f, validation AUC %.3f", state.epoch, state.epochs[-1][2], areas)
-            write_state(trainer.place.run, trainer.network, trainer.optimiser, state)
+            write_state(trainer.folders.run, trainer.network, trainer.optimiser, state)
             if state.epoch == recipe.trunk_epochs:  # what the full epochs start from, and what --start may begin with
-                write_network(trainer.place.run / TRUNK, trainer.network, recipe, trainer.cohort.task, None)
+                write_network(trainer.folders.run / TRUNK, trainer.network, recipe, trainer.cohort.task, None)
     return state
 
 
@@ -145,7 +146,7 @@ def _epoch(world: Alone | World, trainer: Trainer, state: State, stop: Callable[
         asked = bool(world.broadcast(bytes([stop()]) if world.rank == 0 else None)[0]) if number % 8 == 7 else False
         late = time.monotonic() - saved > trainer.recipe.checkpoint_every_s
         if world.rank == 0 and (asked or late):
-            write_state(trainer.place.run, trainer.network, trainer.optimiser, state)
+            write_state(trainer.folders.run, trainer.network, trainer.optimiser, state)
             saved = time.monotonic()
         if asked:
             raise Drained("training stopped early as asked; start the same command again to go on")
@@ -178,7 +179,7 @@ def _keep_best(trainer: Trainer, state: State, area: float, threshold: float) ->
     state.since_best += 1
     if area > state.best:
         state.best, state.since_best = area, 0
-        write_network(trainer.place.run / BEST, trainer.network, trainer.recipe, trainer.cohort.task, threshold)
+        write_network(trainer.folders.run / BEST, trainer.network, trainer.recipe, trainer.cohort.task, threshold)
 
 
 def seed_of(*numbers: int) -> int:

@@ -19,13 +19,13 @@ from pipeline.errors import ConfigurationError
 from pipeline.files import write_whole
 from pipeline.mpi.agreement import on_root
 from pipeline.mpi.launch import local_rank
+from pipeline.mpi.stop import asked_to_stop
 from pipeline.mpi.world import Alone, World
 from pipeline.run.lock import hold
-from pipeline.screening import asked_to_stop
 from pipeline.study.drenet import Baseline, DreNet, Metadata, load_start
 from pipeline.study.engine.device import open_device
 from pipeline.training.exchange import Exchange
-from pipeline.training.fit import Place, Trainer, fit
+from pipeline.training.fit import Folders, Trainer, fit
 from pipeline.training.recipe import Recipe
 from pipeline.training.state import State
 
@@ -55,7 +55,7 @@ class Request:
             self.labels,
             self.task,
             self.out,
-            self.place.cache,
+            self.folders.cache,
             self.config,
             self.split,
             self.recipe.seed,
@@ -64,9 +64,9 @@ class Request:
         )
 
     @property
-    def place(self) -> Place:
+    def folders(self) -> Folders:
         """Where this run keeps things."""
-        return Place(self.out, self.cache or self.out / CACHE)
+        return Folders(self.out, self.cache or self.out / CACHE)
 
 
 def train(world: Alone | World, request: Request) -> State | None:
@@ -80,7 +80,7 @@ def train(world: Alone | World, request: Request) -> State | None:
             torch.use_deterministic_algorithms(mode=True, warn_only=True)
             network = new_network(request, cohort.task)
             with Exchange(world, device) as exchange:
-                trainer = Trainer(network, request.recipe, cohort, request.place, exchange, device)
+                trainer = Trainer(network, request.recipe, cohort, request.folders, exchange, device)
                 state = fit(world, trainer, stop)
             on_root(world, lambda: _finish(request, state))
             return state if world.rank == 0 else None
@@ -106,7 +106,7 @@ def check(world: Alone | World, request: Request) -> None:
         changed = [name for name in wanted if name != "threads" and before.get(name) != wanted[name]]
         if changed:
             raise ConfigurationError(f"{request.out} was begun with another {', '.join(changed)}: choose another --out")
-    request.place.cache.mkdir(parents=True, exist_ok=True)
+    request.folders.cache.mkdir(parents=True, exist_ok=True)
     write_whole(written, msgspec.toml.encode(wanted))
     write_whole(request.out / PREPARATION, to_toml(request.config).encode())
 

@@ -15,10 +15,11 @@ from torch.nn.functional import pad
 
 from pipeline.cohort.cache import CachedStudy, read_slice
 from pipeline.evaluation.scoring import AT_ONCE, planes
+from pipeline.records import MIN_LUNG_FRACTION
 from pipeline.study.drenet import DreNet
-from pipeline.study.drenet.network import ANCHORS_BY_LEVEL, DETAIL_PX, PAD_PX, cut
+from pipeline.study.drenet.network import ANCHORS_BY_LEVEL, DETAIL_PX, cut
 from pipeline.study.engine.fast import normalised
-from pipeline.study.engine.shown import MIN_LUNG_FRACTION, lung_integral, lung_shares
+from pipeline.study.engine.shown import lung_integral, lung_shares
 from pipeline.training.batches import Change, Sample
 from pipeline.training.recipe import Recipe
 
@@ -55,15 +56,15 @@ def trunk_batch(
 
 
 def random_box(lung: npt.NDArray[np.bool_], generator: np.random.Generator) -> list[int]:
-    """An anchor (padded pixels) that shows mostly lung, of a level drawn first; the whole picture where there is none."""
+    """An anchor that shows mostly lung, of a level drawn first; the whole picture where there is none."""
     covered = lung_integral(lung)
     for level in generator.permutation(len(ANCHORS_BY_LEVEL)):
         boxes_A4 = ANCHORS_BY_LEVEL[level]
-        good = np.flatnonzero(lung_shares(covered, boxes_A4 - PAD_PX) >= MIN_LUNG_FRACTION)
+        good = np.flatnonzero(lung_shares(covered, boxes_A4) >= MIN_LUNG_FRACTION)
         if good.size:
             chosen: list[int] = boxes_A4[generator.choice(good)].tolist()
             return chosen
-    return [PAD_PX, PAD_PX, PAD_PX + lung.shape[0], PAD_PX + lung.shape[1]]
+    return [0, 0, *lung.shape]
 
 
 @torch.inference_mode()
@@ -91,7 +92,7 @@ def _half_size(pictures: Sequence[Grey]) -> Grey:
 
 def _detail(image_HW: Grey, box: Sequence[int]) -> Tensor:
     """The detail [1, C, 224, 224] at `box`, as a network cuts it from the padded picture."""
-    (top, left), (bottom, right) = ([edge - PAD_PX for edge in corner] for corner in (box[:2], box[2:]))
+    top, left, bottom, right = box
     inside = image_HW[max(0, top) : bottom, max(0, left) : right]
     height, width = inside.shape
     beside = max(0, -left), right - max(0, left) - width, max(0, -top), bottom - max(0, top) - height

@@ -3,7 +3,7 @@
 
 const PAGE = 25;
 const BOX_FROM = Number(document.body.dataset.boxFrom); // normalised detail score from which a box is drawn (paper, figure 4)
-const IN_FILL = 0.5; // a box that shows less original lung than this is no finding
+const IN_FILL = Number(document.body.dataset.minLung); // a box that shows less original lung than this is no finding
 const TOP = 3;
 const SVG = "http://www.w3.org/2000/svg";
 

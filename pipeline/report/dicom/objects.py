@@ -18,8 +18,8 @@ from highdicom.sr.coding import CodedConcept
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, generate_uid
 
-from pipeline.records import Box, Detail
-from pipeline.report.dicom.subject import NOTICE, Subject
+from pipeline.records import NOTICE, Box, Detail
+from pipeline.report.dicom.subject import Subject
 
 MAKER, MODEL = "drenet-pipeline", "DRE-Net"
 SCHEME = "99DRENET"

@@ -13,11 +13,13 @@ from typing import Any
 from pipeline.errors import ConfigurationError, Reason, StudyError
 from pipeline.files import storage_error
 from pipeline.records import StudyResult
-from pipeline.report.described import read_description
 from pipeline.report.dicom.objects import capture, segmentation, structured_report
 from pipeline.report.dicom.subject import Network, Subject, read_subject
-from pipeline.run.journal import decode, noted_places, read_raw
+from pipeline.run.journal import decode, read_raw
 from pipeline.run.manifest import Manifest, read_manifest
+from pipeline.run.paths import PRIVATE
+from pipeline.run.resume import noted_places
+from pipeline.run.run_toml import read_described
 
 log = logging.getLogger(__name__)
 N_CAPTURES = 3
@@ -34,15 +36,15 @@ class Written:
 
 def write_dicom(run: Path, folder: Path, *, studies: int = 10, box_from: float = 0.8) -> Written:
     """Objects of the `studies` highest-scoring studies of `run` into `folder`, which must be empty or absent."""
-    described = read_description(run)
+    described = read_described(run)
     folder = _prepared(folder)
-    manifest = read_manifest(run / "private")
-    first = described["networks"][0]
-    network = Network(0, first["column"], first["sha256"], first["positive"], described["code_version"])
+    manifest = read_manifest(run / PRIVATE)
+    first = described.networks[0]
+    network = Network(0, first.column, first.sha256, first.positive, described.code_version)
     n_studies = n_objects = n_left_out = 0
     for result in _highest(run, studies):
         try:
-            subject = _subject(manifest, result, network, described["config"]["lung"]["recipe"])
+            subject = _subject(manifest, result, network, described.config.lung.recipe)
             objects = _objects(subject, box_from)
         except StudyError as error:
             log.warning("study %s: no DICOM output: %s", result.study_key, error.reason)

@@ -15,12 +15,11 @@ from pipeline.archive import Decoder, read_volume
 from pipeline.archive.originals import read_originals
 from pipeline.config import WindowConfig
 from pipeline.errors import Reason, StudyError
-from pipeline.records import Affine, Detail, ScoredSlice, Series, StudyResult, Volume
+from pipeline.records import MIN_LUNG_FRACTION, Affine, Detail, ScoredSlice, Series, StudyResult, Volume
 from pipeline.study.lungs import lung_masks
 from pipeline.study.slices import to_grey
 
 CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
-NOTICE = "Research use only. Not a medical device."
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,9 @@ class Subject:
     def shown(self, place: int, from_: float) -> list[tuple[int, Detail]]:
         """(number, detail) of the details of one slice that are findings: scored above `from_`, and not of the fill."""
         details = self.slices[place].predictions[self.network.number].details
-        return [(n, one) for n, one in enumerate(details, 1) if one.probability > from_ and one.lung_fraction >= 0.5]
+        return [
+            (n, one) for n, one in enumerate(details, 1) if one.probability > from_ and one.lung_fraction >= MIN_LUNG_FRACTION
+        ]
 
     def top(self, count: int) -> list[int]:
         """The places of the slices that score highest, the highest first."""

@@ -29,8 +29,8 @@ ADDED = ("attention.weight", "attention.bias")
 """What published checkpoints lack: the learned attention; zeros are the identity."""
 WRAPPERS = ("net_state_dict", "state_dict", "model")
 """Where trainers keep the state dict: the paper's authors, Lightning, and many a script."""
-PREFIXES = ("_orig_mod.", "module.", "model.")
-"""What torch.compile, DataParallel and Lightning put before every key."""
+COUNTER = "n_averaged"
+"""What torch's averaging of weights keeps beside them."""
 CURE = "expected a DRE-Net checkpoint: the published layout (net_state_dict, 336 keys) or this project's safetensors"
 
 
@@ -118,9 +118,12 @@ def _tensors(data: bytes, name: str) -> tuple[dict[str, Tensor], str]:
         )
     is_safetensors = data[8:9] == b"{"
     try:
-        return _from_safetensors(data) if is_safetensors else (_from_torch(data), "")
+        state, described = _from_safetensors(data) if is_safetensors else (_from_torch(data), "")
     except Exception as error:  # the two libraries raise a dozen kinds here, and each means the same to the user
-        raise ConfigurationError(f"{name} cannot be read as tensors (CHECKPOINT_CORRUPT); {CURE}") from error
+        raise ConfigurationError(
+            f"{name} cannot be read as tensors, and other objects are never unpickled (CHECKPOINT_CORRUPT); {CURE}"
+        ) from error
+    return _bare(state), described
 
 
 def _from_safetensors(data: bytes) -> tuple[dict[str, Tensor], str]:
@@ -129,20 +132,23 @@ def _from_safetensors(data: bytes) -> tuple[dict[str, Tensor], str]:
 
 
 def _from_torch(data: bytes) -> dict[str, Tensor]:
-    """A state dict, plain or as trainers wrap it, without the prefixes that they put before its keys."""
+    """A state dict, plain or as trainers wrap it."""
     content: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     for name in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]
     state = content if isinstance(content, dict) else {}
-    return _bare({str(key): value for key, value in state.items() if isinstance(value, Tensor)})
+    return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`state` without the prefixes that all of its keys share."""
-    for prefix in PREFIXES * 2:  # of DataParallel within torch.compile, or the other way round
-        if state and all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    """`state` without the names that all of its keys stand under: no network here has but one part.
+
+    torch.compile puts `_orig_mod.` before every key, DataParallel `module.`, Lightning the attribute that holds the network.
+    """
+    state = {key: value for key, value in state.items() if key != COUNTER}
+    while len({key.partition(".")[0] for key in state}) == 1 and all("." in key for key in state):
+        state = {key.partition(".")[2]: value for key, value in state.items()}
     return state
 
 

@@ -4,12 +4,13 @@ The trunk's feature map feeds a proposal pyramid that scores 261 square anchors;
 from the zero-padded image, resized to 224 x 224 and seen by the same trunk; the best large one is cut again from the 600 x 600
 zoom source. A linear layer over the eight features gives the slice's logits. Dropout is off in eval mode.
 
-Shapes: N slices, C channels, H x W pixels, K = 6 details, A anchors, F = 2048 * width features. Boxes (y0, x0, y1, x1) lie in
-the image padded by 224 on each side; subtract 224 for image pixels.
+Shapes: N slices, C channels, H x W pixels, K = 6 details, A anchors, F = 2048 * width features. Boxes (y0, x0, y1, x1) are
+pixels of the image, and may reach beyond it: only where details are cut is it padded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ LARGE_LEVELS = ((192, 128, 4),)
 
 
 class DreNetOutput(NamedTuple):
-    """What DRE-Net says of N slices; `boxes` in padded pixels, `attention` sums to 1 over the details."""
+    """What DRE-Net says of N slices; `boxes` in pixels of the picture, `attention` sums to 1 over the details."""
 
     raw_logits: Tensor
     concat_logits: Tensor
@@ -59,10 +60,10 @@ class Metadata:
 
 
 def anchors(levels: tuple[tuple[int, int, int], ...]) -> npt.NDArray[np.int64]:
-    """Boxes [A, 4] in padded pixels, level by level, row by row."""
+    """Boxes [A, 4] in pixels of the picture, some beyond its edges; level by level, row by row."""
     boxes = []
     for side, stride, n_cells in levels:
-        centre = stride // 2 + stride * np.arange(n_cells) + PAD_PX
+        centre = stride // 2 + stride * np.arange(n_cells)
         y, x = (grid.ravel() for grid in np.meshgrid(centre, centre, indexing="ij"))
         half = side // 2
         boxes.append(np.stack([y - half, x - half, y + half, x + half], axis=1))
@@ -118,6 +119,7 @@ class DreNet(nn.Module):
         nn.init.zeros_(self.attention.bias)
         self.dropout = nn.Dropout(0.5)
         self.explore = 0.0  # training may choose details by scores with this much noise, to see others than the best
+        self.closer: Callable[[Tensor], Tensor] | None = None  # computes the looks after the first, where not the trunk does
         self.trunk_dtype = torch.float32  # training may compute the trunk, and only it, in bfloat16
         self.metadata = Metadata(width=width)
         self.small_boxes: Tensor
@@ -144,7 +146,7 @@ class DreNet(nn.Module):
         boxes_NK4 = torch.cat([self.small_boxes[index_NK[:, :N_SMALL]], self.large_boxes[index_NK[:, N_SMALL:]]], dim=1)
         score_NK = torch.cat([small_NA.gather(1, index_NK[:, :N_SMALL]), large_NA.gather(1, index_NK[:, N_SMALL:])], dim=1)
         detail_NKF = self._look_at_details(image, boxes_NK4)
-        second_NF = self.pooled(self.trunk(second_look(zoom_source, boxes_NK4[:, N_SMALL])))
+        second_NF = self.pooled(self.look_closer(second_look(zoom_source, boxes_NK4[:, N_SMALL])))
         attention_NK = torch.softmax(self.attention(detail_NKF).squeeze(2), dim=1)
         weighted_NF = (detail_NKF * (attention_NK * N_DETAILS).unsqueeze(2)).flatten(1)
         return DreNetOutput(
@@ -162,6 +164,10 @@ class DreNet(nn.Module):
         with torch.autocast(image_NCHW.device.type, torch.bfloat16, enabled=self.trunk_dtype == torch.bfloat16):
             features: Tensor = self.pretrained_model(image_NCHW)
         return features
+
+    def look_closer(self, image_NCHW: Tensor) -> Tensor:
+        """The feature map of details and of the second look: nothing is chosen by it, so an engine may round it."""
+        return self.closer(image_NCHW) if self.closer else self.trunk(image_NCHW)
 
     def pooled(self, map_NCHW: Tensor) -> Tensor:
         """[N, F]: the mean over the map, in fp32; in training half of it is dropped for all that follows."""
@@ -184,9 +190,9 @@ class DreNet(nn.Module):
     def _look_at_details(self, image: Tensor, boxes_NK4: Tensor) -> Tensor:
         """[N, K, F]: each detail cut from the padded image, resized, seen by the trunk."""
         padded = pad(image.detach(), (PAD_PX,) * 4)
-        boxes = boxes_NK4.tolist()
+        boxes = (boxes_NK4 + PAD_PX).tolist()
         cuts = [cut(padded[n : n + 1], box, DETAIL_PX) for n, slice_boxes in enumerate(boxes) for box in slice_boxes]
-        features_NF = self.pooled(self.trunk(torch.cat(cuts)))
+        features_NF = self.pooled(self.look_closer(torch.cat(cuts)))
         return features_NF.view(len(boxes), N_DETAILS, -1)
 
 
@@ -215,7 +221,7 @@ def cut(image_1CHW: Tensor, box: list[int], size: int) -> Tensor:
 
 def second_look(zoom_source: Tensor, box_N4: Tensor) -> Tensor:
     """The best large detail of each slice, cut from its 600 x 600 source: [N, 3, 448, 448]."""
-    inside = (box_N4 - PAD_PX).clamp(0, IMAGE_PX).tolist()
+    inside = box_N4.clamp(0, IMAGE_PX).tolist()
     scaled = [[edge * ZOOM_PX // IMAGE_PX for edge in box] for box in inside]
     return torch.cat([cut(zoom_source[n : n + 1].detach(), box, IMAGE_PX) for n, box in enumerate(scaled)])
 

@@ -14,6 +14,7 @@ Shapes: N slices, P = 2 planes, H x W pixels, F features.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -61,20 +62,23 @@ def fast_network(network: DreNet, config: EngineConfig, device: torch.device) ->
     trunk = fast.pretrained_model
     fold_batch_norms(trunk)
     fold_normalisation(trunk)
-    fast.pretrained_model = FastTrunk(_features(trunk, config, device), trunk.fc)  # type: ignore[assignment]
+    if config.precision == "mixed":
+        fast.closer = _features(deepcopy(trunk), config, device, torch.bfloat16)
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    fast.pretrained_model = FastTrunk(_features(trunk, config, device, dtype), trunk.fc)  # type: ignore[assignment]
     return fast.to(device)
 
 
-def _features(trunk: ResNet, config: EngineConfig, device: torch.device) -> Features:
+def _features(trunk: ResNet, config: EngineConfig, device: torch.device, dtype: torch.dtype) -> Features:
     if config.name == "openvino":
         from pipeline.study.engine.openvino import openvino_features
 
-        return openvino_features(trunk, config)
-    return torch_features(trunk, torch.bfloat16 if config.precision == "bf16" else torch.float32, device)
+        return openvino_features(trunk, config, dtype)
+    return torch_features(trunk, dtype, device)
 
 
 def torch_features(trunk: ResNet, dtype: torch.dtype, device: torch.device) -> Features:
-    """The trunk in `dtype` by torch, in channels-last memory: without it bf16 is slower than fp32."""
+    """The trunk in `dtype` by torch, in channels-last memory: without it bf16 is slower than fp32. Takes the trunk over."""
     layout = torch.channels_last
     convolutions = nn.ModuleDict({name: part for name, part in trunk.named_children() if name != "fc"})
     convolutions.to(device=device, dtype=dtype).to(memory_format=layout)  # type: ignore[call-overload]

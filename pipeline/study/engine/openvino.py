@@ -23,19 +23,21 @@ SHAPES = ((1, 2, IMAGE_PX, IMAGE_PX), (N_DETAILS, 2, DETAIL_PX, DETAIL_PX))
 """The whole slice and its second look; the details of one slice. Shapes that vary would make memory grow."""
 
 
-def openvino_features(trunk: ResNet, config: EngineConfig) -> Features:
-    """The trunk (taking planes) in the precision asked for. Raises DeviceError where the processor lacks it."""
+def openvino_features(trunk: ResNet, config: EngineConfig, dtype: torch.dtype) -> Features:
+    """The trunk (taking planes) in `dtype`. Raises DeviceError where the processor lacks it."""
     openvino = import_openvino()
     core = openvino.Core()
-    if config.precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise DeviceError("precision = bf16, but OpenVINO knows no bf16 on this processor: choose fp32, or engine = torch")
+    if dtype == torch.bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise DeviceError(
+            f"precision = {config.precision}, but OpenVINO knows no bf16 on this processor: choose fp32, or engine = torch"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # OpenVINO traces with torch.jit, which torch calls deprecated
         model = openvino.convert_model(trunk, example_input=torch.zeros(1, 2, 64, 64), input=[-1, 2, -1, -1])
     requests: dict[tuple[int, ...], Any] = {}
     for shape in SHAPES:
         model.reshape(shape)
-        requests[shape] = core.compile_model(model, "CPU", _hints(config)).create_infer_request()
+        requests[shape] = core.compile_model(model, "CPU", _hints(config, dtype)).create_infer_request()
     return lambda planes_NPHW: _infer(requests[tuple(planes_NPHW.shape)], planes_NPHW)
 
 
@@ -48,9 +50,9 @@ def import_openvino() -> Any:
     return openvino
 
 
-def _hints(config: EngineConfig) -> dict[str, object]:
+def _hints(config: EngineConfig, dtype: torch.dtype) -> dict[str, object]:
     return {
-        "INFERENCE_PRECISION_HINT": "bf16" if config.precision == "bf16" else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
         "INFERENCE_NUM_THREADS": config.threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",

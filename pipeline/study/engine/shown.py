@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.study.drenet.network import LARGE_LEVELS, PAD_PX, SMALL_LEVELS, anchors
+from pipeline.records import MIN_LUNG_FRACTION
+from pipeline.study.drenet.network import LARGE_LEVELS, SMALL_LEVELS, anchors
 
-MIN_LUNG_FRACTION = 0.5
-ANCHORS_A4 = anchors((*SMALL_LEVELS, *LARGE_LEVELS)) - PAD_PX
+ANCHORS_A4 = anchors((*SMALL_LEVELS, *LARGE_LEVELS))
 
 Integral = npt.NDArray[np.int64]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import ClusterConfig
-from pipeline.run.journal import last_places
+from pipeline.run.resume import last_places
 from pipeline.submission import job_script
 
 sys.path.insert(0, str(Path(__file__).parent))  # where the bed lies

@@ -30,7 +30,7 @@ def answers():
     return next(number for number in range(3, 10) if "pipe" in os.readlink("/proc/self/fd/%d" % number))
 
 def decode(syntax, frame):
-    order = frame[24:].split()[0].decode()
+    order = frame[43:].split()[0].decode()
     if order == "crash": os.abort()
     if order == "exit": os._exit(3)
     if order == "once" and not os.path.exists({mark!r}):
@@ -66,7 +66,7 @@ def decoder(tmp_path, monkeypatch):
 
 def frame(order):
     size = (4).to_bytes(4, "big")
-    return b"\xff\x4f\xff\x51\x00\x29\x00\x00" + size + size + bytes(8) + order.encode() + b" end"
+    return b"\xff\x4f\xff\x51\x00\x29\x00\x00" + size + size + bytes(24) + b"\0\1\x0f" + order.encode() + b" end"
 
 
 def reason_of(decoder, order):
@@ -93,21 +93,21 @@ FATES = {
 @pytest.mark.parametrize(("order", "reason"), FATES.items(), ids=FATES)
 def test_whatever_a_decoder_does_is_one_reason_and_the_next_frame_is_decoded(order, reason, decoder):
     assert reason_of(decoder, order) == reason
-    assert decoder.decode(frame("fine"), SOURCE)[3, 3] == 15
+    assert decoder.decode(frame("fine"), SOURCE).values[3, 3] == 15
 
 
 def test_what_a_library_prints_does_not_pass_for_pixels(decoder):
-    assert decoder.decode(frame("noise"), SOURCE).tolist() == np.arange(16).reshape(4, 4).tolist()
+    assert decoder.decode(frame("noise"), SOURCE).values.tolist() == np.arange(16).reshape(4, 4).tolist()
 
 
 def test_a_child_killed_from_outside_is_started_again_and_the_frame_decoded(decoder):
-    assert decoder.decode(frame("once"), SOURCE)[3, 3] == 15
+    assert decoder.decode(frame("once"), SOURCE).values[3, 3] == 15
 
 
 def test_a_child_killed_between_frames_is_started_again(decoder):
     decoder.decode(frame("fine"), SOURCE)
     os.kill(decoder.child.pid, signal.SIGKILL)
-    assert decoder.decode(frame("fine"), SOURCE)[3, 3] == 15
+    assert decoder.decode(frame("fine"), SOURCE).values[3, 3] == 15
 
 
 def test_a_child_killed_while_it_works_is_started_again(decoder, monkeypatch):
@@ -130,7 +130,7 @@ def test_what_tick_raises_while_a_frame_is_decoded_passes_and_the_next_answer_is
     with Decoder(cpu_s=60.0, tick=tick) as listening:
         with pytest.raises(RankDied):
             listening.decode(frame("sleep"), SOURCE)
-        assert listening.decode(frame("fine"), SOURCE)[3, 3] == 15
+        assert listening.decode(frame("fine"), SOURCE).values[3, 3] == 15
 
 
 def test_sleeping_costs_no_cpu_and_ends_at_the_wall_clock(decoder, monkeypatch):

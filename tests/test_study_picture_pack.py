@@ -13,7 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.records import StudyResult, Volume
 from pipeline.report import write_report
 from pipeline.run.gather import payload_digest
-from pipeline.run.journal import last_places
+from pipeline.run.resume import last_places
 from pipeline.study.picture_pack import MAX_BYTES, Album, find_pictures, outlines, read_pictures, study_pictures
 from pipeline.study.slices import prepare
 

@@ -19,8 +19,10 @@ from pipeline import open_run
 from pipeline.errors import ConfigurationError
 from pipeline.run import journal as store
 from pipeline.run.gather import gather, payload_digest
-from pipeline.run.journal import compact, journal_files, last_places, noted_places, notes_of
-from pipeline.run.manifest import HEADS, read_manifest
+from pipeline.run.journal import journal_files, notes_of
+from pipeline.run.manifest import read_manifest
+from pipeline.run.paths import MANIFEST_HEADS
+from pipeline.run.resume import compact, last_places, noted_places
 from pipeline.run.status import read_status
 
 N = 150
@@ -247,7 +249,7 @@ def test_the_payload_is_that_of_a_plain_recomputation(n, tmp_path):
 def test_the_manifest_is_the_same_with_and_without_its_heads(tmp_path):
     run = made(tmp_path / "run")
     quick = read_manifest(run / "private")
-    (run / "private" / HEADS).unlink()
+    (run / "private" / MANIFEST_HEADS).unlink()
     assert read_manifest(run / "private") == quick
     assert quick.study(7) == scale.study_of(next(n for n in range(N) if scale.key_of(n) == quick.entries[7].study_key))
 
@@ -256,7 +258,7 @@ def test_heads_of_another_manifest_are_not_believed(tmp_path):
     for name, n in (("one", N), ("two", N + 1)):
         (tmp_path / name).mkdir()
         scale.manifest(tmp_path / name, n)
-    (tmp_path / "one" / "private" / HEADS).replace(tmp_path / "two" / "private" / HEADS)
+    (tmp_path / "one" / "private" / MANIFEST_HEADS).replace(tmp_path / "two" / "private" / MANIFEST_HEADS)
     assert len(read_manifest(tmp_path / "two" / "private").entries) == N + 1
 
 

@@ -8,7 +8,8 @@ import pytest
 from pipeline.errors import ConfigurationError, StorageError
 from pipeline.files import storage_error, write_whole
 from pipeline.records import Line, StudyResult
-from pipeline.run.journal import Journal, compact, last_places, next_attempt, read_lines
+from pipeline.run.journal import Journal, read_lines
+from pipeline.run.resume import compact, last_places, next_attempt
 
 
 def _line(key, status="OK", reason=""):

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.run.deal import Deal
-from pipeline.run.journal import last_places
 from pipeline.run.pace import Pace
 from pipeline.run.read_tables import open_run
+from pipeline.run.resume import last_places
 
 ROOT = Path(__file__).parents[1]
 TABLES = ("studies.csv", "patients.csv", "exclusions.csv", "slices.parquet")
@@ -173,9 +173,9 @@ def test_tasks_too_dear_for_the_time_left_are_set_aside_and_the_cheap_ones_done(
 )
 def test_a_study_is_blamed_for_a_crash_or_want_of_memory_but_not_for_a_kill(deadly, n_memory_kills, blamed, tmp_path):
     code = (
-        "import os, signal, sys; from pathlib import Path; from pipeline.mpi import watcher as guard\n"
-        "guard.KERNEL_COUNTS = counts = Path(sys.argv[1]); counts.write_text('pgfault 7\\noom_kill 3\\n')\n"
-        "hand = guard.watched(); hand(Path(sys.argv[2]), b'x\\n')\n"
+        "import os, signal, sys; from pathlib import Path; from pipeline.mpi import watcher\n"
+        "watcher.KERNEL_COUNTS = counts = Path(sys.argv[1]); counts.write_text('pgfault 7\\noom_kill 3\\n')\n"
+        "hand = watcher.watched(); hand(Path(sys.argv[2]), b'x\\n')\n"
         "import time; time.sleep(0.3); counts.write_text(f'oom_kill {3 + int(sys.argv[4])}\\n')\n"
         "signal.signal(signal.SIGTERM, signal.SIG_DFL); os.kill(os.getpid(), signal.Signals[sys.argv[3]])"
     )

@@ -167,6 +167,7 @@ class Terminal:
     def __init__(self, command, environment):
         self.pid, self._handle = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # also where the tests themselves were started in the background
             os.execvpe(command[0], command, environment)
         self.said = ""
 
@@ -193,7 +194,7 @@ class Terminal:
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("n_ranks", [1, 2])
-@pytest.mark.parametrize(("way", "n_presses"), [("listens", 1), ("stands in C", 2)])
+@pytest.mark.parametrize(("way", "n_presses"), [("listens", 1), ("stands in C, and nobody minds", 2)])
 def test_interrupted_once_a_run_ends_in_good_order_and_twice_at_once(way, n_presses, n_ranks, ending, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "ENDING": str(tmp_path)}
     terminal = Terminal([*ENDING, way, str(tmp_path), "--ranks", str(n_ranks)], environment)

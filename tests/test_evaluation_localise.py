@@ -18,7 +18,6 @@ from pipeline.evaluation.localise import (
 )
 from pipeline.records import Box
 from pipeline.study.drenet import DreNetOutput, formula_network
-from pipeline.study.drenet.network import PAD_PX
 
 EMPTY = np.zeros((448, 448), bool)
 
@@ -55,7 +54,7 @@ def ct_slice():
 @pytest.fixture
 def network():
     """A network that says the same of every slice: three sure details in the fill, three others in the lung."""
-    boxes = torch.tensor([[[40, 300, 88, 348]] * 3 + [[40, 40, 88, 88], [80, 80, 128, 128], [140, 90, 188, 138]]]) + PAD_PX
+    boxes = torch.tensor([[[40, 300, 88, 348]] * 3 + [[40, 40, 88, 88], [80, 80, 128, 128], [140, 90, 188, 138]]])
     part = torch.zeros(1, 6, 2)
     part[0, :, 1] = torch.tensor([9.0, 9.0, 9.0, 1.0, 3.0, 2.0])
     proposal = torch.tensor([[1.0, 6.0, 5.0, 4.0, 2.0, 3.0]])

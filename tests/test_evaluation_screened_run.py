@@ -20,7 +20,7 @@ from pipeline.evaluation.evaluate import Asked, evaluate
 from pipeline.evaluation.screened_run import measure_screened, target_of
 from pipeline.phantom import CohortPlan, write_cohort
 from pipeline.pseudonym import make_key, pseudonym, read_key
-from pipeline.run.plan import Network
+from pipeline.run.run_toml import Network
 from pipeline.study.drenet.shipped import shipped_weights
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from pipeline import open_run
 from pipeline.pseudonym import make_key
-from pipeline.run.journal import last_places
+from pipeline.run.resume import last_places
 
 TABLES = ("studies.csv", "patients.csv", "exclusions.csv", "slices.parquet")
 

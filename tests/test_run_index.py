@@ -15,7 +15,8 @@ from pipeline.mpi.world import Alone
 from pipeline.run import index as indexing
 from pipeline.run import scan_cache as catalogues
 from pipeline.run.index import IndexSource, index
-from pipeline.run.manifest import NAME, read_manifest
+from pipeline.run.manifest import read_manifest
+from pipeline.run.paths import MANIFEST
 from pipeline.run.scan_cache import Catalogue
 from tests.fabricate import CONFIG, KEY, hu_of, images, indexed, left_out, write
 
@@ -109,7 +110,7 @@ def test_the_manifest_does_not_depend_on_the_number_of_ranks(size, archive, tmp_
     world.root = archive
     (tmp_path / "other").mkdir()
     index(world, archive, tmp_path / "other", CONFIG, KEY)
-    assert (tmp_path / "other" / NAME).read_bytes() == alone.path.read_bytes()
+    assert (tmp_path / "other" / MANIFEST).read_bytes() == alone.path.read_bytes()
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 4, 6])
@@ -121,7 +122,7 @@ def test_an_index_stopped_half_way_goes_on_where_it_stopped(stop_after, archive,
     private.mkdir()
     with pytest.raises(Drained):
         index(world, archive, private, CONFIG, KEY)
-    assert not (private / NAME).exists()
+    assert not (private / MANIFEST).exists()
     indexed(archive)
     assert len(reads) == len(set(reads)) == 3 * 24 + 1
 
@@ -213,7 +214,7 @@ def test_ranks_of_mpi_index_like_one(archive, drenet, tmp_path):
     for ranks in (1, 3):
         done = drenet("index", archive, "--out", tmp_path / str(ranks), ranks=ranks)
         assert done.returncode == 0, done.stdout
-    one, three = ((tmp_path / ranks / "private" / NAME).read_bytes() for ranks in ("1", "3"))
+    one, three = ((tmp_path / ranks / "private" / MANIFEST).read_bytes() for ranks in ("1", "3"))
     assert one == three
     assert len(one.splitlines()) == 4
 
@@ -227,4 +228,4 @@ def test_indexing_imports_no_pydicom_and_no_torch(archive, tmp_path):
     )
     command = [sys.executable, "-c", code, str(ROOT), str(archive), str(tmp_path / "p")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
-    assert len(json.loads((tmp_path / "p" / NAME).read_text().splitlines()[0])["events"]) == 2
+    assert len(json.loads((tmp_path / "p" / MANIFEST).read_text().splitlines()[0])["events"]) == 2

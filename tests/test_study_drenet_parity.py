@@ -112,7 +112,7 @@ def plain_drenet(image_3HW, zoom_3HW, state):
         "part_logits": detail @ state["partcls_net.weight"].T + state["partcls_net.bias"],
         "detail_index": np.array(of_small + of_large),
         "detail_score": np.concatenate([small[0, of_small], large[0, of_large]]),
-        "boxes": np.array(boxes),
+        "boxes": np.array(boxes) - 224,
         "attention": weight,
     }
 

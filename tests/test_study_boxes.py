@@ -114,7 +114,7 @@ def test_boxes_hit_lesions_in_the_stored_image_as_in_network_coordinates(stored_
 
 def _inside(scored, prepared, shape):
     """Which stored pixels the network saw."""
-    from pipeline.study.pool import to_original
+    from pipeline.study.boxes import to_original
 
     row = prepared.slice_index.tolist().index(scored.slice_index)
     box = to_original(Box(0.0, 0.0, 448.0, 448.0), prepared.crops[row], 448, prepared.original_affine)

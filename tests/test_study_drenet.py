@@ -1,5 +1,6 @@
 """DRE-Net's parts keep what drenet.md says of them, and its checkpoints are read or refused with a cure."""
 
+import argparse
 from dataclasses import replace
 
 import numpy as np
@@ -43,11 +44,11 @@ def _saved(path, content, **options):
 def test_anchors_are_squares_numbered_row_by_row_level_by_level():
     small, large = anchors(SMALL_LEVELS).tolist(), anchors(LARGE_LEVELS).tolist()
     assert (len(small), len(large)) == (245, 16)
-    assert small[0] == [216, 216, 264, 264]
-    assert small[1] == [216, 248, 264, 296]  # one to the right
-    assert small[14] == [248, 216, 296, 264]  # one down
-    assert small[196] == [208, 208, 304, 304]
-    assert large[15] == [576, 576, 768, 768]
+    assert small[0] == [-8, -8, 40, 40]
+    assert small[1] == [-8, 24, 40, 72]  # one to the right
+    assert small[14] == [24, -8, 72, 40]  # one down
+    assert small[196] == [-16, -16, 80, 80]
+    assert large[15] == [352, 352, 544, 544]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_details_over_the_edge_show_the_mean_and_not_black(network):
 
 def test_the_second_look_clamps_scales_and_truncates():
     rows = torch.arange(600.0).view(1, 1, 600, 1).expand(1, 3, 600, 600)
-    shown = second_look(rows, torch.tensor([[224 - 32, 320, 224 + 160, 512]]))
+    shown = second_look(rows, torch.tensor([[-32, 96, 160, 288]]))
     assert shown[0, 0, 0, 0] == 0  # -32 is clamped
     assert shown[0, 0, -1, 0] == 213  # 160 * 600 / 448 = 214.28; the last row of 0..214 is 213
 
@@ -203,6 +204,26 @@ def test_a_published_checkpoint_gives_the_same_numbers(wrap, options, network, p
 def test_published_names_in_a_safetensors_file_without_metadata_are_read_too(published, network):
     loaded = load_checkpoint_bytes(safetensors_bytes(published))
     assert torch.equal(loaded.concat_net.weight, network.concat_net.weight)
+
+
+PREFIXES = ("module.", "_orig_mod.", "model.", "_orig_mod.module.", "network.", "net.model.")
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_a_name_that_all_keys_stand_under_is_passed_over_in_every_format(prefix, published, network, tmp_path):
+    wrapped = {prefix + key: value for key, value in published.items()}
+    averaged = {**wrapped, "n_averaged": torch.tensor(3)}
+    for loaded in (
+        load_checkpoint_bytes(safetensors_bytes(wrapped)),
+        load_checkpoint(_saved(tmp_path / "a.ckpt", {"state_dict": averaged})),
+    ):
+        assert torch.equal(loaded.concat_net.weight, network.concat_net.weight)
+
+
+def test_objects_beside_the_tensors_are_the_named_cause(published, tmp_path):
+    content = {"state_dict": published, "hyper_parameters": argparse.Namespace(width=1)}
+    with pytest.raises(ConfigurationError, match="other objects are never unpickled"):
+        load_checkpoint(_saved(tmp_path / "a.ckpt", content))
 
 
 def test_half_precision_checkpoints_are_computed_in_fp32(published, tmp_path):

@@ -19,7 +19,7 @@ from pipeline.study.engine.fast import fast_network, normalised, planes
 from pipeline.study.engine.shown import anchors_in_lung, lung_integral, lung_shares
 
 WIDTH = 1 / 16
-ENGINES = [("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32")]
+ENGINES = [("torch", "fp32"), ("torch", "mixed"), ("torch", "bf16"), ("openvino", "fp32")]
 CPU = torch.device("cpu")
 EDGES = torch.tensor([[0, 13, 244, 0, 3, 15]])
 """Details over the four edges of the picture."""
@@ -83,6 +83,33 @@ def test_bf16_moves_a_probability_by_less_than_two_hundredths_where_boxes_are_fo
         got = fast_network(network, EngineConfig(precision="bf16"), CPU)(image, zoom, want.detail_index)
     change = (got.concat_logits.softmax(1) - want.concat_logits.softmax(1)).abs().max()
     assert 0 < change < 0.02
+
+
+def test_mixed_chooses_the_boxes_of_fp32_and_rounds_what_they_show(network, study):
+    exact, mixed = (Engine([network], EngineConfig(precision=precision)).predict(study) for precision in ("fp32", "mixed"))
+    moved = []
+    for (one,), (other,) in zip(exact, mixed, strict=True):
+        assert [(at.box, at.score) for at in other.details] == [(at.box, at.score) for at in one.details]
+        moved.append(abs(other.probability - one.probability))
+    assert 0 < max(moved) < 0.02
+
+
+def test_in_mixed_only_the_closer_looks_are_bf16(network):
+    fast = fast_network(network, EngineConfig(precision="mixed"), CPU)
+    assert fast.trunk(torch.zeros(1, 2, 64, 64)).dtype == torch.float32
+    assert fast.look_closer(torch.zeros(1, 2, 64, 64)).dtype == torch.bfloat16
+
+
+def test_openvino_computes_mixed_in_two_precisions_where_the_processor_has_both(network, study):
+    _config("openvino", "mixed")
+    if "BF16" not in openvino.import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        with pytest.raises(DeviceError, match="mixed"):
+            Engine([network], EngineConfig(name="openvino", precision="mixed"))
+        return
+    exact, mixed = (Engine([network], EngineConfig(name="openvino", precision=p)).predict(study) for p in ("fp32", "mixed"))
+    for (one,), (other,) in zip(exact, mixed, strict=True):
+        assert [detail.box for detail in other.details] == [detail.box for detail in one.details]
+        assert 0 < abs(other.probability - one.probability) < 0.02
 
 
 def test_proposals_and_final_layers_stay_fp32_in_bf16(network):
@@ -150,7 +177,7 @@ def test_the_lung_share_of_a_box_counts_what_lies_outside_the_picture_as_none():
 def test_anchors_in_lung_are_those_that_show_at_least_half_of_it():
     lung = np.zeros((448, 448), bool)
     lung[40:260, 30:310] = True
-    boxes = (anchors((*SMALL_LEVELS, *LARGE_LEVELS)) - 224).tolist()
+    boxes = anchors((*SMALL_LEVELS, *LARGE_LEVELS)).tolist()
     shares = [
         lung[max(0, top) : bottom, max(0, left) : right].sum() / (bottom - top) ** 2 for top, left, bottom, right in boxes
     ]
@@ -200,8 +227,9 @@ def test_openvino_never_computes_in_another_precision_than_asked_for(network, mo
 
     monkeypatch.setattr(openvino, "import_openvino", Library)
     monkeypatch.setattr(device, "find_spec", lambda _: object())
-    with pytest.raises(DeviceError, match="choose fp32"):
-        Engine([network], EngineConfig(name="openvino", precision="bf16"))
+    for precision in ("mixed", "bf16"):
+        with pytest.raises(DeviceError, match=f"{precision}.*choose fp32"):
+            Engine([network], EngineConfig(name="openvino", precision=precision))
 
 
 def test_openvino_is_imported_without_opening_a_connection_or_leaving_a_file(tmp_path):
@@ -247,8 +275,17 @@ def test_ranks_of_a_node_share_out_its_gpus_and_fp32_is_fp32(cuda_flags, monkeyp
     assert cuda_flags() == [False, False, True, False]
 
 
-def test_a_gpu_without_bf16_is_refused(monkeypatch):
+@pytest.mark.parametrize("precision", ["mixed", "bf16"])
+def test_a_gpu_without_bf16_is_refused(monkeypatch, precision):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
     with pytest.raises(DeviceError, match="fp32"):
-        device.open_device(EngineConfig(name="cuda", precision="bf16"), local_rank=0)
+        device.open_device(EngineConfig(name="cuda", precision=precision), local_rank=0)
+
+
+@pytest.mark.parametrize(
+    ("precision", "has_bf16", "hinted"), [("fp32", True, True), ("fp32", False, False), ("mixed", True, False)]
+)
+def test_a_faster_precision_is_hinted_at_where_the_hardware_has_it(precision, has_bf16, hinted, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_bf16, "sse": True})
+    assert ("mixed" in device.hint(EngineConfig(name="torch", precision=precision))) == hinted

@@ -13,7 +13,7 @@ from pipeline.config import ClusterConfig, Config, EngineConfig
 from pipeline.mpi.leftovers import remove_left_behind
 from pipeline.submission import doctor, looks
 from pipeline.submission.doctor import Seat
-from pipeline.submission.looks import Patient
+from pipeline.submission.looks import PlannedRun
 from pipeline.submission.site import site_findings
 from tests.tools import tool
 
@@ -61,7 +61,7 @@ def test_a_file_system_without_sound_locks_is_found(number, monkeypatch, tmp_pat
             raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(looks.fcntl, "flock", flock)
-    assert _names(looks.unlocked(Patient(Config(), tmp_path))) == ["no-locks"]
+    assert _names(looks.unlocked(PlannedRun(Config(), tmp_path))) == ["no-locks"]
 
 
 def test_full_shared_memory_is_found():
@@ -75,9 +75,9 @@ def test_a_home_in_which_no_key_can_be_made_is_found(drenet):
 
 def test_weights_that_are_missing_or_others_are_found(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(looks, "_begun", lambda out: ["another digest"] if out else [])
-    missing = looks.wrong_weights(Patient(Config(), weights=(tmp_path / "absent",)))
-    changed = looks.wrong_weights(Patient(Config(), tmp_path, (weights,)))
-    sound = looks.wrong_weights(Patient(Config(), None, (weights,)))
+    missing = looks.wrong_weights(PlannedRun(Config(), weights=(tmp_path / "absent",)))
+    changed = looks.wrong_weights(PlannedRun(Config(), tmp_path, (weights,)))
+    sound = looks.wrong_weights(PlannedRun(Config(), None, (weights,)))
     assert (_names(missing), _names(changed), _names(sound)) == (["weights"], ["weights"], [])
 
 
@@ -108,19 +108,19 @@ def timed(tmp_path):
 def test_a_walltime_too_short_for_the_manifest_is_found(timed):
     section = ClusterConfig(nodes=1, ranks_per_node=33, walltime_min=30)
     short, long = (Config(cluster=section), Config(cluster=ClusterConfig(nodes=1, ranks_per_node=33, walltime_min=60)))
-    assert [_names(looks.short_walltime(Patient(config, timed))) for config in (short, long)] == [["walltime"], []]
+    assert [_names(looks.short_walltime(PlannedRun(config, timed))) for config in (short, long)] == [["walltime"], []]
 
 
 def test_a_walltime_in_which_the_slowest_study_would_not_end_is_found(timed):
     def found(walltime_min, drain_s):
         section = ClusterConfig(walltime_min=walltime_min, drain_s=drain_s)
-        return _names(looks.no_study_ends(Patient(Config(cluster=section), timed)))
+        return _names(looks.no_study_ends(PlannedRun(Config(cluster=section), timed)))
 
     assert [found(4, 121), found(4, 120)] == [["study-too-long"], []]  # 60 s to start, 60 s the slowest
 
 
 def test_a_drain_shorter_than_the_slowest_study_is_found(timed):
-    found = [_names(looks.short_drain(Patient(Config(cluster=ClusterConfig(drain_s=s)), timed))) for s in (59, 60)]
+    found = [_names(looks.short_drain(PlannedRun(Config(cluster=ClusterConfig(drain_s=s)), timed))) for s in (59, 60)]
     assert found == [["drain"], []]
 
 

@@ -1,0 +1,198 @@
+"""What the greys of an exported slice stand for, from the slice itself: no window is written into a JPEG or PNG.
+
+Of all windows that one is taken under which the air around the body, the air inside it and the body's soft tissue are likeliest
+to be what they are in every chest. What a window cuts off is known to be soft tissue or air, and is given back as such.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import Reason, StudyError
+
+WORK_PX = 256
+AIR_HU, LUNG_HU, SOFT_HU = -1000.0, -850.0, 40.0
+LOWS_HU = np.arange(-1700.0, -480.0, 40.0)
+STEPS_HU = 2.0 * 1.05 ** np.arange(44)
+"""HU that black stands for, and HU from one grey to the next, on the coarse grid of windows: 510 to 4,200 HU wide."""
+EVERY_HU = np.arange(-2600.0, 3400.0, 4.0)
+PIXELS, LUNG_SHARE = 60.0, 0.3
+"""How many independent pixels each tissue counts for against what is usual, and the lung's part: it differs among people."""
+BLACK_ABOVE_HU, WHITE_BELOW_HU = (-1000.0, 60.0), (-235.0, 50.0)
+"""No window is usual whose black lies (far) above air or whose white lies below the published code's."""
+WHITE = 12
+"""Greys below white over which a cut-off soft tissue rises."""
+LEAST_SHARES = (0.02, 0.01, 0.03)
+"""Of the picture: what counts as air around the body, as air in it, as a body."""
+LEAST_AIR_LOG, LEAST_SOFT_LOG = -5.2, -5.0
+"""Mean log of the shares that greys have: chests lie above, pictures of other things below."""
+WHITE_FROM, LEAST_CONTENT = 250, 0.3
+"""The grey of a margin that is no anatomy, and the least share of a picture that is no margin."""
+CUT, CUT_LUNG = 0.04, 0.05
+"""Share of the step from lung to soft tissue by which air must differ from lung: it does by a sixth; a picture's least lung."""
+
+Grey = npt.NDArray[np.uint8]
+Bits = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Greys:
+    """How often each grey is met: around the body, in its hollows, in its soft tissue; each [256], shares of the picture."""
+
+    outside: Floats
+    inside: Floats
+    soft: Floats
+
+
+def own_table(grey: Grey) -> Floats:
+    """The HU of each grey [256] in the picture `grey` [R, C]. Raises StudyError GREY_UNKNOWN."""
+    met = met_greys(grey)
+    low, step = _likeliest(met)
+    _check(met, low, step)
+    return table_of(low, low + 255 * step)
+
+
+def content(grey: Grey) -> tuple[slice, slice]:
+    """The picture without white margins or a white frame."""
+    rows, columns = (np.flatnonzero(np.percentile(grey, 2, axis=axis) < WHITE_FROM) for axis in (1, 0))
+    if min(len(rows), len(columns)) < LEAST_CONTENT * min(grey.shape):
+        return slice(None), slice(None)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def table_of(low: float, high: float) -> Floats:
+    """The HU of each grey [256] of a window; black is air at most and white soft tissue at least, whatever is cut off."""
+    table = np.linspace(low, high, 256)
+    table[0] = min(low, AIR_HU)
+    if high < SOFT_HU:
+        table[-WHITE:] = np.linspace(table[-WHITE], SOFT_HU, WHITE)
+    return table
+
+
+def met_greys(grey: Grey) -> Greys:
+    """The greys of each tissue, told apart by where they lie."""
+    small = _small(grey[content(grey)])
+    threshold, _ = cv2.threshold(small, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    bright = (small > threshold).astype(np.uint8)
+    body = _largest(cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)))
+    _, regions = cv2.connectedComponents(1 - body, connectivity=4)
+    border = np.unique(np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]]))
+    around = np.isin(regions, border[border > 0]).astype(np.uint8)
+    hollow = cv2.erode((1 - body) * (1 - around), np.ones((3, 3), np.uint8))
+    parts = (_eroded(around) & (1 - bright), hollow & (1 - bright), _eroded(body))
+    return _with_cut_lungs(Greys(*(_shares(small, part) for part in parts)))
+
+
+def _with_cut_lungs(met: Greys) -> Greys:
+    """Air that is as grey as the air inside is no air around: the picture's edge cuts the lungs."""
+    outside, inside, soft = (_middle(part) for part in (met.outside, met.inside, met.soft))
+    if met.inside.sum() >= CUT_LUNG and abs(outside - inside) < CUT * (soft - inside):
+        return Greys(np.zeros(256), met.inside + met.outside, met.soft)
+    return met
+
+
+def _middle(part: Floats) -> int:
+    """The median grey."""
+    return int(np.searchsorted(np.cumsum(part), part.sum() / 2))
+
+
+def _small(grey: Grey) -> Grey:
+    scale = WORK_PX / max(grey.shape)
+    return (
+        grey if scale >= 1 else np.asarray(cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+    )
+
+
+def _largest(mask: Bits) -> Bits:
+    n, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    return np.asarray(labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA])), np.uint8) if n > 1 else mask
+
+
+def _eroded(mask: Bits) -> Bits:
+    return np.asarray(cv2.erode(mask, np.ones((5, 5), np.uint8)), np.uint8)
+
+
+def _shares(small: Grey, part: Bits) -> Floats:
+    return np.bincount(small[part > 0], minlength=256) / small.size
+
+
+@cache
+def _expected() -> Floats:
+    """Cumulative shares by HU [around, in hollows, soft tissue with little, some, much fat] of every chest."""
+    air = 0.30 * _normal(AIR_HU, 18) + 0.25 * _normal(AIR_HU, 60) + 0.15 * _level(-1000, -700)
+    around = 0.22 + air + 0.05 * _normal(LUNG_HU, 70) + 0.03 * _level(-1000, 100)
+    hollow = 0.80 * _normal(LUNG_HU, 55) + 0.15 * _level(-1000, -400) + 0.05 * _level(-1000, 100)
+    soft = [
+        0.80 * ((1 - fat) * _normal(50, 30) + fat * _normal(-100, 25)) + 0.08 * _level(-110, 60) + 0.08 * _level(80, 500)
+        + 0.04 * _level(-500, -100)
+        for fat in (0.15, 0.35)
+    ]  # fmt: skip
+    return np.stack([around, hollow, *soft])
+
+
+def _normal(mean: float, spread: float) -> Floats:
+    return 1 / (1 + np.exp(-1.702 * (EVERY_HU - mean) / spread))
+
+
+def _level(low: float, high: float) -> Floats:
+    return np.clip((EVERY_HU - low) / (high - low), 0, 1)
+
+
+def _logs(lows: Floats, steps: Floats) -> Floats:
+    """Log of the share that each window expects at each grey [windows, tissues, 256]."""
+    edges = lows[:, None] + steps[:, None] * (np.arange(1, 256) - 0.5)
+    found = []
+    for expected in _expected():
+        below = np.interp(edges, EVERY_HU, expected)
+        whole = np.concatenate([np.zeros((len(lows), 1)), below, np.ones((len(lows), 1))], axis=1)
+        found.append(np.log(np.diff(whole, axis=1) + 1e-5))
+    return np.stack(found, axis=1)
+
+
+@cache
+def _coarse() -> tuple[Floats, Floats, npt.NDArray[np.float32]]:
+    lows, steps = (each.ravel() for each in np.meshgrid(LOWS_HU, STEPS_HU, indexing="ij"))
+    return lows, steps, _logs(lows, steps).astype(np.float32)
+
+
+def _likeliest(met: Greys) -> tuple[float, float]:
+    """(HU of black, HU a grey) of the likeliest window."""
+    lows, steps, logs = _coarse()
+    best = int(np.argmax(_likelihood(met, lows, steps, logs)))
+    low, step = float(lows[best]), float(steps[best])
+    for reach_hu, reach in ((40.0, 0.05), (8.0, 0.01)):
+        near_lows, near_steps = np.meshgrid(
+            low + reach_hu * np.linspace(-1, 1, 11), step * (1 + reach * np.linspace(-1, 1, 11)), indexing="ij"
+        )
+        lows, steps = near_lows.ravel(), near_steps.ravel()
+        best = int(np.argmax(_likelihood(met, lows, steps, _logs(lows, steps))))
+        low, step = float(lows[best]), float(steps[best])
+    return low, step
+
+
+def _likelihood(met: Greys, lows: Floats, steps: Floats, logs: npt.NDArray[np.floating]) -> Floats:
+    outside, inside, soft = (part / max(part.sum(), 1e-9) for part in (met.outside, met.inside, met.soft))
+    lung = LUNG_SHARE if met.outside.sum() >= LEAST_SHARES[0] else 1.0
+    said = logs[:, 0] @ outside + lung * (logs[:, 1] @ inside) + np.max(logs[:, 2:] @ soft, axis=1)
+    black, white = np.maximum(lows - BLACK_ABOVE_HU[0], 0), np.maximum(WHITE_BELOW_HU[0] - lows - 255 * steps, 0)
+    return np.asarray(PIXELS * said - (black / BLACK_ABOVE_HU[1]) ** 2 / 2 - (white / WHITE_BELOW_HU[1]) ** 2 / 2)
+
+
+def _check(met: Greys, low: float, step: float) -> None:
+    """Raises StudyError GREY_UNKNOWN where the greys are not a chest's in any window, or the lungs are black in this one."""
+    parts = (met.outside, met.inside, met.soft)
+    shares = [float(part.sum()) for part in parts]
+    outside, inside, *soft = _logs(np.array([low]), np.array([step]))[0]
+    means = [float(logs @ part) / max(share, 1e-9) for logs, part, share in zip((outside, inside), parts, shares, strict=False)]
+    body = max(float(logs @ met.soft) / max(shares[2], 1e-9) for logs in soft)
+    seen = [share >= least and mean >= LEAST_AIR_LOG for share, least, mean in zip(shares, LEAST_SHARES, means, strict=False)]
+    strange = shares[0] >= LEAST_SHARES[0] and not seen[0]
+    dark = shares[1] >= LEAST_SHARES[1] and met.inside[2:].sum() < shares[1] / 2
+    if shares[2] < LEAST_SHARES[2] or body < LEAST_SOFT_LOG or strange or dark or not any(seen):
+        raise StudyError(Reason.GREY_UNKNOWN, "volume")

@@ -1,0 +1,127 @@
+"""What a run that is started again goes on from: the rule, whole.
+
+Of several records of one study the last wins, in the order of attempts, but a transient failure never over a lasting record of
+the same input. A study is settled, and left alone, where that record is of its present input and lasting, or was tried often
+enough. Before a run goes on, the attempts' journals are merged into one, which stands in for them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+import msgspec
+
+from pipeline.errors import LOST_LIMIT, Reason, StorageError
+from pipeline.files import write_whole
+from pipeline.run.journal import (
+    GLANCES,
+    Note,
+    Place,
+    decoded,
+    journal_files,
+    note_of,
+    notes_of,
+    place_of,
+    read_notes,
+    read_raw,
+    take_notes,
+)
+from pipeline.run.manifest import Manifest
+
+RACES = 10
+"""So often journals may vanish while they are read, since another part merges its own."""
+
+
+def is_settled(manifest: Manifest, number: int, done: dict[str, Place], max_attempts: int) -> bool:
+    """Whether a study has a lasting record of its present input."""
+    entry = manifest.entries[number]
+    place = done.get(entry.study_key)
+    if place is None or place.input != entry.digest:
+        return False
+    return not (place.transient and place.tries < (LOST_LIMIT if place.reason == Reason.WORKER_LOST else max_attempts))
+
+
+def last_places(run: Path) -> dict[str, Place]:
+    """Where the last record of every study lies, and of the archive's findings (under the empty key); every byte is checked."""
+    return _undisturbed(run, read_notes)
+
+
+def noted_places(run: Path) -> dict[str, Place]:
+    """The same, by the journals' notes: for who wants to know and not to go on from it."""
+    return _undisturbed(run, take_notes)
+
+
+def _undisturbed(run: Path, notes: Callable[[Path], Iterator[Note]]) -> dict[str, Place]:
+    for _ in range(RACES):
+        try:
+            return _last_places(run, notes)
+        except FileNotFoundError:  # another part has just merged its journals: what they held is in its new one
+            continue
+    raise StorageError(f"the journals of {run} vanish while they are read: is anybody deleting them?")
+
+
+def _last_places(run: Path, notes: Callable[[Path], Iterator[Note]]) -> dict[str, Place]:
+    places: dict[str, Place] = {}
+    for path in journal_files(run):
+        for note in notes(path):
+            place = place_of(path, note)
+            known = places.get(place.key)
+            if known is None or not _outweighs(known, place):
+                places[place.key] = place
+    return places
+
+
+def _outweighs(known: Place, later: Place) -> bool:
+    """A transient failure never replaces a lasting record of the same input, whichever rank's journal is read first."""
+    if known.input != later.input or not later.transient:
+        return False
+    return not known.transient or known.tries > later.tries
+
+
+def next_attempt(run: Path) -> int:
+    """The number of the attempt that begins now, from 1; parts count on together."""
+    folders = chain(run.glob("journal/[0-9]*"), run.glob("parts/*/journal/[0-9]*"))
+    return max((int(folder.name) for folder in folders), default=0) + 1
+
+
+def compact(run: Path) -> dict[str, Place]:
+    """Merge all attempts into one journal named for the newest, then drop the old; a kill at any moment loses nothing.
+
+    The places of the last records; the journals are read once, and where there is something to merge the last records again.
+    """
+    old = sorted((run / "journal").glob("[0-9]*"))
+    places = last_places(run)
+    if len(old) <= 1:
+        return places
+    merged = _Merged(old[-1] / "zz-compacted.jsonl")  # sorts last: its records win over those it merged
+    own = {path for folder in old for path in folder.glob("*.jsonl")}  # not those of parts, which merge their own
+    notes_of(merged.path).unlink(missing_ok=True)
+    write_whole(merged.path, merged.lines([places[key] for key in sorted(places) if places[key].path in own]))
+    write_whole(notes_of(merged.path), bytes(merged.notes))
+    for folder in old[:-1]:
+        shutil.rmtree(folder, ignore_errors=True)
+    return places | merged.places
+
+
+class _Merged:
+    """A journal while it is made of others' lines, and what is to be noted of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.notes = bytearray()
+        self.places: dict[str, Place] = {}
+
+    def lines(self, places: Sequence[Place]) -> Iterator[bytes]:
+        offset = 0
+        for line in read_raw(places):
+            glance = decoded(line, GLANCES)
+            if glance is None:
+                raise StorageError(f"a journal of {self.path.parent.parent} changed while it was read: is it still written to?")
+            note = note_of(glance, offset, len(line))
+            self.notes += msgspec.json.encode(note) + b"\n"
+            self.places[note.key] = place_of(self.path, note)
+            offset += len(line)
+            yield line
