@@ -14,6 +14,7 @@ from pipeline.records import Facts, SliceSource
 from tests.fabricate import KEY, hu_of, images, indexed, write
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
+CONFIG = SeriesConfig()
 FLAT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
@@ -31,12 +32,12 @@ def a_slice(z_mm, stack, order=0, **values):
     )  # fmt: skip
 
 
-def stack_of(name, n=40, start_mm=0.0, step_mm=5.0, each=lambda k: {}, **values):
+def stack_of(name, n=40, start_mm=0.0, step_mm=5.0, each=lambda _: {}, **values):
     """`n` slices of one acquisition; `each` gives what differs from slice to slice."""
     return [a_slice(start_mm + step_mm * k, name, **({"order": k} | values | each(k))) for k in range(n)]
 
 
-def study_of(headers, config=SeriesConfig()):
+def study_of(headers, config=CONFIG):
     return build_study("1", [FileRecord(headers=(header,)) for header in headers], config, KEY)
 
 
@@ -52,7 +53,7 @@ def seconds(k, begin=43_200):
     return f"{second // 3600:02d}{second // 60 % 60:02d}{second % 60:02d}.{k % 10}00000"
 
 
-PASSES = {  # what the headers of two passes say: name -> (of the first, of the second), a dict or a function of the slice's number
+PASSES = {  # what the headers of two passes say: (of the first, of the second), a dict or a function of the slice's number
     "acquisition number": ({"acquisition": "1"}, {"acquisition": "2"}),
     "temporal position": ({"moment": "1"}, {"moment": "2"}),
     "cardiac phase": ({"phase": "40"}, {"phase": "75"}),
@@ -62,6 +63,7 @@ PASSES = {  # what the headers of two passes say: name -> (of the first, of the 
     "kernel": ({"kernel": "B30f"}, {"kernel": "B70f"}),
     "thickness": ({"thickness": 5.0}, {"thickness": 6.0}),
     "frame of reference": ({"frame": "a1"}, {"frame": "b2"}),
+    "comments": ({"note": "a1"}, {"note": "b2"}),
     "one time each": ({"time": "120000"}, {"time": "120014.5"}),
     "a time a slice": (lambda k: {"time": seconds(k)}, lambda k: {"time": seconds(k, 43_300)}),
     "a time a slice, back and forth": (lambda k: {"time": seconds(k)}, lambda k: {"time": seconds(40 - k, 43_300)}),
@@ -120,6 +122,17 @@ def test_ten_phases_of_which_each_slice_has_its_own_time_are_told_apart_by_the_p
     assert all(len(names) == 1 and n == 40 for names, n in found)
 
 
+def test_ten_phases_at_places_of_their_own_are_ten_stacks():
+    headers = [h for n in range(10) for h in stack_of(str(n), start_mm=0.4 * n, moment=str(n))]
+    found, _ = told(study_of(headers))
+    assert sorted((sorted(names), n) for names, n in found) == [([str(n)], 40) for n in range(10)]
+
+
+def test_passes_too_short_to_be_stacks_are_refused_not_joined():
+    headers = [h for n in range(6) for h in stack_of(str(n), n=6, start_mm=4.0 * n, step_mm=24.0, acquisition=str(n))]
+    assert study_of(headers).reason == "MULTIPLE_STACKS"
+
+
 def test_a_cine_with_nothing_but_times_is_refused():
     headers = [h for n in range(10) for h in stack_of(str(n), each=lambda k, n=n: {"time": seconds(10 * k + n)})]
     assert study_of(headers).reason == "MULTIPLE_STACKS"
@@ -129,17 +142,24 @@ ONE = {  # what is one acquisition, whatever its headers look like
     "plain": stack_of("a"),
     "a time a slice": stack_of("a", each=lambda k: {"time": seconds(k), "number": str(k)}),
     "a time a slice, downwards": stack_of("a", each=lambda k: {"time": seconds(99 - k)}),
-    "times through midnight": stack_of("a", each=lambda k: {"time": seconds(k, 86_398) if k < 20 else f"00000{k // 10}.{k % 10}"}),
+    "times through midnight": stack_of("a", each=lambda k: {"time": seconds(k, 86_398 if k < 20 else 0)}),
     "an acquisition a rotation": stack_of("a", each=lambda k: {"acquisition": str(k // 4), "time": seconds(10 * (k // 4))}),
     "two stations": stack_of("a", each=lambda k: {"acquisition": "1" if k < 17 else "2"}),
-    "two stations and a slice with a wrong number": stack_of("a", each=lambda k: {"acquisition": "1" if k < 17 or k == 33 else "2"}),
+    "two stations and one wrong slice": stack_of("a", each=lambda k: {"acquisition": "1" if k < 17 or k == 33 else "2"}),
     "numbers in no order": stack_of("a", each=lambda k: {"number": str(k * 17 % 40)}),
     "times in no order": stack_of("a", each=lambda k: {"time": seconds(k * 17 % 40)}),
     "one number out of order": stack_of("a", each=lambda k: {"number": str(20.5 if k == 39 else k)}),
     "no number for some": stack_of("a", each=lambda k: {"number": str(k) if k % 3 else ""}),
     "a frame of reference a slice": stack_of("a", each=lambda k: {"frame": f"{k * 7919 % 10007:x}"}),
+    "a comment a slice": stack_of("a", each=lambda k: {"note": f"{k * 7919 % 10007:x}"}),
     "thickness that trembles": stack_of("a", each=lambda k: {"thickness": 5.0 if k % 2 else 5.00001}),
     "energy that trembles": stack_of("a", each=lambda k: {"kvp": 120.0 if k % 2 else 120.1}),
+    "times of two spellings": stack_of("a", each=lambda k: {"time": "120000" if k % 2 else "120000.00"}),
+    "numbers of two spellings": stack_of("a", each=lambda k: {"acquisition": "1" if k % 2 else "01"}),
+    "a phase that trembles": stack_of("a", each=lambda k: {"phase": "40" if k % 2 else "40.1", "trigger": f"{300 + k % 3}"}),
+    "values that a few slices lack": stack_of(
+        "a", each=lambda k: {"acquisition": "" if k in (3, 20, 33) else "1", "kvp": None if k in (5, 17, 29) else 120.0}
+    ),
     "a slice of another image type": stack_of("a", each=lambda k: {"contrast": k == 20}),
     "two of every four slices, a rotation each": [
         a_slice(10.0 * (k // 2) + 1.25 * (k % 2), "a", k, time=seconds(10 * (k // 2))) for k in range(40)
@@ -176,6 +196,12 @@ def test_two_stations_that_share_a_place_take_its_slice_from_the_longer_one():
 
 def test_every_file_twice_is_one_acquisition_and_said():
     found, events = told(study_of([*stack_of("a"), *stack_of("a", each=lambda k: {"order": 100 + k})]))
+    assert (found, events) == ([({"a"}, 40)], {"DUPLICATE_SLICES": 40})
+
+
+def test_every_frame_of_an_object_twice_is_one_acquisition():
+    frames = [replace(h, sop_uid="1.7", source=replace(h.source, path="0/a", frame=k)) for k, h in enumerate(stack_of("a"))]
+    found, events = told(study_of([*frames, *(replace(h, source=replace(h.source, path="z/a")) for h in frames)]))
     assert (found, events) == ([({"a"}, 40)], {"DUPLICATE_SLICES": 40})
 
 
@@ -223,15 +249,24 @@ def test_nearly_unit_cosines_do_not_shrink_the_body():
     assert study.candidates[0].facts.spacing_between_mm == 5.0
 
 
-@pytest.mark.parametrize(
-    ("other", "reason"),
-    [({"spacing_mm": (0.8, 0.8)}, "MIXED_GEOMETRY"), ({"rows": 511}, "MIXED_GEOMETRY"), ({"orientation": rotated(0.1)}, "MIXED_ORIENTATION")],
-)  # fmt: skip
+OTHERS = {
+    "spacing": ({"spacing_mm": (0.8, 0.8)}, "MIXED_GEOMETRY"),
+    "rows": ({"rows": 511}, "MIXED_GEOMETRY"),
+    "orientation": ({"orientation": rotated(0.1)}, "MIXED_ORIENTATION"),
+}
+
+
+@pytest.mark.parametrize(("other", "reason"), OTHERS.values(), ids=OTHERS)
 def test_a_few_slices_of_another_geometry_are_dropped_and_counted_many_are_the_reason(other, reason):
     few = stack_of("a", each=lambda k: other if k < 2 else {})
     many = stack_of("a", each=lambda k: other if k < 12 else {})
     assert told(study_of(few)) == ([({"a"}, 38)], {reason: 2})
     assert (study_of(many).status, study_of(many).reason) == ("EXCLUDED", reason)
+
+
+def test_values_that_differ_from_slice_to_slice_excuse_no_other_geometry():
+    half = stack_of("a", each=lambda k: {"note": f"{k:x}", "spacing_mm": (0.8, 0.8) if k < 20 else (0.7, 0.7)})
+    assert study_of(half).reason == "MIXED_GEOMETRY"
 
 
 def test_another_geometry_that_other_headers_too_call_another_acquisition_is_a_stack():
@@ -301,6 +336,60 @@ def test_whatever_acquisitions_a_series_holds_each_candidate_is_one_of_them_and_
         assert sorted((sorted(names), n) for names, n in found) == [([name], n) for name, n in sorted(made.sizes.items())]
 
 
+def one_at_random(rng):
+    """One acquisition as scanners and archives leave it: any order of times and numbers that one pass has, gaps, tremors."""
+    n, step = int(rng.integers(40, 150)), float(rng.choice([0.5, 0.625, 1.0, 2.5, 5.0]))
+    rows, stations = int(rng.choice([1, 2, 4, 16])), int(rng.integers(1, 4))
+    upwards, times, numbers = (
+        rng.random() < 0.5,
+        rng.choice(["none", "one", "rotation", "slice"]),
+        rng.choice(["up", "any", "none"]),
+    )
+    shuffled, missing = rng.permutation(n), set(rng.permutation(n)[: int(rng.integers(0, n // 12))].tolist())
+    headers = []
+    for k in (k for k in range(n) if k not in missing):
+        turn = (k if upwards else n - 1 - k) // (rows if times == "rotation" else 1)
+        values = {"time": {"none": "", "one": "120000", "rotation": seconds(5 * turn), "slice": seconds(turn)}[times]}
+        values["number"] = {"up": str(k + 1), "any": str(shuffled[k]), "none": ""}[numbers]
+        values["acquisition"] = str(k * stations // n) if rng.random() < 0.99 else ""
+        tremor = float(rng.normal(0, 1e-4))
+        values |= {"spacing_mm": (0.7 + tremor / 10, 0.7), "orientation": rotated(tremor), "kvp": 120 + tremor}
+        headers.append(a_slice(round(step * k + tremor, 3), "a", k, thickness=step, **values))
+    return [headers[i] for i in rng.permutation(len(headers))]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_one_acquisition_stays_whole_however_its_headers_vary(seed):
+    rng = np.random.default_rng(2000 + seed)
+    config = SeriesConfig(min_extent_mm=10.0)
+    for _ in range(10):
+        headers = one_at_random(rng)
+        found, events = told(study_of(headers, config))
+        assert found == [({"a"}, len(headers))]
+        assert set(events) <= {"SLICE_GAP"}
+
+
+WRITTEN_ALIKE = {
+    "spacing": [{"PixelSpacing": ["1.78125", "1.78125"]}, {"PixelSpacing": ["1.7812501", "1.7812501"]}],
+    "cosines": [
+        {"ImageOrientationPatient": [f"{c:.10f}" for c in rotated(0.00499)]},
+        {"ImageOrientationPatient": [f"{c:.10f}" for c in rotated(0.00501)]},
+    ],
+}
+
+
+@pytest.mark.parametrize("kinds", WRITTEN_ALIKE.values(), ids=WRITTEN_ALIKE)
+def test_a_series_of_two_exporters_is_one(kinds, tmp_path):
+    data_sets = images()
+    for place, data in enumerate(data_sets):
+        for keyword, value in kinds[place % 2].items():
+            setattr(data, keyword, value)
+    write(tmp_path / "a", data_sets)
+    _, (study,) = indexed(tmp_path / "a")
+    assert [len(series.slices) for series in study.candidates] == [24]
+    assert study.candidates[0].events == ()
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_order_of_files_changes_nothing(seed):
     rng = np.random.default_rng(seed)
@@ -343,6 +432,8 @@ WRITTEN = {
         ({"NominalPercentageOfRespiratoryPhase": 10.0}, {"NominalPercentageOfRespiratoryPhase": 60.0}),
         0.0,
     ),
+    "descriptions": (({"SeriesDescription": "T=10%"}, {"SeriesDescription": "T=60%"}), 0.0),
+    "comments": (({"ImageComments": "in"}, {"ImageComments": "out"}), 0.0),
     "two energies": (({"KVP": "80"}, {"KVP": "140"}), 0.0),
     "two frames of reference": (({"FrameOfReferenceUID": "1.2.3"}, {"FrameOfReferenceUID": "1.2.4"}), 0.05),
 }

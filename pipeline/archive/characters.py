@@ -43,7 +43,7 @@ def decoded(value: bytes, character_set: bytes) -> str:
         text = _by_sets(value, character_set)
     except UnicodeError:
         return UNDECODED + value.decode("latin-1")
-    return unicodedata.normalize("NFC", text).strip()
+    return unicodedata.normalize("NFC", text).strip(BLANKS.decode())
 
 
 def _by_sets(value: bytes, character_set: bytes) -> str:

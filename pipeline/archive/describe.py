@@ -20,7 +20,7 @@ from pipeline.records import Facts, SliceSource
 
 IMAGE_TYPE, SOP_CLASS, SOP_UID, FRAME_TYPE = 0x00080008, 0x00080016, 0x00080018, 0x00089007
 MANUFACTURER, MODEL = 0x00080070, 0x00081090
-CHARACTER_SET, DESCRIPTION = 0x00080005, 0x0008103E
+CHARACTER_SET, DESCRIPTION, COMMENTS = 0x00080005, 0x0008103E, 0x00204000
 PATIENT_ID, ISSUER, NAME, BIRTH_DATE = 0x00100020, 0x00100021, 0x00100010, 0x00100030
 CONTRAST, THICKNESS, KVP, KERNEL = 0x00180010, 0x00180050, 0x00180060, 0x00181210
 STUDY_UID, SERIES_UID = 0x0020000D, 0x0020000E
@@ -48,9 +48,8 @@ WANTED = frozenset({
     PHOTOMETRIC, FRAMES, ROWS, COLUMNS, SPACING, ALLOCATED, STORED, HIGH_BIT, SIGNED, PADDING, PADDING_LIMIT, INTERCEPT,
     SLOPE, RESCALE_TYPE, BURNED_IN, *OVERLAY_BITS, CHARACTER_SET, NAME, BIRTH_DATE, FRAME_TIME, STACK_ID, DATE_TIME, TIME,
     TRIGGER, TRIGGER_DELAY, BREATH_DELAY, HEART_PHASE, BREATH_PHASE, HEART_POSITION, BREATH_POSITION, SERIES_NUMBER, NUMBER,
-    FRAME_OF_REFERENCE,
+    FRAME_OF_REFERENCE, DESCRIPTION, COMMENTS,
 })  # fmt: skip
-WITH_DESCRIPTION = WANTED | {DESCRIPTION}
 CT = frozenset(f"1.2.840.10008.5.1.4.1.1.2{kind}" for kind in ("", ".1", ".2"))
 """CT, Enhanced CT, Legacy Converted Enhanced CT."""
 FLOATS = {4: "f", 8: "d"}
@@ -229,15 +228,17 @@ def _traits(frame: Frame, kernel: str) -> Traits:
         phase=frame.binary(HEART_PHASE, BREATH_PHASE) or frame.text(HEART_POSITION) or frame.text(BREATH_POSITION),
         trigger=frame.text(TRIGGER) or frame.binary(TRIGGER_DELAY, BREATH_DELAY),
         kernel=kernel,
-        frame=_short(frame.raw(FRAME_OF_REFERENCE), frame.raw(SERIES_NUMBER), frame.raw(STACK_ID)),
+        frame=_short(frame, FRAME_OF_REFERENCE, SERIES_NUMBER, STACK_ID),
+        note=_short(frame, DESCRIPTION, COMMENTS),
         time=frame.text(FRAME_TIME) or frame.text(DATE_TIME) or frame.text(TIME),
         number=frame.text(NUMBER),
     )
 
 
-def _short(*values: bytes) -> str:
-    """A few letters that stand for values of which only equality counts."""
-    return f"{crc32(b'|'.join(value.strip(BLANKS) for value in values)):x}"
+def _short(frame: Frame, *tags: int) -> str:
+    """A checksum that stands for the values of elements."""
+    values = [frame.raw(tag).strip(BLANKS) for tag in tags]
+    return f"{crc32(b'|'.join(values)):x}" if any(values) else ""
 
 
 def _source(frame: Frame, origin: Origin) -> SliceSource:

@@ -11,7 +11,8 @@ from pipeline.records import Facts, SliceSource
 class Traits(NamedTuple):
     """What tells acquisitions of one series apart, as the header writes it; "" where it says nothing.
 
-    `phase` and `trigger` say where in a heartbeat or a breath; `frame` stands for frame of reference, series number, stack ID.
+    `phase` and `trigger` say where in a heartbeat or a breath. Checksums, of which only equality counts, stand for others:
+    `frame` for frame of reference, series number and stack ID, `note` for the series' description and comments.
     """
 
     acquisition: str = ""
@@ -20,8 +21,13 @@ class Traits(NamedTuple):
     trigger: str = ""
     kernel: str = ""
     frame: str = ""
+    note: str = ""
     time: str = ""
     number: str = ""
+
+    def lasting(self) -> tuple[str, ...]:
+        """What the slices of one acquisition share: all but time and number."""
+        return self[:-2]
 
 
 NO_TRAITS = Traits()

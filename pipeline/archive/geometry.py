@@ -57,8 +57,8 @@ def geometry_problem(header: Header) -> str:
 
 def ordered(images: list[Header], events: list[Event]) -> Stack:
     """One slice a place along +z, of the commonest acquisition; the others are noted in `events`."""
-    common = Counter(image.traits[:6] for image in images)
-    groups = same_place(sorted(images, key=lambda image: -common[image.traits[:6]]) if len(common) > 1 else images)
+    common = Counter(image.traits.lasting() for image in images)
+    groups = same_place(sorted(images, key=lambda image: -common[image.traits.lasting()]) if len(common) > 1 else images)
     kept = [group[0] for group in groups]
     n_extra = len(images) - len(kept)
     if n_extra:

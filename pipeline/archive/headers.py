@@ -14,7 +14,6 @@ from pipeline.archive.describe import (
     SERIES_UID,
     STUDY_UID,
     WANTED,
-    WITH_DESCRIPTION,
     Layout,
     Origin,
     describe,
@@ -38,7 +37,7 @@ def read_headers(stream: BinaryIO, size: int, origin: Origin, allowance: Allowan
     body, start, limit = stream, stream.tell(), size
     if syntax == DEFLATED:
         body, limit = _inflated(stream, size, allowance)
-    walk = Walk(body, limit, allowance, WITH_DESCRIPTION if origin.asked else WANTED, SEQUENCES)
+    walk = Walk(body, limit, allowance, WANTED, SEQUENCES)
     form = Form(implicit=False, big_endian=True) if syntax == BIG_ENDIAN else Form(implicit=not _names_kinds(body))
     try:
         data = walk.data_set(form)

@@ -28,10 +28,9 @@ def identity(issuer: str, patient_id: str) -> str:
 
 
 def person(name: str, birth_date: str) -> str:
-    """Whom a name and a birth date mean; "" where one of them is missing. Case and empty parts of a name say nothing."""
-    alphabetic = (name.partition("=")[0] or name).casefold()
-    parts = [" ".join(part.split()) for part in alphabetic.split("^")]
-    spelled = "^".join(parts).rstrip("^")
+    """Whom a name and a birth date mean; "" where one of them is missing. Case and separators of a name say nothing."""
+    alphabetic = name.partition("=")[0] or name
+    spelled = " ".join(alphabetic.casefold().replace("^", " ").replace(",", " ").split())
     if not spelled or not birth_date:
         return ""
     text = f"{spelled}\0{birth_date}"

@@ -24,8 +24,10 @@ from pipeline.records import Event
 SAME_COSINE = 0.02
 SAME_SPACING = 1e-3
 """Pixel spacings of one reconstruction differ by less than this share: half a pixel over a matrix of 512."""
-USEFUL_SHARE = 0.25
-"""A trait tells stacks apart only where one of them covers this much of all positions."""
+MIN_STACK = 8
+"""Slices that the largest stack has at least, where values lie over each other; else they part what nothing can join again."""
+MAX_MISSING = 0.1
+NO_LEVEL = -1
 MIN_SWEEP = 10
 """Slices that a way through the body has on average, if the order of times or numbers is to mean something."""
 LEVEL_SHARE, LEVEL_RELATIVE = 0.03, 0.005
@@ -57,19 +59,20 @@ def split_stacks(images: Images, events: list[Event]) -> list[Images]:
 
 
 def _without_copies(images: Images, events: list[Event]) -> Images:
-    """Each instance once: the same UID, place and acquisition again are a copy, unless that UID stands at several places."""
+    """Each instance once: the same UID, frame and acquisition again are a copy, unless they stand at several places."""
     if len({image.sop_uid for image in images}) == len(images):
         return images
-    places: dict[str, set[tuple[float, ...]]] = defaultdict(set)
+    places: dict[object, set[tuple[float, ...]]] = defaultdict(set)
     for image in images:
-        places[image.sop_uid].add(image.position)
+        places[image.sop_uid, image.source.frame].add(image.position)
     met: set[object] = set()
     kept = []
     for image in images:
-        instance = image.sop_uid, image.traits, image.image_type, image.source.rows, image.spacing_mm
-        if not image.sop_uid or len(places[image.sop_uid]) > 1 or instance not in met:
+        instance = image.sop_uid, image.source.frame
+        again = (*instance, image.traits, image.image_type, image.source.rows, image.spacing_mm)
+        if not image.sop_uid or len(places[instance]) > 1 or again not in met:
             kept.append(image)
-        met.add(instance)
+        met.add(again)
     if len(kept) < len(images):
         events.append(Event("series", "select", Reason.DUPLICATE_SLICES, len(images) - len(kept)))
     return kept
@@ -90,8 +93,9 @@ def _of_one_geometry(
     if n_others <= MAX_DROPPED * len(images):
         events.append(Event("series", "select", reason, n_others))
         return [[images[i] for i in largest]]
-    said = [{(images[i].traits[:6], images[i].image_type, images[i].contrast) for i in group} for group in groups.values()]
-    are_told = len(set.union(*said)) == sum(map(len, said))
+    traits = [(image.traits.lasting(), image.image_type, image.contrast) for image in images]
+    said = [{traits[i] for i in group} for group in groups.values()]
+    are_told = len(set.union(*said)) == sum(map(len, said)) <= len(images) // 2
     if not are_told and _n_over(groups, place_numbers(images)) <= MAX_DROPPED * len(images):
         raise StudyError(reason, "select")
     return [[images[i] for i in groups[name]] for name in sorted(groups)]
@@ -126,43 +130,68 @@ def _near(images: Images, values: Floats, tolerance: float) -> Groups:
 
 
 def _by_traits(images: Images) -> list[Images]:
-    """Split by the trait that leaves the largest stack, then each part likewise, until nothing tells any more."""
+    """Split by the trait that leaves the largest stack, then each part likewise, until nothing tells any more.
+
+    Raises StudyError MULTIPLE_STACKS where values lie over each other, and none of them has enough slices for a stack.
+    """
     places = place_numbers(images)
-    n_places = int(places.max()) + 1
     best: Groups = {}
     widest = 0
     for labels in _labelled(images, places):
         groups = _grouped(labels)
         if len(groups) > 1 and _n_over(groups, places, trimmed=True) > MAX_DROPPED * len(images):
             covered = max(len(set(places[group].tolist())) for group in groups.values())
-            if covered > widest and covered >= USEFUL_SHARE * n_places:
+            if covered > widest:
                 best, widest = groups, covered
     if not best:
         return [images]
+    if widest < MIN_STACK:
+        raise StudyError(Reason.MULTIPLE_STACKS, "select")
     return [stack for name in sorted(best) for stack in _by_traits([images[i] for i in best[name]])]
 
 
 def _labelled(images: Images, places: Numbers) -> Iterator[Labels]:
     """What each trait says of each image; traits that say the same of all are passed over."""
-    told = list(zip(*(image.traits for image in images), strict=True))
-    acquisition, moment, phase, trigger, kernel, frame, time, number = told
-    texts = (acquisition, moment, kernel, frame, [" ".join(image.image_type) for image in images])
-    yield from (text for text in texts if len(set(text)) > 1)
-    if len({image.contrast for image in images}) > 1:
-        yield [int(image.contrast) for image in images]
+    told = zip(*(image.traits for image in images), strict=True)
+    acquisition, moment, phase, trigger, kernel, frame, note, time, number = told
+    kinds = [" ".join(image.image_type) for image in images]
+    words = [] if all(text == "" or _number(text) is not None for text in phase) else [phase]
+    texts = (_plain(acquisition), _plain(moment), *words, kernel, frame, note, kinds, [str(image.contrast) for image in images])
+    for text in texts:
+        if len(set(text)) > 1:
+            yield _filled(text, places, "")
     facts = [[image.facts.kvp for image in images], [image.facts.slice_thickness_mm for image in images]]
     for numbers in (*facts, [_number(text) for text in phase], [_number(text) for text in trigger]):
         if len(set(numbers)) > 1:
-            yield _levels(numbers)
-    if len(set(phase)) > 1 and None in map(_number, phase):
-        yield phase
+            yield _filled(_levels(numbers), places, NO_LEVEL)
     if len(set(time)) > 1:
-        yield time
+        yield _filled(_plain(time), places, "")
     z_mm = places_mm(images)
     for order in (time, number):
         if len(set(order)) > 1:
             yield _sweeps([_number(text) for text in order], z_mm)
     yield _grids(images, places, z_mm)
+
+
+def _plain(texts: Sequence[str]) -> list[str]:
+    """Numbers written alike, whatever zeros they were written with."""
+    if len(set(texts)) == 1:
+        return list(texts)
+    numbers = [_number(text) for text in texts]
+    return [text if number is None else repr(number) for text, number in zip(texts, numbers, strict=True)]
+
+
+def _filled(labels: Labels, places: Numbers, missing: str | int) -> Labels:
+    """Where a few slices lack a value, that of the slice below (or above): what is missing contradicts nothing."""
+    n_missing = sum(label == missing for label in labels)
+    if not 0 < n_missing <= MAX_MISSING * len(labels):
+        return labels
+    filled = list(labels)
+    order = np.argsort(places, kind="stable").tolist()
+    known = next(filled[i] for i in order if filled[i] != missing)
+    for i in order:
+        known = filled[i] = known if filled[i] == missing else filled[i]
+    return filled
 
 
 def _grouped(labels: Labels) -> Groups:
@@ -192,13 +221,13 @@ def _n_over(groups: Groups, places: Numbers, *, trimmed: bool = False) -> int:
 
 
 def _levels(numbers: Sequence[float | None]) -> Labels:
-    """Numbers by level: 119.9 and 120 are one, 80 and 140 are two; -1 where there is none."""
+    """Numbers by level: 119.9 and 120 are one, 80 and 140 are two."""
     known = np.unique([number for number in numbers if number is not None])
     if len(known) == 0:
-        return [-1] * len(numbers)
+        return [NO_LEVEL] * len(numbers)
     step = max(LEVEL_SHARE * float(np.ptp(known)), LEVEL_RELATIVE * float(np.abs(known).max()))
     level = dict(zip(known.tolist(), np.cumsum(np.diff(known, prepend=known[0]) > step).tolist(), strict=True))
-    return [-1 if number is None else level[number] for number in numbers]
+    return [NO_LEVEL if number is None else level[number] for number in numbers]
 
 
 def _sweeps(numbers: Sequence[float | None], z_mm: Floats) -> Labels:
