@@ -9,9 +9,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.archive.allowance import Allowance
 from pipeline.archive.decode import Decoder, Stored
 from pipeline.archive.describe import MAX_MATRIX
 from pipeline.archive.exported import HIGHEST_HU, LOWEST_HU, read_pictures
+from pipeline.archive.nifti import read_nifti
 from pipeline.archive.reading import read_frames
 from pipeline.errors import Reason, StudyError
 from pipeline.records import Affine, Series, SliceSource, Volume
@@ -30,8 +32,11 @@ def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Deco
     if series.kind == "image":
         return read_pictures(root, series, wanted, decoder)
     sources = [series.slices[place] for place in wanted]
-    frames = read_frames(root, sources, decoder.tick)
-    raw = [_slice_hu(frame, source, decoder) for frame, source in zip(frames, sources, strict=True)]
+    if series.kind == "nifti":
+        raw = read_nifti(root, sources, Allowance(decoder.tick))
+    else:
+        frames = read_frames(root, sources, decoder.tick)
+        raw = [_slice_hu(frame, source, decoder) for frame, source in zip(frames, sources, strict=True)]
     if len({image.shape for image in raw}) > 1:
         raise StudyError(Reason.MIXED_GEOMETRY, "volume")
     _check_plausible(raw, sources)
