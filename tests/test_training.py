@@ -23,6 +23,7 @@ from pipeline.training.cache import cache_name
 from pipeline.training.evaluate import _left_out
 from pipeline.training.recipe import Recipe
 from pipeline.training.run import Request, gather_cohort
+from tests.fabricate import images, write
 
 RECIPE = """
 width = 0.0625
@@ -220,12 +221,17 @@ class _Preparer:
         return None, PreparedStudy(*pictures, np.zeros(1, np.int32), np.zeros(1), (Box(0, 0, 1, 1),), np.zeros(1))
 
 
-def test_a_study_that_cannot_be_prepared_is_left_out_with_its_code_whatever_the_fault(cohort, tmp_path, monkeypatch, caplog):
+def test_a_study_that_cannot_be_prepared_is_left_out_with_its_code_whatever_the_fault(tmp_path, monkeypatch, caplog):
+    lines = ["patient_id,label"]
+    for number in range(11):
+        write(tmp_path / "archive" / str(number), images(f"{number}"))
+        lines.append(f"CANARYID-{number},{'healthy' if number == 10 else ('covid', 'bacterial')[number % 2]}")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(lines))
     monkeypatch.setattr("pipeline.training.cache.Preparer", _Preparer)
     make_key(tmp_path / "key")
     (tmp_path / "run" / "private").mkdir(parents=True)
-    labels, recipe = cohort / "archive-truth" / "labels.csv", Recipe(shares=(0.5, 0.3, 0.2))
-    asked = (cohort / "archive", labels, "covid-vs-bacterial", tmp_path / "run", recipe, Config())
+    asked = (tmp_path / "archive", labels, "covid-vs-bacterial", tmp_path / "run", Recipe(), Config())
     request = Request(*asked, key_file=tmp_path / "key")
     request.place.cache.mkdir(parents=True)
     with suppress(ConfigurationError):  # which it raises where a part has lost a class
