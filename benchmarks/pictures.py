@@ -3,8 +3,8 @@
     python benchmarks/pictures.py --patients 20                    # phantoms of seeds that no test and no rule was made with
     python benchmarks/pictures.py --patients 0 SERIES.npz ...      # hu [S, R, C], z, sp (mm): slices of real series
 
-Prints, a window: pictures, refused ones, the largest and the 95th percentile of the errors of air, lung and soft tissue, how the
-lungs found in the pictures agree with those found in the HU themselves (Dice over a patient), and the most body taken for lung.
+Prints, a window: pictures, refused ones, the largest and the 95th percentile of the errors of air, lung and soft tissue, how
+the lungs found in the pictures agree with those found in the HU themselves (Dice over a patient), and the most body for lung.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def patients(n, files) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[float, fl
         yield data["hu"], data["z"], tuple(data["sp"])
 
 
-def errors_of(hu, true, window):
-    """How far the mapping of a picture is from the window it was made in, at air, lung and soft tissue (HU)."""
+def errors_of(hu, true):
+    """How far a picture is from the truth at air, lung and soft tissue, in HU."""
     found = []
     for tissue in TISSUES_HU:
         near = np.abs(true - tissue) < 30
@@ -62,6 +62,7 @@ def errors_of(hu, true, window):
 
 
 def main() -> None:
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*")
     parser.add_argument("--patients", type=int, default=20)
@@ -82,7 +83,7 @@ def main() -> None:
                     continue
                 kept.append(place)
                 true = cv2.resize(image, grey.shape[::-1], interpolation=cv2.INTER_LINEAR)
-                errors.append(max(errors_of(pictures[-1], true, window), key=abs))
+                errors.append(max(errors_of(pictures[-1], true), key=abs))
             if not pictures:
                 continue
             scale = hu.shape[1] / side
@@ -97,7 +98,8 @@ def main() -> None:
         sizes = np.abs(errors)
         print(
             f"| {window[0]} to {window[1]} | {len(errors) + len(refused)} | {len(refused)} | {sizes.max():.0f} | "
-            f"{np.percentile(sizes, 95):.0f} | {(sizes > 40).sum()} | {np.median(dice):.3f}, {min(dice):.3f} | {max(extra):.0f} |"
+            f"{np.percentile(sizes, 95):.0f} | {(sizes > 40).sum()} | {np.median(dice):.3f}, {min(dice):.3f} | "
+            f"{max(extra):.0f} |"
         )
 
 
