@@ -1,4 +1,4 @@
-"""What a compressed frame says of itself, read before any decoder sees it."""
+"""What a compressed frame, a picture or a volume says of itself, read before any decoder sees it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,12 @@ class Codestream:
 def is_picture(head: bytes) -> bool:
     """Whether a JPEG or PNG file begins here."""
     return head.startswith((JPEG, PNG))
+
+
+def is_nifti(head: bytes) -> bool:
+    """Whether a NIfTI file of one piece begins here: of the first or second version, in either order of bytes."""
+    first = head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c") and head[344:348] == b"n+1\0"
+    return first or (head[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") and head[4:8] == b"n+2\0")
 
 
 def codestream_size(frame: bytes) -> tuple[int, int] | None:

@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.archive.allowance import Allowance
 from pipeline.archive.decode import Decoder
 from pipeline.archive.describe import MAX_MATRIX
 from pipeline.archive.exported import HIGHEST_HU, LOWEST_HU, read_pictures
+from pipeline.archive.nifti import read_nifti
 from pipeline.archive.reading import read_frames
 from pipeline.errors import Reason, StudyError
 from pipeline.records import Affine, Event, Series, SliceSource, Volume
@@ -44,9 +46,13 @@ def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Deco
     if series.kind == "image":
         return read_pictures(root, series, wanted, decoder)
     sources = [series.slices[place] for place in wanted]
-    frames = read_frames(root, sources, decoder.tick)
     events: list[Event] = []
-    raw = _plausible(frames, sources, decoder, events)
+    if series.kind == "nifti":
+        volume = read_nifti(root, sources, Allowance(decoder.tick))
+        slices = [_Slice(hu, source) for hu, source in zip(volume, sources, strict=True)]
+    else:
+        slices = _of_the_right_sign(read_frames(root, sources, decoder.tick), sources, decoder)
+    raw = _plausible(slices, events)
     if len({image.shape for image in raw}) > 1:
         raise StudyError(Reason.MIXED_GEOMETRY, "volume")
     oriented = np.stack([orient(image, series.original_affine) for image in raw])
@@ -72,15 +78,20 @@ def _slice_hu(frame: bytes, source: SliceSource, decoder: Decoder) -> _Slice:
     return _Slice(hu, pixels.is_doubtful, pixels.is_damaged)
 
 
-def _plausible(frames: list[bytes], sources: list[SliceSource], decoder: Decoder, events: list[Event]) -> list[Values]:
-    """The slices' HU, if they are a body's. Raises StudyError PIXELS_SIGN where the other reading of the sign is one too."""
+def _of_the_right_sign(frames: list[bytes], sources: list[SliceSource], decoder: Decoder) -> list[_Slice]:
+    """The slices as their headers say. Raises StudyError PIXELS_SIGN where they are a body with the other sign, too."""
     slices = [_slice_hu(frame, source, decoder) for frame, source in zip(frames, sources, strict=True)]
-    is_sound = _is_plausible(slices)
-    if not is_sound or _has_bone_below(slices) or any(one.is_doubtful or _has_metal_outside(one.hu) for one in slices):
+    is_doubtful = any(one.is_doubtful or _has_metal_outside(one.hu) for one in slices)
+    if is_doubtful or not _is_plausible(slices) or _has_bone_below(slices):
         other = _other_sign(frames, sources, decoder)
         if _differ(slices, other) and _is_body(other):
             raise StudyError(Reason.PIXELS_SIGN, "volume")
-    if not is_sound:
+    return slices
+
+
+def _plausible(slices: list[_Slice], events: list[Event]) -> list[Values]:
+    """The slices' HU, if a body may look so; metal beyond the scale and damage are noted."""
+    if not _is_plausible(slices):
         raise StudyError(Reason.PIXELS_IMPLAUSIBLE, "volume")
     for reason, n_slices in (
         (Reason.HU_CLIPPED, sum(bool((one.hu > METAL_HU).any()) for one in slices)),
