@@ -22,7 +22,7 @@ from pipeline.archive.container import ONLY, ZipMembers, container_kind, content
 from pipeline.archive.describe import MAX_MATRIX, Origin
 from pipeline.archive.found import FileRecord, Header, VolumeFile
 from pipeline.archive.geometry import MIN_NORMAL_Z, TILT_MAX_DEGREES, TILT_WARN_DEGREES, WIDEST_MM, Floats, Stack, to_original
-from pipeline.archive.reading import check_unchanged
+from pipeline.archive.reading import check_same, check_unchanged
 from pipeline.archive.selection import DAMAGE, seed
 from pipeline.archive.walk import native, open_regular
 from pipeline.config import SeriesConfig
@@ -69,7 +69,10 @@ def scan_nifti(stream: BinaryIO, size: int, origin: Origin) -> FileRecord:
     """What the header of a volume of `size` bytes says, held against what is there. Raises whatever damage leads to."""
     stream.seek(0)
     header = _header(stream.read(HEADER_BYTES))
-    source = SliceSource(origin.path, 0.0, origin.offset, size, origin.member, size=origin.size, mtime_ns=origin.mtime_ns)
+    source = SliceSource(
+        origin.path, 0.0, origin.offset, size, origin.member,
+        size=origin.size, mtime_ns=origin.mtime_ns, start=origin.address, check=origin.check,
+    )  # fmt: skip
     problem = _problem(header, size)
     if problem:
         return FileRecord(member=origin.member, volume=VolumeFile(source, problem=problem))
@@ -108,7 +111,9 @@ def read_nifti(root: Path, sources: Sequence[SliceSource], allowance: Allowance)
         check_unchanged(stream, first)
         allowance.unpack(first.size)
         kind = container_kind(stream) if first.member else None
-        whole = ZipMembers(stream, allowance).stream(first.member) if kind == "zip" else content(stream, kind, allowance)
+        whole = ZipMembers(stream, allowance).stream(first.start) if kind == "zip" else content(stream, kind, allowance)
+        whole.seek(first.offset)
+        check_same(whole, first)
         whole.seek(first.offset)
         header = _header(whole.read(HEADER_BYTES))
         layout, axis = _layout(header), _along_body(_affine(header))

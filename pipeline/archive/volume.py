@@ -49,7 +49,7 @@ def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Deco
     events: list[Event] = []
     if series.kind == "nifti":
         volume = read_nifti(root, sources, Allowance(decoder.tick))
-        slices = [_Slice(hu, source) for hu, source in zip(volume, sources, strict=True)]
+        slices = [_Slice(hu, is_doubtful=False, is_damaged=False) for hu in volume]
     else:
         slices = _of_the_right_sign(read_frames(root, sources, decoder.tick), sources, decoder)
     raw = _plausible(slices, events)
