@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.archive import FileRecord, FoundFile, scan_file
+from pipeline.archive import FileRecord, FoundFile, Header, scan_file
 from pipeline.errors import Drained, Reason
 from pipeline.mpi.world import Alone
 from pipeline.run import index as indexing
@@ -229,3 +229,18 @@ def test_indexing_imports_no_pydicom_and_no_torch(archive, tmp_path):
     command = [sys.executable, "-c", code, str(ROOT), str(archive), str(tmp_path / "p")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
     assert len(json.loads((tmp_path / "p" / MANIFEST).read_text().splitlines()[0])["events"]) == 2
+
+
+def test_of_a_large_container_only_a_studys_own_members_are_read_back(tmp_path):
+    uids = [f"1.{number}" for number in range(10)]
+    records = tuple(FileRecord(headers=(Header(uid, "2"),), member=f'"records":[{uid}/{k}') for k in range(30) for uid in uids)
+    found = FoundFile('a"records":[.zip', 10, 1, records, tuple(uids))
+    for _ in range(2):  # as it is read, and as it is recalled
+        with Catalogue(tmp_path) as catalogue:
+            if not catalogue.recall(found):
+                catalogue.add(found)
+            catalogue.flush()
+            assert catalogue.n_files == 300
+            assert sorted(catalogue.study_uids()) == uids
+            for uid in uids:
+                assert catalogue.study(uid) == [record for record in records if record.headers[0].study_uid == uid]

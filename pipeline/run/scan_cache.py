@@ -1,7 +1,8 @@
 """What has been read of every file of an archive: one line a file in `private/scan-N.jsonl`, places of lines in memory.
 
 A later scan takes from it what has not changed, and goes on where a killed one stopped. Memory holds 16 bytes a file that an
-earlier scan knew and 8 a file of a study, so that root can index millions; headers are read back study by study.
+earlier scan knew and 8 a file of a study, so that root can index millions; headers are read back study by study, and of a
+container's line only the members of that study.
 """
 
 from __future__ import annotations
@@ -28,15 +29,39 @@ VERSION = 5
 NAME = f"scan-{VERSION}.jsonl"
 AGAIN = frozenset({*TRANSIENT, Reason.PERMISSION_DENIED, Reason.FILE_VANISHED, Reason.OUT_OF_MEMORY})
 """Reasons that may be gone although the file has not changed."""
+FEW = 20
+"""Records of a line that are read together; of a longer line each has a place of its own."""
+
+
+class _Places:
+    """Where records lie: whole lines, and records within the lines of containers."""
+
+    __slots__ = ("_numbers",)
+
+    def __init__(self) -> None:
+        self._numbers = array("q")  # of a line its place; of a record within a line its place, negative, and its length
+
+    def add(self, place: int, length: int = 0) -> None:
+        """A line, or a record of `length` bytes."""
+        if length:
+            self._numbers.extend((-place, length))
+        else:
+            self._numbers.append(place)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """(place, length); the length of a line is 0."""
+        numbers = iter(self._numbers)
+        for number in numbers:
+            yield (number, 0) if number >= 0 else (-number, next(numbers))
 
 
 @dataclass(slots=True)
 class _Groups:
-    """Places of lines by what they belong to."""
+    """Places of records by what they belong to."""
 
-    studies: dict[str, array[int]] = field(default_factory=lambda: defaultdict(lambda: array("q")))
-    pictures: dict[str, array[int]] = field(default_factory=lambda: defaultdict(lambda: array("q")))
-    volumes: dict[str, int] = field(default_factory=dict)
+    studies: dict[str, _Places] = field(default_factory=lambda: defaultdict(_Places))
+    pictures: dict[str, _Places] = field(default_factory=lambda: defaultdict(_Places))
+    volumes: dict[str, _Places] = field(default_factory=lambda: defaultdict(_Places))
     dicom_folders: set[str] = field(default_factory=set)
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -121,11 +146,12 @@ class Catalogue:
     def recall(self, found: FoundFile) -> bool:
         """Take in what is known of an unchanged file; False where it must be read."""
         for place in self._known.find(found.path):
-            line = self._read(place)
-            if line.path == found.path:
-                same = (line.size, line.mtime_ns) == (found.size, found.mtime_ns)
+            line = self._line(place)
+            known = _found.decode(line)
+            if known.path == found.path:
+                same = (known.size, known.mtime_ns) == (found.size, found.mtime_ns)
                 if same:
-                    self._count(line, place)
+                    self._count(known, place, line)
                 return same
         return False
 
@@ -134,10 +160,11 @@ class Catalogue:
         try:
             self._file.seek(0, 2)
             place = self._file.tell()
-            self._file.write(msgspec.json.encode(found) + b"\n")
+            line = msgspec.json.encode(found) + b"\n"
+            self._file.write(line)
         except OSError as error:
             raise storage_error(error, self._path.parent.parent) from error
-        self._count(found, place)
+        self._count(found, place, line)
 
     def flush(self) -> None:
         """Let what was added survive a kill."""
@@ -152,7 +179,7 @@ class Catalogue:
 
     def study(self, uid: str) -> list[FileRecord]:
         """The records of all files of a study."""
-        return [record for found in self._lines(self._groups.studies[uid]) for record in found.records]
+        return list(self._records(self._groups.studies[uid]))
 
     def picture_folders(self) -> list[str]:
         """Folders whose pictures are a patient's slices: no DICOM image stands among them."""
@@ -160,12 +187,12 @@ class Catalogue:
 
     def pictures(self, folder: str) -> list[FileRecord]:
         """The records of a folder's pictures."""
-        lines = self._lines(self._groups.pictures[folder])
-        return [r for found in lines for r in found.records if r.picture and picture_folder(r.picture) == folder]
+        records = self._records(self._groups.pictures[folder])
+        return [record for record in records if record.picture and picture_folder(record.picture) == folder]
 
     def pictures_by_path(self) -> dict[str, FileRecord]:
         """The records of all pictures that are files of their own."""
-        lines = (found for places in self._groups.pictures.values() for found in self._lines(places))
+        lines = (_found.decode(self._line(place)) for places in self._groups.pictures.values() for place, _ in places)
         return {found.path: found.records[0] for found in lines if found.records[0].picture}
 
     def volumes(self) -> list[str]:
@@ -178,8 +205,8 @@ class Catalogue:
 
     def volume(self, name: str) -> list[FileRecord]:
         """The record of a volume."""
-        found = self._read(self._groups.volumes[name])
-        return [record for record in found.records if record.volume and volume_name(record.volume, record) == name]
+        records = self._records(self._groups.volumes[name])
+        return [record for record in records if record.volume and volume_name(record.volume, record) == name]
 
     def left_out(self) -> list[Event]:
         """Files outside any study, by reason; with strays, pictures and volumes that stand among DICOM images."""
@@ -211,34 +238,64 @@ class Catalogue:
         if not line.endswith(b"\n"):
             self._file.write(b"\n")
 
-    def _count(self, found: FoundFile, place: int) -> None:
+    def _count(self, found: FoundFile, place: int, line: bytes) -> None:
         groups = self._groups
         groups.n_files += len(found.records)
-        for uid in found.studies:
-            groups.studies[uid].append(place)
         if found.studies:
             groups.dicom_folders.add(found.path.rpartition("/")[0])
-        folders = set()
         for record in found.records:
             if record.reason:
                 groups.left_out["unpack" if record.member or len(found.records) > 1 else "walk", record.reason] += 1
                 groups.kinds[kind_of(record.member or found.path)] += 1
-            elif record.picture:
-                folders.add(picture_folder(record.picture))
-            elif record.volume:
-                groups.volumes[volume_name(record.volume, record)] = place
-            elif record.member:
+            elif record.member and not record.picture and not record.volume:
                 groups.dicom_folders.add(f"{found.path}!/{record.member}".rpartition("/")[0])
-        for folder in folders:
-            groups.pictures[folder].append(place)
+        if len(found.records) <= FEW:
+            others = {id(places): places for record in found.records if not record.headers for places in self._of(record)}
+            for places in (*(groups.studies[uid] for uid in found.studies), *others.values()):
+                places.add(place)
+            return
+        for record, (start, length) in zip(found.records, _spans(line), strict=True):
+            for places in self._of(record):
+                places.add(place + start, length)
 
-    def _lines(self, places: array[int]) -> Iterator[FoundFile]:
-        for place in places:
-            yield self._read(place)
+    def _of(self, record: FileRecord) -> list[_Places]:
+        """The groups to which a record belongs."""
+        groups = self._groups
+        if record.picture:
+            return [groups.pictures[picture_folder(record.picture)]]
+        if record.volume:
+            return [groups.volumes[volume_name(record.volume, record)]]
+        return [groups.studies[uid] for uid in dict.fromkeys(header.study_uid for header in record.headers)]
 
-    def _read(self, place: int) -> FoundFile:
+    def _records(self, places: _Places) -> Iterator[FileRecord]:
+        for place, length in places:
+            if length:
+                self._file.seek(place)
+                yield _record.decode(self._file.read(length))
+            else:
+                yield from _found.decode(self._line(place)).records
+
+    def _line(self, place: int) -> bytes:
         self._file.seek(place)
-        return _line.decode(self._file.readline())
+        return self._file.readline()
 
 
-_line = msgspec.json.Decoder(FoundFile)
+def _spans(line: bytes) -> Iterator[tuple[int, int]]:
+    """(start, length) of each record of a line."""
+    start = line.index(RECORDS) + len(RECORDS)
+    for record in _raws.decode(line).records:
+        length = len(bytes(record))
+        yield start, length
+        start += length + len(b",")
+
+
+class _Raws(msgspec.Struct):
+    """A line whose records are left as they are written."""
+
+    records: list[msgspec.Raw]
+
+
+RECORDS = b'"records":['
+_found = msgspec.json.Decoder(FoundFile)
+_record = msgspec.json.Decoder(FileRecord)
+_raws = msgspec.json.Decoder(_Raws)
