@@ -17,7 +17,7 @@ from pipeline.config import SeriesConfig
 from pipeline.errors import ConfigurationError
 from pipeline.run.plan import Request, plan
 from tests.fabricate import KEY, images, indexed, write
-from tests.test_stacks import stack_of
+from tests.test_archive_stacks import stack_of
 
 SETS = {  # defined term -> (Python's codec, characters that it can write)
     "ISO_IR 100": ("latin-1", "Müllér Ñß"),
