@@ -178,6 +178,15 @@ def test_one_acquisition_stays_whole(headers):
     assert set(events) <= {"SLICE_GAP"}
 
 
+def test_values_that_are_no_numbers_are_compared_as_they_stand():
+    odd = ("nan", "1e999", "-inf", "1e300")
+    for n in range(1, 5):
+        study = study_of(
+            stack_of("a", n=80, each=lambda k, n=n: dict.fromkeys(("time", "number", "trigger"), odd[k // 20 % n]))
+        )
+        assert [len(series.slices) for series in study.candidates] in ([80], [60, 20], [40, 40])
+
+
 def test_slices_missing_from_one_acquisition_split_nothing():
     headers = stack_of("a", n=60, each=lambda k: {"time": seconds(k), "number": str(k)})
     found, _ = told(study_of([header for k, header in enumerate(headers) if k % 7 != 3]))
