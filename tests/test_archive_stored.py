@@ -209,6 +209,17 @@ def test_padding_is_air_whether_or_not_it_fits_the_stored_bits(signed, padding, 
     assert not study.candidates[0].events
 
 
+def test_padding_that_was_cut_to_the_stored_bits_is_a_pixel_format(tmp_path):
+    """Nothing tells it from bone any more."""
+
+    def change(_, values):
+        values[[0, 0, -1, -1], [0, -1, 0, -1]] = 63536 & 0xFFF
+        return values
+
+    write(tmp_path / "a", rewritten(change, BitsStored=12, HighBit=11, PixelPaddingValue=63536))
+    assert verdict(tmp_path / "a")[0] == "PIXEL_FORMAT"
+
+
 def test_a_range_of_padding_is_air(tmp_path):
     def change(_, values):
         values[CORNER] = np.arange(61440, 61456).reshape(4, 4)

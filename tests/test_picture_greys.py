@@ -1,4 +1,4 @@
-"""Exported slices: each picture's greys give its HU, whatever window, compression, size, order and marks; else it is refused."""
+"""Exported slices: each picture's greys give its HU, in whatever window, compression, size and order; or it is refused."""
 
 import cv2
 import numpy as np

@@ -2,19 +2,29 @@
 
 import csv
 import shutil
+from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from pipeline.cohort.cache import cache_name
+from pipeline.cohort.gather import gather_cohort
 from pipeline.config import Config
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, Reason, StudyError
+from pipeline.evaluation.trained_run import _left_out
+from pipeline.mpi.world import Alone
 from pipeline.phantom import CohortPlan, write_cohort
 from pipeline.pseudonym import make_key
-from pipeline.records import Study
+from pipeline.records import Box, PreparedStudy, Study
 from pipeline.study.drenet import load_checkpoint
+from pipeline.training.recipe import Recipe
+from pipeline.training.run import Request
+from tests.fabricate import images, write
 
 RECIPE = """
 width = 0.0625
@@ -188,3 +198,57 @@ def test_prepared_slices_are_prepared_again_by_other_code(monkeypatch):
     assert cache_name(study, config) == name
     monkeypatch.setattr("pipeline.cohort.cache._code", lambda: "of another day")
     assert cache_name(study, config) != name
+
+
+class _Preparer:
+    """Prepares a blank slice of every study, but of some, whose lungs are missing or which meet a fault of any kind."""
+
+    faults = (StudyError(Reason.NO_LUNG_FOUND, "lung"), ZeroDivisionError("CANARY"), MemoryError(), cv2.error("CANARY"))
+
+    def __init__(self, *_, **__):
+        self.n_met = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def best(self, _):
+        self.n_met += 1
+        if self.n_met <= len(self.faults):
+            raise self.faults[self.n_met - 1]
+        pictures = np.zeros((1, 448, 448), np.uint8), np.zeros((1, 600, 600), np.uint8), np.zeros((1, 448, 448), bool)
+        return None, PreparedStudy(*pictures, np.zeros(1, np.int32), np.zeros(1), (Box(0, 0, 1, 1),), np.zeros(1))
+
+
+def test_a_study_that_cannot_be_prepared_is_left_out_with_its_code_whatever_the_fault(tmp_path, monkeypatch, caplog):
+    lines = ["patient_id,label"]
+    for number in range(11):
+        write(tmp_path / "archive" / str(number), images(f"{number}"))
+        lines.append(f"CANARYID-{number},{'healthy' if number == 10 else ('covid', 'bacterial')[number % 2]}")
+    labels = tmp_path / "labels.csv"
+    labels.write_text("\n".join(lines))
+    monkeypatch.setattr("pipeline.cohort.cache.Preparer", _Preparer)
+    make_key(tmp_path / "key")
+    (tmp_path / "run" / "private").mkdir(parents=True)
+    asked = (tmp_path / "archive", labels, "covid-vs-bacterial", tmp_path / "run", Recipe(), Config())
+    request = Request(*asked, key_file=tmp_path / "key").cohort
+    request.cache.mkdir(parents=True)
+    with suppress(ConfigurationError):  # which it raises where a part has lost a class
+        gather_cohort(Alone(), request)
+    counted = rows(tmp_path / "run" / "left_out.csv")
+    by_reason = Counter()
+    for row in counted:
+        by_reason[row["reason"]] += int(row["studies"])
+    assert by_reason == {
+        "INTERNAL_ERROR": 2, "NO_LUNG_FOUND": 1, "OUT_OF_MEMORY": 1, "label healthy is not of this task": 1
+    }  # fmt: skip
+    parts = {row["part"] for row in counted if row["reason"] != "label healthy is not of this task"}
+    assert parts <= {"train", "validation", "test"}
+    assert "CANARY" not in caplog.text
+    for part in ("train", "validation", "test"):
+        told = _left_out(replace(request, out=request.out.rename(tmp_path / part)))
+        wanted = [row for row in counted if row["part"] in ("", part)]
+        assert told.total() == sum(int(row["studies"]) for row in wanted)
+        request = replace(request, out=tmp_path / part)

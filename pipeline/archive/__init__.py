@@ -1,9 +1,10 @@
-"""The DICOM door: walk, containers, headers, series choice, decoding; also folders of exported JPEG or PNG slices."""
+"""The DICOM door: walk, containers, headers, series choice, decoding; also NIfTI volumes and exported JPEG or PNG slices."""
 
 from pipeline.archive.decode import Decoder
 from pipeline.archive.exported import read_mask
 from pipeline.archive.found import FileRecord, FoundFile, Header
 from pipeline.archive.listed import Listed, is_list, listed_files, listed_study, read_list, root_of
+from pipeline.archive.nifti import build_volume_study, folder_patients, volume_name
 from pipeline.archive.patient import IDENTITY_RULE
 from pipeline.archive.pictures import build_picture_study, picture_folder
 from pipeline.archive.ranking import Rank, why_lost
@@ -24,6 +25,8 @@ __all__ = [
     "asked",
     "build_picture_study",
     "build_study",
+    "build_volume_study",
+    "folder_patients",
     "is_list",
     "list_folder",
     "listed_files",
@@ -34,5 +37,6 @@ __all__ = [
     "read_volume",
     "root_of",
     "scan_file",
+    "volume_name",
     "why_lost",
 ]

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,17 @@ LAUNCHER = ("PMI", "OMPI", "SLURM", "MPI", "HYDRA", "HYDI", "PRTE", "PALS")
 
 ANSWERS = {b"MemoryError": Reason.OUT_OF_MEMORY, b"UnknownSyntaxError": Reason.UNSUPPORTED_TRANSFER_SYNTAX}
 """What an error's class name means; any other is the frame's."""
+
+
+FAILED, SOUND, DOUBTED = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """int32 [rows, columns]; `is_doubted`: the decoder complained of the frame."""
+
+    words: npt.NDArray[np.int32]
+    is_doubted: bool
 
 
 class Limit:
@@ -72,8 +84,8 @@ class Child:
             self._process.kill()
             self._bury(self._process)
 
-    def ask(self, frame: bytes, syntax: str) -> npt.NDArray[np.int32]:
-        """What the child makes of a frame, int32 [rows, columns]. Raises StudyError, stage decode."""
+    def ask(self, frame: bytes, syntax: str) -> Decoded:
+        """What the child makes of a frame. Raises StudyError, stage decode."""
         killed = crashed = 0
         while killed <= MAX_KILLED and crashed < MAX_CRASHED:
             process = self.start()
@@ -103,16 +115,16 @@ class Child:
             process.wait()
             return 1
 
-    def _exchange(self, process: subprocess.Popen[bytes], frame: bytes, syntax: str) -> npt.NDArray[np.int32]:
+    def _exchange(self, process: subprocess.Popen[bytes], frame: bytes, syntax: str) -> Decoded:
         limit = Limit(process.pid, self._cpu_s)
         self._write(process, struct.pack("<IB", len(frame), len(syntax)) + syntax.encode() + frame, limit)
-        ok, length = struct.unpack("<BI", self._read(process, 5, limit))
-        if ok not in (0, 1) or length > MAX_ANSWER:
+        how, length = struct.unpack("<BI", self._read(process, 5, limit))
+        if how not in (FAILED, SOUND, DOUBTED) or length > MAX_ANSWER:
             raise EOFError
         payload = self._read(process, length, limit)
-        if not ok:
+        if how == FAILED:
             raise StudyError(ANSWERS.get(payload, Reason.DECODE_ERROR), "decode")
-        return _pixels(payload)
+        return Decoded(_pixels(payload), how == DOUBTED)
 
     def _write(self, process: subprocess.Popen[bytes], data: bytes, limit: Limit) -> None:
         left = memoryview(data)

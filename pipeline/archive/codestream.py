@@ -1,13 +1,15 @@
-"""What a compressed frame says of itself, read before any decoder sees it."""
+"""What a compressed frame, a picture or a volume says of itself, read before any decoder sees it."""
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 
 JPEG, PNG, J2K = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\xff\x4f\xff\x51"
 FRAME_MARKERS = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xF7})
 ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
+END = 0xD9
 RLE_HEAD = 64
 SIGNED = 0x80
 
@@ -25,6 +27,12 @@ class Codestream:
 def is_picture(head: bytes) -> bool:
     """Whether a JPEG or PNG file begins here."""
     return head.startswith((JPEG, PNG))
+
+
+def is_nifti(head: bytes) -> bool:
+    """Whether a NIfTI file of one piece begins here: of the first or second version, in either order of bytes."""
+    first = head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c") and head[344:348] == b"n+1\0"
+    return first or (head[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") and head[4:8] == b"n+2\0")
 
 
 def codestream_size(frame: bytes) -> tuple[int, int] | None:
@@ -60,6 +68,16 @@ def _jpeg(frame: bytes) -> Codestream | None:
             return Codestream(rows, columns, bits)
         place += 2 + int.from_bytes(frame[place + 2 : place + 4], "big")
     return None
+
+
+def jpeg_is_whole(frame: bytes) -> bool:
+    """Whether a JPEG of one scan has its end, and restart markers in order before it: decoders fill in what is missing."""
+    scan = frame.find(b"\xff\xda")
+    markers = [pair[1] for pair in re.findall(rb"\xff[\xd0-\xd9]", frame[scan:])] if scan >= 0 else []
+    if END not in markers:
+        return False
+    restarts = markers[: markers.index(END)]
+    return restarts == [0xD0 + number % 8 for number in range(len(restarts))]
 
 
 def rle_is_sane(frame: bytes, n_planes: int, n_pixels: int) -> bool:

@@ -1,4 +1,4 @@
-"""Containers: ZIP, TAR (plain or gzip) and gzip of one DICOM file; what is in them is read in place, never unpacked to disk.
+"""Containers: ZIP, TAR (plain or gzip) and gzip of one DICOM or NIfTI file, read in place and never unpacked to disk.
 
 A member of a ZIP is found by the place of its own header; a member of a TAR is a range of bytes of the (inflated) TAR, so that
 slices are read by offset. Members may share a name: `name:2` names the second, and no portable name holds a colon.
@@ -19,6 +19,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Literal, cast
 
 from pipeline.archive.allowance import Allowance
+from pipeline.archive.codestream import is_nifti
 from pipeline.archive.inflate import GZIP, GZIP_MAGIC, PIECE, forward, gunzipped, part, unzipped
 from pipeline.archive.tar import BLOCK, begins_tar, entries
 from pipeline.archive.walk import portable
@@ -50,7 +51,7 @@ class Member:
 
 
 def container_kind(stream: BinaryIO) -> Kind | None:
-    """Which container begins here, if any; a gzip of anything but a TAR or a DICOM file is none."""
+    """Which container begins here, if any; a gzip of anything but a TAR, a DICOM or a NIfTI file is none."""
     stream.seek(0)
     head = stream.read(GZIP_HEAD)
     stream.seek(0)
@@ -108,7 +109,7 @@ def _kind_of_gzip(packed: bytes) -> Kind | None:
         head = zlib.decompressobj(GZIP).decompress(packed, BLOCK)
     except zlib.error:
         raise StudyError(Reason.ARCHIVE_CORRUPT, "unpack") from None
-    if _is_dicom(head):
+    if _is_dicom(head) or is_nifti(head):
         return "gz"
     return "tar.gz" if begins_tar(head) else None
 

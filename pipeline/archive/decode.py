@@ -7,15 +7,17 @@ hang and lie, so the codestream's own size is checked before they see it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 
 import numpy as np
 
 from pipeline.archive.child import Child
-from pipeline.archive.codestream import Codestream, codestream, codestream_size, rle_is_sane
+from pipeline.archive.codestream import Codestream, codestream, codestream_size, jpeg_is_whole, rle_is_sane
 from pipeline.archive.describe import MAX_MATRIX
+from pipeline.archive.lossless_jpeg import is_consistent
 from pipeline.archive.stored import Pixels, Words, stored_pixels
-from pipeline.archive.syntax import BIG_ENDIAN, COMPRESSED, NATIVE, PICTURE, RLE
+from pipeline.archive.syntax import BIG_ENDIAN, COMPRESSED, LOSSLESS_JPEG, NATIVE, NO_HU, PICTURE, RLE
 from pipeline.errors import Reason, StudyError
 from pipeline.records import SliceSource
 
@@ -49,12 +51,16 @@ class Decoder:
         if source.syntax not in COMPRESSED:
             raise StudyError(Reason.UNSUPPORTED_TRANSFER_SYNTAX, "decode")
         code = _checked(frame, source)
-        words = self.child.ask(frame, source.syntax)
+        answer = self.child.ask(frame, source.syntax)
+        words = answer.words
         if source.syntax == RLE and words.size == source.rows * source.columns:
             words = words.reshape(source.rows, source.columns)
         if words.shape != (source.rows, source.columns):
             raise StudyError(Reason.DECODE_ERROR, "decode")
-        return stored_pixels(words, source, code)
+        if source.syntax in LOSSLESS_JPEG and not is_consistent(frame, words):
+            raise StudyError(Reason.DECODE_ERROR, "decode")
+        is_cut = source.syntax in NO_HU and not jpeg_is_whole(frame)
+        return replace(stored_pixels(words, source, code), is_damaged=answer.is_doubted or is_cut)
 
     def decode_picture(self, data: bytes) -> Words:
         """Grey 0..255 of an exported JPEG or PNG; of a coloured mark, -1 less its grey."""
@@ -63,7 +69,7 @@ class Decoder:
             raise StudyError(Reason.DECODE_ERROR, "decode")
         if max(size) > MAX_MATRIX:
             raise StudyError(Reason.DECOMPRESSION_BOMB, "decode")
-        return self.child.ask(data, PICTURE)
+        return self.child.ask(data, PICTURE).words
 
 
 def _native(frame: bytes, source: SliceSource) -> Words:

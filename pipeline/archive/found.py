@@ -62,14 +62,28 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
+class VolumeFile:
+    """A NIfTI volume: voxels along the file's three axes, or the `problem` for which it cannot be used.
+
+    `affine` [3 x 4, row by row] leads from voxels to millimetres to the patient's left, back and head.
+    """
+
+    source: SliceSource
+    shape: tuple[int, int, int] = (0, 0, 0)
+    affine: tuple[float, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class FileRecord:
-    """One file, or one member of a container: its images' headers, its picture, or why it is left out."""
+    """One file, or one member of a container: its images' headers, its picture, its volume, or why it is left out."""
 
     reason: str = ""
     member: str = ""
     headers: tuple[Header, ...] = ()
     picture: SliceSource | None = None
     picture_sha256: str = ""
+    volume: VolumeFile | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,10 +31,11 @@ LEAST_SHARES = (0.02, 0.01, 0.03)
 """Of the picture: what counts as air around the body, as air in it, as a body."""
 LEAST_AIR_LOG, LEAST_SOFT_LOG = -5.2, -5.0
 """Mean log of the shares that greys have: chests lie above, pictures of other things below."""
-WHITE_FROM, LEAST_CONTENT = 250, 0.3
-"""The grey of a margin that is no anatomy, and the least share of a picture that is no margin."""
-CUT, CUT_LUNG = 0.04, 0.05
-"""Share of the step from lung to soft tissue by which air must differ from lung: it does by a sixth; a picture's least lung."""
+WHITE_FROM, BLACK_TO, LEAST_CONTENT = 250, 2, 0.3
+"""The greys of a margin that is no anatomy, and the least share of a picture that is no margin."""
+CUT, CUT_LUNG, CUT_EDGE = 0.04, 0.05, 0.5
+"""Share of the step from lung to soft tissue by which air must differ from lung: it does by a sixth; least shares
+of lung in a picture and of soft tissue along its edge where that may be."""
 
 Grey = npt.NDArray[np.uint8]
 Bits = npt.NDArray[np.uint8]
@@ -59,8 +60,10 @@ def own_table(grey: Grey) -> Floats:
 
 
 def content(grey: Grey) -> tuple[slice, slice]:
-    """The picture without white margins or a white frame."""
-    rows, columns = (np.flatnonzero(np.percentile(grey, 2, axis=axis) < WHITE_FROM) for axis in (1, 0))
+    """The picture without white or black margins or a white frame."""
+    rows, columns = (
+        np.flatnonzero((np.percentile(grey, 2, axis=axis) < WHITE_FROM) & (grey.max(axis=axis) > BLACK_TO)) for axis in (1, 0)
+    )
     if min(len(rows), len(columns)) < LEAST_CONTENT * min(grey.shape):
         return slice(None), slice(None)
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
@@ -86,11 +89,13 @@ def met_greys(grey: Grey) -> Greys:
     around = np.isin(regions, border[border > 0]).astype(np.uint8)
     hollow = cv2.erode((1 - body) * (1 - around), np.ones((3, 3), np.uint8))
     parts = (_eroded(around) & (1 - bright), hollow & (1 - bright), _eroded(body))
-    return _with_cut_lungs(Greys(*(_shares(small, part) for part in parts)))
+    met = Greys(*(_shares(small, part) for part in parts))
+    edge = np.concatenate([bright[0], bright[-1], bright[:, 0], bright[:, -1]])
+    return _with_cut_lungs(met) if edge.mean() > CUT_EDGE else met
 
 
 def _with_cut_lungs(met: Greys) -> Greys:
-    """Air that is as grey as the air inside is no air around: the picture's edge cuts the lungs."""
+    """Air that is as grey as the air inside is no air around: the picture's edge cuts body and lungs."""
     outside, inside, soft = (_middle(part) for part in (met.outside, met.inside, met.soft))
     if met.inside.sum() >= CUT_LUNG and abs(outside - inside) < CUT * (soft - inside):
         return Greys(np.zeros(256), met.inside + met.outside, met.soft)

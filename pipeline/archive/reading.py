@@ -39,7 +39,7 @@ def read_frames(root: Path, sources: Sequence[SliceSource], tick: Callable[[], N
     for path, wanted in by_file.items():
         allowance = Allowance(tick)
         with allowance.parsing(Reason.DECODE_ERROR, "decode"), open_regular(root / native(path)) as stream:
-            _check_unchanged(stream, wanted[0][1])
+            check_unchanged(stream, wanted[0][1])
             frames |= _of_one_file(stream, wanted, allowance)
     return [frames[place] for place in range(len(sources))]
 
@@ -56,7 +56,7 @@ def check_same(stream: BinaryIO, source: SliceSource) -> None:
         raise StudyError(Reason.FILE_VANISHED, "decode")
 
 
-def _check_unchanged(stream: BinaryIO, source: SliceSource) -> None:
+def check_unchanged(stream: BinaryIO, source: SliceSource) -> None:
     """The file must be the one that was indexed: places of another one would be read as pixels."""
     info = os.fstat(stream.fileno())
     if (info.st_size, info.st_mtime_ns) != (source.size, source.mtime_ns):

@@ -1,4 +1,4 @@
-"""Read one file found: headers of an image, members of a container, a picture's digest, or the reason for none of them.
+"""Read one file found: headers of an image, members of a container, a picture's digest, a volume's grid, or why none.
 
 Never raises for what a file holds.
 """
@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.archive.allowance import Allowance
-from pipeline.archive.codestream import codestream_size, is_picture
+from pipeline.archive.codestream import codestream_size, is_nifti, is_picture
 from pipeline.archive.container import Kind, Member, container_kind, finish, members
 from pipeline.archive.describe import MAX_MATRIX, Origin
 from pipeline.archive.found import FileRecord, FoundFile
 from pipeline.archive.headers import read_headers
+from pipeline.archive.nifti import scan_nifti
 from pipeline.archive.reading import CHECKED, check_of
 from pipeline.archive.syntax import PICTURE
 from pipeline.archive.walk import native, open_regular
@@ -93,6 +94,8 @@ def _record(stream: BinaryIO, size: int, origin: Origin, allowance: Allowance) -
             origin = replace(origin, check=check_of(head))
             if is_picture(head):
                 return _picture(stream, size, origin)
+            if is_nifti(head):
+                return scan_nifti(stream, size, origin)
             return FileRecord(headers=read_headers(stream, size, origin, allowance), member=origin.member)
     except StudyError as error:
         if error.stage == "unpack" or error.reason == Reason.IO_ERROR:

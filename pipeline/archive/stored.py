@@ -27,11 +27,13 @@ class Pixels:
     """Stored values int32 [rows, columns], sign and position settled.
 
     `outside` marks what lies beyond the field of view. `is_doubtful`: the header and the codestream differ in sign and depth.
+    `is_damaged`: the decoder complained of the codestream.
     """
 
     values: Words
     outside: Mask
     is_doubtful: bool = False
+    is_damaged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +92,17 @@ def _outside(raw: Words, values: Words, field: Field, source: SliceSource) -> Ma
     as_values = [_as_value(end, field) for end in ends]
     if None not in as_values:
         return _between(values, [end for end in as_values if end is not None])
-    if max(ends) >> field.width:
-        return np.zeros(raw.shape, bool)  # the word has no room for it
     whole = Field(field.width, field.width, 0, field.signed)
-    return _between(_signed(raw, whole.bits, whole.signed), [_number(end, whole) for end in ends])
+    has_room = not max(ends) >> field.width
+    words = _between(_signed(raw, whole.bits, whole.signed), [_number(end, whole) for end in ends])
+    outside = words if has_room else np.zeros(raw.shape, bool)
+    if not outside.any() and (_corners(values) == _number(source.padding, field)).all():
+        raise StudyError(Reason.PIXEL_FORMAT, "decode")  # cut to the stored bits, padding cannot be told from bone
+    return outside
+
+
+def _corners(values: Words) -> Words:
+    return values[[0, -1]][:, [0, -1]]
 
 
 def _as_value(pattern: int, field: Field) -> int | None:

@@ -15,6 +15,7 @@ COMPRESSED = frozenset(
     f"1.2.840.10008.1.2.{last}"
     for last in ("4.50", "4.51", "4.57", "4.70", "4.80", "4.81", "4.90", "4.91", "4.201", "4.202", "4.203", "5")
 )
+LOSSLESS_JPEG = frozenset(f"1.2.840.10008.1.2.4.{last}" for last in ("57", "70"))
 NO_HU = frozenset(f"1.2.840.10008.1.2.4.{last}" for last in ("50", "51"))
 """Lossy JPEG: decodable, but grey values are no longer Hounsfield units to the unit."""
 

@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.archive.allowance import Allowance
 from pipeline.archive.decode import Decoder
 from pipeline.archive.describe import MAX_MATRIX
 from pipeline.archive.exported import HIGHEST_HU, LOWEST_HU, read_pictures
+from pipeline.archive.nifti import read_nifti
 from pipeline.archive.reading import read_frames
 from pipeline.errors import Reason, StudyError
 from pipeline.records import Affine, Event, Series, SliceSource, Volume
@@ -32,11 +34,11 @@ MIN_SHARE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
-    """One slice in HU as it is stored; `is_doubtful` as of stored.Pixels."""
+    """One slice in HU as it is stored; `is_doubtful` and `is_damaged` as of stored.Pixels."""
 
     hu: Values
-    source: SliceSource
-    is_doubtful: bool = False
+    is_doubtful: bool
+    is_damaged: bool
 
 
 def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Decoder) -> Volume:
@@ -44,9 +46,13 @@ def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Deco
     if series.kind == "image":
         return read_pictures(root, series, wanted, decoder)
     sources = [series.slices[place] for place in wanted]
-    frames = read_frames(root, sources, decoder.tick)
     events: list[Event] = []
-    raw = _plausible(frames, sources, decoder, events)
+    if series.kind == "nifti":
+        volume = read_nifti(root, sources, Allowance(decoder.tick))
+        slices = [_Slice(hu, source) for hu, source in zip(volume, sources, strict=True)]
+    else:
+        slices = _of_the_right_sign(read_frames(root, sources, decoder.tick), sources, decoder)
+    raw = _plausible(slices, events)
     if len({image.shape for image in raw}) > 1:
         raise StudyError(Reason.MIXED_GEOMETRY, "volume")
     oriented = np.stack([orient(image, series.original_affine) for image in raw])
@@ -69,22 +75,30 @@ def _slice_hu(frame: bytes, source: SliceSource, decoder: Decoder) -> _Slice:
     pixels = decoder.decode(frame, source)
     hu = np.asarray(pixels.values * source.slope + source.intercept, np.float64)
     hu[pixels.outside] = LOWEST_HU
-    return _Slice(hu, source, pixels.is_doubtful)
+    return _Slice(hu, pixels.is_doubtful, pixels.is_damaged)
 
 
-def _plausible(frames: list[bytes], sources: list[SliceSource], decoder: Decoder, events: list[Event]) -> list[Values]:
-    """The slices' HU, if they are a body's. Raises StudyError PIXELS_SIGN where the other reading of the sign is one too."""
+def _of_the_right_sign(frames: list[bytes], sources: list[SliceSource], decoder: Decoder) -> list[_Slice]:
+    """The slices as their headers say. Raises StudyError PIXELS_SIGN where they are a body with the other sign, too."""
     slices = [_slice_hu(frame, source, decoder) for frame, source in zip(frames, sources, strict=True)]
-    is_sound = _is_body(slices)
-    if not is_sound or any(one.is_doubtful or _has_metal_outside(one.hu) for one in slices):
+    is_doubtful = any(one.is_doubtful or _has_metal_outside(one.hu) for one in slices)
+    if is_doubtful or not _is_plausible(slices) or _has_bone_below(slices):
         other = _other_sign(frames, sources, decoder)
-        if _differ(slices, other) and _is_body(other, in_doubt=True):
+        if _differ(slices, other) and _is_body(other):
             raise StudyError(Reason.PIXELS_SIGN, "volume")
-    if not is_sound:
+    return slices
+
+
+def _plausible(slices: list[_Slice], events: list[Event]) -> list[Values]:
+    """The slices' HU, if a body may look so; metal beyond the scale and damage are noted."""
+    if not _is_plausible(slices):
         raise StudyError(Reason.PIXELS_IMPLAUSIBLE, "volume")
-    n_metal = sum(bool((one.hu > METAL_HU).any()) for one in slices)
-    if n_metal:
-        events.append(Event("series", "volume", Reason.HU_CLIPPED, n_metal))
+    for reason, n_slices in (
+        (Reason.HU_CLIPPED, sum(bool((one.hu > METAL_HU).any()) for one in slices)),
+        (Reason.PIXELS_DAMAGED, sum(one.is_damaged for one in slices)),
+    ):
+        if n_slices:
+            events.append(Event("series", "volume", reason, n_slices))
     return [one.hu for one in slices]
 
 
@@ -109,21 +123,28 @@ def _other_sign(frames: list[bytes], sources: list[SliceSource], decoder: Decode
         return []
 
 
-def _is_body(slices: list[_Slice], *, in_doubt: bool = False) -> bool:
-    """Finite, with air somewhere, metal in few pixels, and no bone taken for negative; `in_doubt` with enough of a body."""
-    sample = np.concatenate([one.hu[::4, ::4].ravel() for one in slices])
-    if not np.isfinite(sample).all() or sample.min() > AIR_HU or np.mean(sample > METAL_HU) > MAX_METAL_SHARE:
-        return False
+def _is_plausible(slices: list[_Slice]) -> bool:
+    """Finite, with air somewhere, and metal in few pixels."""
+    sample = _sample(slices)
+    return bool(np.isfinite(sample).all() and sample.min() <= AIR_HU and np.mean(sample > METAL_HU) <= MAX_METAL_SHARE)
+
+
+def _is_body(slices: list[_Slice]) -> bool:
+    """Plausible beyond doubt: much air, much tissue, and no bone taken for negative."""
+    sample = _sample(slices)
     n_tissue = np.count_nonzero((sample > TISSUE_HU[0]) & (sample < TISSUE_HU[1]))
-    if in_doubt and min(np.count_nonzero(sample < AIR_HU), n_tissue) < MIN_SHARE * sample.size:
-        return False
-    below = [one.hu[one.hu < BELOW_AIR_HU] for one in slices if in_doubt or _may_be_bone(one)]
-    return not below or len(np.unique(np.concatenate(below))) <= MAX_LEVELS_BELOW_AIR
+    is_rich = min(np.count_nonzero(sample < AIR_HU), n_tissue) >= MIN_SHARE * sample.size
+    return bool(is_rich) and _is_plausible(slices) and not _has_bone_below(slices)
 
 
-def _may_be_bone(one: _Slice) -> bool:
+def _sample(slices: list[_Slice]) -> Values:
+    return np.concatenate([one.hu[::4, ::4].ravel() for one in slices])
+
+
+def _has_bone_below(slices: list[_Slice]) -> bool:
     """Scanners mark the outside with one value or few; bone, its highest bit taken for a sign, is many values below air."""
-    return one.source.signed and (one.is_doubtful or one.source.bits_stored < one.source.bits_allocated)
+    below = np.concatenate([one.hu[one.hu < BELOW_AIR_HU] for one in slices])
+    return len(np.unique(below)) > MAX_LEVELS_BELOW_AIR
 
 
 def orient(image: Values, affine: Affine) -> Values:

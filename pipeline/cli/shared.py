@@ -60,7 +60,7 @@ def _range(low: float, high: float | None) -> str:
 
 def add_archive(parser: argparse.ArgumentParser) -> None:
     """The archive, the run's folder, and how it is worked on."""
-    parser.add_argument("archive", type=Path, help="the archive's top folder, or a CSV that lists pictures")
+    parser.add_argument("archive", type=Path, help="the archive's top folder, or a CSV that lists pictures or volumes")
     parser.add_argument("--out", type=Path, required=True, help="the run's folder")
     parser.add_argument("--ranks", type=whole(1), default=1, help="start this many MPI ranks on this machine")
     parser.add_argument("--config", type=Path, help="TOML; see configs/")

@@ -7,6 +7,7 @@ entry, the settings of preparation and the code that prepares, so that none is e
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,13 +22,15 @@ from tqdm import tqdm
 
 import pipeline
 from pipeline.config import Config
-from pipeline.errors import StudyError
+from pipeline.errors import PipelineError, RankDied, Reason, StudyError
 from pipeline.files import write_whole
 from pipeline.mpi.world import Alone, World
 from pipeline.records import Box, PreparedStudy, Study
 from pipeline.run.deal import Deal
 from pipeline.study.drenet.network import IMAGE_PX, ZOOM_PX
-from pipeline.study.screener import Preparer
+from pipeline.study.screener import Preparer, frames_of
+
+log = logging.getLogger(__name__)
 
 LUNG_BYTES = IMAGE_PX * IMAGE_PX // 8
 ROW_BYTES = IMAGE_PX**2 + ZOOM_PX**2 + LUNG_BYTES
@@ -113,11 +116,16 @@ class PrepareSource:
 
 
 def write_study(folder: Path, name: str, preparer: Preparer, study: Study) -> None:
-    """Prepare and cache one study; one that cannot be is remembered with its reason."""
+    """Prepare and cache one study; one that cannot be, whatever is the matter with it, is remembered with its reason."""
     try:
         _, prepared = preparer.best(study)
-    except StudyError as error:
-        found = CachedStudy(name, reason=error.reason.value)
+    except (StudyError, MemoryError) as error:
+        found = CachedStudy(name, reason=error.reason.value if isinstance(error, StudyError) else Reason.OUT_OF_MEMORY)
+    except (PipelineError, RankDied):
+        raise
+    except Exception as error:  # noqa: BLE001  one study's fault is no reason to lose the others
+        log.critical("study %s: INTERNAL_ERROR %s", study.study_key, frames_of(error))  # a traceback's message may identify
+        found = CachedStudy(name, reason=Reason.INTERNAL_ERROR)
     else:
         write_whole(folder / f"{name}.bin", rows(prepared))
         found = CachedStudy(name, tuple(prepared.slice_index.tolist()), prepared.crops)

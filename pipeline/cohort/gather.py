@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -76,6 +77,14 @@ class Cohort:
         return [member for member in self.members if member.part == name]
 
 
+class Chosen(NamedTuple):
+    """The task's patients, the part of each by key, and how many studies were left out by (reason, part or "")."""
+
+    patients: list[Labelled]
+    parts: dict[str, str]
+    left_out: Counter[tuple[str, str]]
+
+
 def gather_cohort(world: Alone | World, request: CohortRequest) -> Cohort:
     """Index, labels, split, prepared slices: the cohort, alike on all ranks."""
     archive = Path(agreed(world, lambda: str(_archive_of(request)).encode()).decode())
@@ -83,7 +92,7 @@ def gather_cohort(world: Alone | World, request: CohortRequest) -> Cohort:
         key = on_root(world, lambda: key_of(request.key_file))
         index(world, archive, request.out / PRIVATE if key else None, request.config, key)
     chosen = on_root(world, lambda: _chosen(request))
-    studies = [study for patient in chosen[0] for study in patient.studies] if chosen else None
+    studies = [study for patient in chosen.patients for study in patient.studies] if chosen else None
     cached = cache_studies(world, archive, request.cache, request.config, studies)
     told = agreed(world, lambda: msgspec.json.encode(_cohort(request, chosen, cached)))
     return msgspec.json.decode(told, type=Cohort)
@@ -97,8 +106,8 @@ def _archive_of(request: CohortRequest) -> Path:
     return request.archive.absolute()
 
 
-def _chosen(request: CohortRequest) -> tuple[list[Labelled], dict[str, str]]:
-    """(the task's patients, the part of each); written to split.csv, what was left out to left_out.csv."""
+def _chosen(request: CohortRequest) -> Chosen:
+    """The task's patients and the part of each; written to split.csv, what was left out to left_out.csv."""
     indexed = request.archive if (request.archive / PRIVATE / MANIFEST).exists() else request.out
     manifest = read_manifest(indexed / PRIVATE)
     studies = [_without_label(manifest.study(number)) for number in range(len(manifest.entries))]
@@ -107,27 +116,27 @@ def _chosen(request: CohortRequest) -> tuple[list[Labelled], dict[str, str]]:
     left_out["not in the split that was given"] += sum(patient.patient_key not in parts for patient in patients)
     patients = [patient for patient in patients if patient.patient_key in parts]
     write_split(request.out / SPLIT, parts, {patient.patient_key: patient.label for patient in patients})
-    _write_left_out(request.out / LEFT_OUT, left_out)
-    return patients, parts
+    counts = Counter({(reason, ""): count for reason, count in left_out.items()})
+    _write_left_out(request.out / LEFT_OUT, counts)
+    return Chosen(patients, parts, counts)
 
 
 def _without_label(study: Study) -> Study:
     return replace(study, label="")
 
 
-def _write_left_out(path: Path, left_out: Counter[str]) -> None:
-    lines = ["reason,studies", *(f"{reason},{count}" for reason, count in sorted(left_out.items()) if count)]
+def _write_left_out(path: Path, left_out: Counter[tuple[str, str]]) -> None:
+    """Studies by reason and, where they belong to one, by the part that lacks them."""
+    found = sorted((reason, part, count) for (reason, part), count in left_out.items() if count)
+    lines = ["reason,part,studies", *(f"{reason},{part},{count}" for reason, part, count in found)]
     write_whole(path, ("\n".join(lines) + "\n").encode())
-    for reason, count in sorted(left_out.items()):
-        if count:
-            log.info("left out: %d studies, %s", count, reason)
+    for reason, part, count in found:
+        log.info("left out: %d studies%s, %s", count, f" of the {part} part" if part else "", reason)
 
 
-def _cohort(
-    request: CohortRequest, chosen: tuple[list[Labelled], dict[str, str]] | None, cached: dict[str, CachedStudy]
-) -> Cohort:  # fmt: skip
-    """The patients of whom at least one slice was prepared."""
-    patients, parts = chosen or ([], {})
+def _cohort(request: CohortRequest, chosen: Chosen | None, cached: dict[str, CachedStudy]) -> Cohort:
+    """The patients of whom at least one slice was prepared; studies without any are counted in left_out.csv."""
+    patients, parts, left_out = chosen or Chosen([], {}, Counter())
     classes = CLASSES[request.task]
     members = []
     for patient in patients:
@@ -135,9 +144,11 @@ def _cohort(
         if studies:
             part = parts[patient.patient_key]
             members.append(Member(patient.patient_key, patient.label, classes.index(patient.label), part, studies))
-    failed = Counter(study.reason for study in cached.values() if study.reason)
-    for reason, count in sorted(failed.items()):
-        log.warning("left out: %d studies could not be prepared: %s", count, reason)
+    prepared = [(cached[study.study_key], parts[patient.patient_key]) for patient in patients for study in patient.studies]
+    failed = Counter((one.reason, part) for one, part in prepared if one.reason)
+    if failed:
+        log.warning("left out: %d studies could not be prepared", failed.total())
+        _write_left_out(request.out / LEFT_OUT, left_out + failed)
     for part in ("train", "validation"):
         if {member.label for member in members if member.part == part} != set(classes):
             raise ConfigurationError(f"the {part} part lacks a class once unusable studies are gone ({Reason.LABEL_ONE_CLASS})")

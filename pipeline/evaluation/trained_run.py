@@ -93,6 +93,9 @@ def _cohort_of(asked: Asked) -> CohortRequest:
 
 
 def _left_out(request: CohortRequest) -> Counter[str]:
-    """What gathering the cohort counted."""
+    """What gathering the cohort counted, of this part and of none."""
+    counts = Counter[str]()
     with (request.out / LEFT_OUT).open(encoding="utf-8", newline="") as file:
-        return Counter({row["reason"]: int(row["studies"]) for row in csv.DictReader(file)})
+        for row in csv.DictReader(file):
+            counts[row["reason"]] += int(row["studies"]) if row["part"] in ("", request.out.name) else 0
+    return +counts

@@ -21,6 +21,8 @@ from pipeline.archive import (
     asked,
     build_picture_study,
     build_study,
+    build_volume_study,
+    folder_patients,
     is_list,
     list_folder,
     listed_files,
@@ -131,7 +133,7 @@ def index(
     world: Alone | World, root: Path, private: Path | None, config: Config, key: bytes | None,
     pause: Callable[[], bool] = lambda: False,
 ) -> None:  # fmt: skip
-    """Write the manifest of `root`, a folder or a CSV of pictures, into `private`; root alone has `private` and `key`."""
+    """Write the manifest of `root`, a folder or a CSV of files, into `private`; root alone has `private` and `key`."""
     rules = asked(config.series)
     with Catalogue(private, rules) if private else nullcontext() as catalogue:
         listed = on_root(world, lambda: read_list(root) if is_list(root) else None)
@@ -166,18 +168,38 @@ def _studies(catalogue: Catalogue, config: Config, key: bytes) -> Iterator[Study
     jobs: list[tuple[str, Build, Callable[[str], list[FileRecord]]]] = []
     jobs += [(uid, build_study, catalogue.study) for uid in catalogue.study_uids()]
     jobs += [(folder, build_picture_study, catalogue.pictures) for folder in catalogue.picture_folders()]
+    jobs += [(name, _volume_of(patient), catalogue.volume) for name, patient in folder_patients(catalogue.volumes()).items()]
     for name, build, records in sorted(jobs, key=lambda job: pseudonym(key, "study", job[0])):
         yield _thinned(build(name, records(name), config.series, key), config.slices)
 
 
+def _volume_of(patient: str) -> Build:
+    """How the study of a volume of `patient` is built."""
+
+    def build(name: str, records: Sequence[FileRecord], config: SeriesConfig, key: bytes) -> Study:
+        return build_volume_study(name, patient, records[0], config, key)
+
+    return build
+
+
 def _listed(catalogue: Catalogue, rows: Sequence[Listed], config: Config, key: bytes) -> list[Study]:
-    """A study a patient, in the order of its key."""
+    """A study a patient's pictures and one a volume, in the order of their keys."""
     if catalogue.study_uids():
         raise ConfigurationError("the list names DICOM images: screen their folder instead, it needs no list")
     records, patients = catalogue.pictures_by_path(), dict[str, list[Listed]]()
     for row in rows:
         patients.setdefault(row.patient, []).append(row)
-    studies = (listed_study(members, records, config.series, key) for members in patients.values())
+    volumes = {row.file: row for row in rows if catalogue.has_volume(row.file)}
+    studies = [
+        build_volume_study(name, row.patient, catalogue.volume(name)[0], config.series, key) for name, row in volumes.items()
+    ]
+    for members in patients.values():
+        pictures = [row for row in members if row.file not in volumes]
+        if pictures:
+            studies.append(listed_study(pictures, records, config.series, key))
+    masked = next((row.line for row in volumes.values() if row.mask), None)
+    if masked:
+        raise ConfigurationError(f"the list's line {masked} gives a volume a mask: only pictures can have one")
     return sorted((_thinned(study, config.slices) for study in studies), key=lambda study: study.study_key)
 
 

@@ -180,8 +180,8 @@ def check_has_ct(private: Path) -> None:
     outside = f", of no study: {counted(heading.kinds)}" if heading.kinds else ""
     others = f"; {n_studies:,} studies without CT" if n_studies else ""
     raise ConfigurationError(
-        f"no CT in the archive: {found}{outside}{others}{_reasons(heading)}. Read are DICOM, also in ZIP and TAR, and folders "
-        "of exported slices; what each reason means, and its cure: docs/reasons.md"
+        f"no CT in the archive: {found}{outside}{others}{_reasons(heading)}. Read are DICOM and NIfTI, also in ZIP and "
+        "TAR, and folders of exported slices; what each reason means, and its cure: docs/reasons.md"
     )
 
 

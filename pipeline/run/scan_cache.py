@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from pipeline.archive import FileRecord, FoundFile, picture_folder
+from pipeline.archive import FileRecord, FoundFile, picture_folder, volume_name
 from pipeline.config import Rule
 from pipeline.errors import TRANSIENT, Reason
 from pipeline.files import storage_error
@@ -36,6 +36,7 @@ class _Groups:
 
     studies: dict[str, array[int]] = field(default_factory=lambda: defaultdict(lambda: array("q")))
     pictures: dict[str, array[int]] = field(default_factory=lambda: defaultdict(lambda: array("q")))
+    volumes: dict[str, int] = field(default_factory=dict)
     dicom_folders: set[str] = field(default_factory=set)
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -167,9 +168,25 @@ class Catalogue:
         lines = (found for places in self._groups.pictures.values() for found in self._lines(places))
         return {found.path: found.records[0] for found in lines if found.records[0].picture}
 
+    def volumes(self) -> list[str]:
+        """Every NIfTI volume by its path, but those that stand among DICOM images."""
+        return [name for name in self._groups.volumes if name.rpartition("/")[0] not in self._groups.dicom_folders]
+
+    def has_volume(self, name: str) -> bool:
+        """Whether a file is a volume."""
+        return name in self._groups.volumes
+
+    def volume(self, name: str) -> list[FileRecord]:
+        """The record of a volume."""
+        found = self._read(self._groups.volumes[name])
+        return [record for record in found.records if record.volume and volume_name(record.volume, record) == name]
+
     def left_out(self) -> list[Event]:
-        """Files outside any study, by reason; with strays, pictures that stand among DICOM images."""
+        """Files outside any study, by reason; with strays, pictures and volumes that stand among DICOM images."""
         counts = Counter(self._groups.left_out)
+        n_strays = len(self._groups.volumes) - len(self.volumes())
+        if n_strays:
+            counts["index", Reason.NOT_DICOM] += n_strays
         for folder in self._groups.dicom_folders & self._groups.pictures.keys():
             counts["index", Reason.NOT_DICOM] += len(self.pictures(folder))
         return [Event("file", stage, code, count) for (stage, code), count in sorted(counts.items())]  # type: ignore[arg-type]
@@ -208,6 +225,8 @@ class Catalogue:
                 groups.kinds[kind_of(record.member or found.path)] += 1
             elif record.picture:
                 folders.add(picture_folder(record.picture))
+            elif record.volume:
+                groups.volumes[volume_name(record.volume, record)] = place
             elif record.member:
                 groups.dicom_folders.add(f"{found.path}!/{record.member}".rpartition("/")[0])
         for folder in folders:

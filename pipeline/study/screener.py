@@ -130,7 +130,7 @@ class Screener:
         try:
             pictures = study_pictures(result.study_key, input_, *seen, self._config.window)
         except Exception as error:  # noqa: BLE001  see above
-            log.warning("study %s: no pictures: %s", result.study_key, _frames(error))
+            log.warning("study %s: no pictures: %s", result.study_key, frames_of(error))
             return
         if pictures:
             self._album.add(pictures)
@@ -146,7 +146,7 @@ class Screener:
         except MemoryError:
             return failed_result(study, StudyError(Reason.OUT_OF_MEMORY, "infer")), True
         except Exception as error:  # noqa: BLE001  recorded as INTERNAL_ERROR; after a number of them the run stops
-            log.critical("study %s: INTERNAL_ERROR %s", study.study_key, _frames(error))  # a traceback's message may identify
+            log.critical("study %s: INTERNAL_ERROR %s", study.study_key, frames_of(error))  # a traceback's message may identify
             return failed_result(study, StudyError(Reason.INTERNAL_ERROR, "infer")), True
 
     def _scored(self, study: Study) -> StudyResult:
@@ -162,7 +162,7 @@ def lost_line(dealt: DealtStudy) -> Line:
     return Line(result=result, input=dealt.input, tries=dealt.tries + 1, ended=round(time.time(), 3))
 
 
-def _frames(error: Exception) -> str:
+def frames_of(error: Exception) -> str:
     """Where it happened, innermost last, without the message: messages hold paths and header values."""
     frames = traceback.extract_tb(error.__traceback__)
     return " > ".join([*(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames), type(error).__name__])

@@ -1,0 +1,236 @@
+"""Damaged codestreams that decoders take without an error are found by what the code and its values say of each other."""
+
+import random
+from collections import Counter
+from functools import partial
+
+import cv2
+import imagecodecs
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import UID
+
+from pipeline.archive import Decoder, read_volume
+from pipeline.archive.lossless_jpeg import is_consistent
+from pipeline.errors import StudyError
+from pipeline.phantom.chest import chest
+from pipeline.records import SliceSource
+from tests.fabricate import images, indexed, phantom, verdict, write
+
+BASE = "1.2.840.10008.1.2"
+J2K = partial(imagecodecs.jpeg2k_encode, codecformat="j2k", bitspersample=12)
+CODECS = {
+    "JPEG Lossless, 12 bits": (".4.70", partial(imagecodecs.ljpeg_encode, bitspersample=12)),
+    "JPEG Lossless, 16 bits": (".4.57", partial(imagecodecs.ljpeg_encode, bitspersample=16)),
+    "JPEG 2000, lossless": (".4.90", partial(J2K, level=0, reversible=True)),
+    "JPEG 2000, lossy": (".4.91", partial(J2K, level=50, reversible=False)),
+    "JPEG-LS": (".4.80", imagecodecs.jpegls_encode),
+}
+GROSS_HU, GROSS_SHARE = 50, 0.01
+GOAL = 0.9
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    with Decoder() as decoder:
+        yield decoder
+
+
+def word_slices(n_phantoms, *, matrix):
+    """One slice of each phantom, as unsigned words of 12 bits."""
+    for seed in range(n_phantoms):
+        hu = chest(seed, "healthy", matrix=matrix, slices=3).hu[1]
+        yield np.clip(hu + 1024, 0, 4095).astype(np.uint16)
+
+
+def source(words, syntax):
+    rows, columns = words.shape
+    return SliceSource("x", 0.0, rows=rows, columns=columns, bits_stored=12, high_bit=11, signed=False, syntax=BASE + syntax)
+
+
+def flipped(code, seed):
+    """The codestream with one bit flipped, anywhere."""
+    dice, damaged = random.Random(seed), bytearray(code)
+    damaged[dice.randrange(len(damaged))] ^= 1 << dice.randrange(8)
+    return bytes(damaged)
+
+
+def fate(code, header, sound, decoder):
+    """Of a mutant: "failed" in the decoder, else "minor", or grossly wrong and "found" (refused or doubted) or "missed"."""
+    try:
+        words = decoder.child.ask(code, header.syntax).words
+    except StudyError:
+        return "failed"
+    if words.shape == sound.shape and (np.abs(words - sound) > GROSS_HU).mean() <= GROSS_SHARE:
+        return "minor"
+    try:
+        return "found" if decoder.decode(code, header).is_damaged else "missed"
+    except StudyError:
+        return "found"
+
+
+def fates(codec, slices, n_mutants, decoder):
+    """What becomes of mutants, and how many sound slices are "touched"."""
+    syntax, encode = codec
+    counts = Counter({"failed": 0, "minor": 0, "found": 0, "missed": 0, "touched": 0})
+    for place, words in enumerate(slices):
+        code, header = bytes(encode(words)), source(words, syntax)
+        sound = decoder.decode(code, header)
+        counts["touched"] += sound.is_damaged
+        for number in range(n_mutants):
+            counts[fate(flipped(code, f"{place} {number}"), header, sound.values, decoder)] += 1
+    return counts
+
+
+def check(counts):
+    print(dict(counts))
+    assert counts["touched"] == 0
+    assert counts["found"] >= GOAL * (counts["found"] + counts["missed"])
+
+
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+def test_grossly_wrong_mutants_are_found_and_sound_slices_untouched(codec, decoder):
+    counts = fates(codec, word_slices(3, matrix=128), 20, decoder)
+    check(counts)
+    assert counts["failed"] + counts["found"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+def test_of_five_hundred_phantoms_none_is_touched_and_their_gross_mutants_are_found(codec, decoder):
+    check(fates(codec, word_slices(500, matrix=192), 4, decoder))
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
+def test_no_slice_of_the_real_series_is_touched(codec, real_data, decoder):
+    _, studies = indexed(real_data / "covid-ct-md")
+    assert len(studies) == 3
+    for study in studies:
+        series = study.candidates[0]
+        volume = read_volume(real_data / "covid-ct-md", series, range(0, len(series.slices), 10), decoder)
+        slices = [(hu.astype(int) + 1024).astype(np.uint16) for hu in volume.hu]
+        check(fates(codec, slices, 3, decoder))
+
+
+# ---- JPEG Lossless: values and length ----
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (37, 53)], ids=str)
+def test_a_sound_codestream_of_any_size_and_depth_agrees_with_its_values(shape, bits):
+    words = np.random.default_rng(bits).integers(0, 1 << bits, shape).astype(np.uint8 if bits == 8 else np.uint16)
+    code = bytes(imagecodecs.ljpeg_encode(words, bitspersample=bits))
+    assert is_consistent(code, words.astype(np.int32))
+    assert is_consistent(code + b"\0", words.astype(np.int32))
+    assert is_consistent(code.replace(b"\xff\xd9", b"\xff\xff\xff\xd9"), words.astype(np.int32))
+
+
+def test_other_values_or_another_length_do_not():
+    words = np.random.default_rng(1).integers(0, 4096, (40, 40)).astype(np.uint16)
+    code = bytes(imagecodecs.ljpeg_encode(words, bitspersample=12))
+    sound = words.astype(np.int32)
+    assert not is_consistent(code[:-2] + bytes(8) + code[-2:], sound)
+    assert not is_consistent(code[:-40] + code[-2:], sound)
+    assert not is_consistent(code, np.where(sound == sound.max(), 4096, sound))
+    assert not is_consistent(code, sound[::-1])
+    assert not is_consistent(code[:12], sound)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("syntax", ["Process14TransferSyntax", "Process14SV1TransferSyntax"])
+def test_the_codestream_of_another_encoder_agrees_with_its_values(syntax, real_data):
+    (path,) = (real_data / "transfer-syntaxes").glob(f"*{syntax}*")
+    frame = next(generate_frames(dcmread(path).PixelData, number_of_frames=1))
+    words = np.asarray(imagecodecs.ljpeg_decode(frame)).astype(np.int32)
+    assert is_consistent(frame, words)
+
+
+# ---- lossy JPEG: what is missing ----
+
+
+def lossy(restart_every=0):
+    """A baseline JPEG of 64 x 64, by another encoder, and its values."""
+    rows = np.clip(chest(1, "healthy", matrix=64, slices=3).hu[1] // 8 + 128, 0, 255).astype(np.uint8)
+    flags = [cv2.IMWRITE_JPEG_RST_INTERVAL, restart_every]
+    return cv2.imencode(".jpg", rows, flags)[1].tobytes()
+
+
+def in_8_bits(code, decoder):
+    header = SliceSource(
+        "x", 0.0, rows=64, columns=64, bits_allocated=8, bits_stored=8, high_bit=7, signed=False, syntax=BASE + ".4.50"
+    )
+    return decoder.decode(code, header)
+
+
+@pytest.mark.parametrize("restart_every", [0, 3])
+def test_a_lossy_jpeg_without_its_end_is_doubted_and_a_whole_one_is_not(restart_every, decoder):
+    code = lossy(restart_every)
+    assert not in_8_bits(code, decoder).is_damaged
+    assert not in_8_bits(code + b"\0", decoder).is_damaged
+    assert in_8_bits(code[: len(code) * 3 // 4], decoder).is_damaged
+    assert in_8_bits(code[:-2], decoder).is_damaged
+
+
+@pytest.mark.parametrize("change", [(b"\xff\xd1", b""), (b"\xff\xd2", b"\xff\xd5")], ids=["lost", "of another number"])
+def test_a_restart_marker_that_is_lost_or_out_of_order_is_doubted(change, decoder):
+    code = lossy(3)
+    assert change[0] in code
+    assert in_8_bits(code.replace(*change, 1), decoder).is_damaged
+
+
+# ---- through the archive's door ----
+
+
+def compressed(syntax, encode, harm, matrix=32):
+    data_sets = images(vendor=2, matrix=matrix)
+    for place, data in enumerate(data_sets):
+        words = np.frombuffer(data.PixelData, "<u2").reshape(data.Rows, data.Columns)
+        data.PixelData = encapsulate([harm(bytes(encode(words)), words, place)])
+        data["PixelData"].VR, data["PixelData"].is_undefined_length = "OB", True
+        data.file_meta.TransferSyntaxUID = UID(BASE + syntax)
+    return data_sets
+
+
+def silently_harmed(decode):
+    """One bit flipped so that the decoder raises nothing and the values stay those of a CT."""
+
+    def harm(code, words, place):
+        for seed in range(1000):
+            mutant = flipped(code, f"{place} {seed}")
+            try:
+                got = np.asarray(decode(mutant)).astype(int)
+            except Exception:  # noqa: BLE001  any of the decoder's
+                continue
+            if got.shape == words.shape and got.max() < 4096 and (np.abs(got - words.astype(int)) > 50).mean() > 0.01:
+                return mutant
+        raise AssertionError("no bit harms silently")
+
+    return harm
+
+
+def test_jpeg_lossless_slices_with_one_bit_flipped_each_are_refused(tmp_path):
+    syntax, encode = CODECS["JPEG Lossless, 16 bits"]
+    write(tmp_path / "a", compressed(syntax, encode, silently_harmed(imagecodecs.ljpeg_decode), matrix=128))
+    assert verdict(tmp_path / "a")[0] == "DECODE_ERROR"
+
+
+def test_jpeg_2000_slices_with_one_bit_flipped_each_are_warned_of(tmp_path, decoder):
+    syntax, encode = CODECS["JPEG 2000, lossless"]
+    write(tmp_path / "a", compressed(syntax, encode, silently_harmed(imagecodecs.jpeg2k_decode)))
+    _, (study,) = indexed(tmp_path / "a")
+    volume = read_volume(tmp_path / "a", study.candidates[0], range(24), decoder)
+    assert [(event.code, event.count) for event in volume.events] == [("PIXELS_DAMAGED", 24)]
+
+
+@pytest.mark.parametrize("name", ["JPEG Lossless, 12 bits", "JPEG 2000, lossless", "JPEG-LS"])
+def test_sound_slices_are_read_without_a_word(name, tmp_path, decoder):
+    syntax, encode = CODECS[name]
+    write(tmp_path / "a", compressed(syntax, encode, lambda code, *_: code + bytes(len(code) % 2)))
+    _, (study,) = indexed(tmp_path / "a")
+    volume = read_volume(tmp_path / "a", study.candidates[0], range(24), decoder)
+    assert volume.events == ()
+    assert np.array_equal(volume.hu, phantom().hu)
