@@ -8,7 +8,6 @@ import msgspec
 import numpy as np
 import pytest
 from pydicom.uid import generate_uid
-from tests.test_stacks import stack_of
 
 from pipeline.archive.characters import UNDECODED, decoded
 from pipeline.archive.found import FileRecord
@@ -18,6 +17,7 @@ from pipeline.config import SeriesConfig
 from pipeline.errors import ConfigurationError
 from pipeline.run.plan import Request, plan
 from tests.fabricate import KEY, images, indexed, write
+from tests.test_archive_stacks import stack_of
 
 SETS = {  # defined term -> (Python's codec, characters that it can write)
     "ISO_IR 100": ("latin-1", "Müllér Ñß"),

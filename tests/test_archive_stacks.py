@@ -178,6 +178,14 @@ def test_one_acquisition_stays_whole(headers):
     assert set(events) <= {"SLICE_GAP"}
 
 
+def test_values_that_are_no_numbers_are_compared_as_they_stand():
+    odd, traits = ("nan", "1e999", "-inf", "1e300"), ("time", "number", "trigger")
+    one = study_of(stack_of("a", n=80, each=lambda k: dict.fromkeys(traits, odd[k // 20])))
+    two = study_of(stack_of("a", n=80, each=lambda k: dict.fromkeys(traits, odd[k % 2])))
+    assert [len(series.slices) for series in one.candidates] == [80]
+    assert [len(series.slices) for series in two.candidates] == [40, 40]
+
+
 def test_slices_missing_from_one_acquisition_split_nothing():
     headers = stack_of("a", n=60, each=lambda k: {"time": seconds(k), "number": str(k)})
     found, _ = told(study_of([header for k, header in enumerate(headers) if k % 7 != 3]))

@@ -35,6 +35,7 @@ LEVEL_SHARE, LEVEL_RELATIVE = 0.03, 0.005
 PAUSE, SHORT_STEP = 2.0, 0.75
 MAX_GRIDS, MIN_EVENNESS, MORE_EVEN, NEAR_SHARE = 4, 0.7, 0.1, 0.4
 """Grids are found where steps over all of them are even, and more so than single ones; a slice is on one if it is that near."""
+LARGEST = 1e15
 ROUNDING_MM = 1e-6
 """Of sums of decimal strings."""
 
@@ -235,12 +236,12 @@ def _sweeps(numbers: Sequence[float | None], z_mm: Floats) -> Labels:
     if None in numbers:
         return [0] * len(numbers)
     when, inverse, counts = np.unique(np.array(numbers, float), return_inverse=True, return_counts=True)
-    moves = np.diff(np.bincount(inverse, z_mm) / counts)
+    moves, waits = np.diff(np.bincount(inverse, z_mm) / counts), np.diff(when)
     sweeps = [0]
     onward = 0.0
     for i, move in enumerate(moves.tolist()):
         turns = abs(move) <= DUPLICATE_MM or move * onward < 0
-        if turns and i > 1 and _belongs_to_next(i, moves, np.diff(when)):
+        if turns and i > 1 and _belongs_to_next(i, moves, waits):
             sweeps[-1] += 1
             sweeps.append(sweeps[-1])
             onward = move
@@ -258,11 +259,12 @@ def _belongs_to_next(i: int, moves: Floats, waits: Floats) -> bool:
 
 
 def _number(text: str) -> float | None:
-    """A number, a time of day, or a date and time (its zone left out)."""
+    """A number, a time of day, or a date and time (its zone left out); None for what is none, or beyond measure."""
     try:
-        return float(text.replace(":", "").partition("&")[0].partition("+")[0])
+        number = float(text.replace(":", "").partition("&")[0].partition("+")[0])
     except ValueError:
         return None
+    return number if abs(number) < LARGEST else None
 
 
 # ---- grids ----

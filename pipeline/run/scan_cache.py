@@ -24,7 +24,7 @@ from pipeline.files import storage_error
 from pipeline.records import Event
 from pipeline.run.kinds import kind_of
 
-VERSION = 5
+VERSION = 6
 """Counts up when what is read of a file changes: older scans are then not believed."""
 NAME = f"scan-{VERSION}.jsonl"
 AGAIN = frozenset({*TRANSIENT, Reason.PERMISSION_DENIED, Reason.FILE_VANISHED, Reason.OUT_OF_MEMORY})
