@@ -29,6 +29,15 @@ CODES = {
         words, level=0, reversible=True, codecformat="j2k", bitspersample=bits
     ),
 }
+LOSSY = {
+    ".4.51": (lambda words, bits: imagecodecs.jpeg8_encode(words, level=95, bitspersample=bits), imagecodecs.jpeg8_decode),
+    ".4.81": (lambda words, _: imagecodecs.jpegls_encode(words, level=1), imagecodecs.jpegls_decode),
+    ".4.91": (
+        lambda words, bits: imagecodecs.jpeg2k_encode(words, level=70, reversible=False, codecformat="j2k", bitspersample=bits),
+        imagecodecs.jpeg2k_decode,
+    ),
+}
+"""Encoder and decoder: what is wanted of these is the codec's own decode."""
 ORIENTATIONS = (
     (1, 0, 0, 0, 1, 0),
     (-1, 0, 0, 0, -1, 0),
@@ -86,13 +95,15 @@ class Plan:
 @st.composite
 def plans(draw):
     """Any series that is sound."""
-    syntax = draw(st.sampled_from([*NATIVE, *CODES]))
-    signed, bits = draw(st.booleans()), draw(st.integers(10, 16))
-    deep = syntax in NATIVE or draw(st.booleans()) or bits < 12
+    syntax = draw(st.sampled_from([*NATIVE, *CODES, *LOSSY]))
+    is_lossy = syntax in LOSSY
+    signed = not is_lossy and draw(st.booleans())
+    bits = 12 if syntax == ".4.51" else draw(st.integers(12 if is_lossy else 10, 16))
+    deep = syntax in NATIVE or bits < 12 or (not is_lossy and draw(st.booleans()))
     high_bit = draw(st.sampled_from([bits - 1, bits - 1, 15])) if deep else bits - 1
     has_room = deep and bits < 14 and high_bit == bits - 1
     overlay = has_room and draw(st.booleans())
-    paddings = ["none", "value", "range"] + ["word"] * (has_room and not overlay)
+    paddings = ["none"] if is_lossy else ["none", "value", "range"] + ["word"] * (has_room and not overlay)
     n_slices = draw(st.integers(20, 24))
     return Plan(
         syntax,
@@ -111,7 +122,7 @@ def plans(draw):
         order=tuple(draw(st.permutations(range(n_slices)))),
         duplicated=draw(st.integers(0, 3)),
         form=draw(st.sampled_from(FORMS)),
-        metal=bits == 16 and draw(st.booleans()),
+        metal=bits == 16 and not is_lossy and draw(st.booleans()),
         seed=draw(st.integers(0, 1 << 30)),
     )
 
@@ -148,6 +159,8 @@ def wanted_hu(plan):
     volume = []
     for k in range(len(plan.rescales)):
         values, outside = _values(plan, k)
+        if plan.syntax in LOSSY:
+            values = LOSSY[plan.syntax][1](_code(plan, _words(plan, values, outside, k))).astype(int)
         slope, intercept = plan.rescales[k]
         hu = np.clip(np.rint(values * slope + intercept), LOWEST_HU, HIGHEST_HU)
         volume.append(np.where(outside, LOWEST_HU, hu))
@@ -206,8 +219,13 @@ def _encoded(plan, words):
         return encapsulate([head + planes[0] + planes[1]])
     if plan.syntax in NATIVE:
         return words.tobytes()
-    code = bytes(CODES[plan.syntax](words, 16 if plan.deep else plan.bits))
+    code = _code(plan, words)
     return encapsulate([code + bytes(len(code) % 2)])
+
+
+def _code(plan, words):
+    encode = CODES[plan.syntax] if plan.syntax in CODES else LOSSY[plan.syntax][0]
+    return bytes(encode(words, 16 if plan.deep else plan.bits))
 
 
 def _files(plan):

@@ -97,13 +97,20 @@ def test_grossly_wrong_mutants_are_found_and_sound_slices_untouched(codec, decod
     assert counts["failed"] + counts["found"] > 0
 
 
+@pytest.fixture(scope="module")
+def five_hundred():
+    return list(word_slices(500, matrix=128))
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
-def test_of_five_hundred_phantoms_none_is_touched_and_their_gross_mutants_are_found(codec, decoder):
-    check(fates(codec, word_slices(500, matrix=192), 4, decoder))
+def test_of_five_hundred_phantoms_none_is_touched_and_their_gross_mutants_are_found(codec, five_hundred, decoder):
+    check(fates(codec, five_hundred, 3, decoder))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.real_data
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 def test_no_slice_of_the_real_series_is_touched(codec, real_data, decoder):
