@@ -73,6 +73,19 @@ def test_air_lung_and_soft_tissue_are_found_in_every_window_size_and_compression
     assert wrong == []
 
 
+def test_windows_that_nobody_thought_of_are_found_too(chests):
+    draw = np.random.default_rng(3)
+    errors = []
+    for number in range(60):
+        low, width = draw.uniform(-1500, -1000), draw.uniform(900, 2800)
+        side, quality = int(draw.choice([140, 256, 500])), int(draw.choice([0, 75, 95]))
+        phantom, place = chests[number % 2], int(draw.integers(4, 20))
+        data = encoded(exported(phantom.hu[place], (low, low + width), side=side, marks=False), quality)
+        grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+        errors.append(max(errors_of(picture_hu(grey.astype(np.int32), OWN, grey.shape), phantom, place)))
+    assert sum(error > WITHIN_HU for error in errors) <= 1
+
+
 @pytest.mark.parametrize("window", [(-1000, -235), (-1450, 50), (-1000, 400)])
 def test_no_picture_has_its_whole_body_for_a_lung(chests, window):
     phantom, places = chests[0], [5, 8, 11, 14, 17, 20]

@@ -1,8 +1,9 @@
 """A CSV that names exported pictures or NIfTI volumes one by one: for public sets, a heap of files and a table.
 
 Columns: `file`, `patient` (or `patient_id`), optional `mask`; `label` is read by training and evaluation. `file` and `mask` are
-paths from the CSV's folder, and stay within it. A patient's pictures are one study, in the order of their rows; a volume is a study of its own. A mask shows
-the lung, white on black; without one the lung is found as in any other study. Messages name lines, never what stands there.
+paths from the CSV's folder, and stay within it. A patient's pictures are one study, in the order of their rows; a volume is a
+study of its own. A mask shows the lung, white on black; without one the lung is found as in any other study. Messages name
+lines, never what stands there.
 """
 
 from __future__ import annotations

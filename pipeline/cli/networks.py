@@ -15,7 +15,9 @@ from pipeline.run.beforehand import check_apart, check_archive, check_key, check
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Their arguments."""
     train = commands.add_parser("train", help="train a network on an archive with labels; started again it resumes")
-    train.add_argument("archive", type=Path, help="the archive's top folder, a CSV that lists pictures or volumes, or a run's folder")
+    train.add_argument(
+        "archive", type=Path, help="the archive's top folder, a CSV that lists pictures or volumes, or a run's folder"
+    )
     train.add_argument("--labels", type=Path, required=True, help="CSV: patient_id or patient_key, label, optional study_uid")
     train.add_argument(
         "--task",
