@@ -116,6 +116,15 @@ def test_white_margins_are_air_and_change_no_grey(chests):
     np.testing.assert_array_equal(hu[20:-40, 30:-10], picture_hu(grey.astype(np.int32), OWN, grey.shape))
 
 
+def test_white_chest_wall_along_the_edge_is_no_margin():
+    cropped = np.full((200, 240), 255, np.uint8)
+    cv2.ellipse(cropped, (75, 100), (50, 80), 0, 0, 360, 50, -1)
+    cv2.ellipse(cropped, (165, 100), (50, 80), 0, 0, 360, 50, -1)
+    assert cropped[greys.content(cropped)].shape == cropped.shape
+    table = greys.table_of(-1000.0, -235.0)
+    assert table[cropped].max() == greys.SOFT_HU
+
+
 def test_a_coloured_mark_in_the_lung_is_covered_with_lung(chests):
     with Decoder() as decoder:
         plain, marked = (
