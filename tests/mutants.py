@@ -31,7 +31,7 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
 from pipeline.phantom.images import compress, to_bytes  # noqa: E402
-from tests.fabricate import N_SLICES, images  # noqa: E402
+from tests.fabricate import N_SLICES, images, phantom  # noqa: E402
 
 BASE = "1.2.840.10008.1.2"
 SYNTAXES = ("", ".1", ".1.99", ".2", ".5", ".4.57", ".4.70", ".4.80", ".4.90")
@@ -79,9 +79,18 @@ def containers(files):
 
 def pictures():
     """A chest's slices as PNG and as JPEG."""
-    noise = np.random.default_rng(1).integers(0, 60, (64, 64), np.uint8)
-    grey = np.where(np.hypot(*np.mgrid[-1:1:64j, -1:1:64j]) < 0.8, 180, 0).astype(np.uint8) + noise
+    noise = np.random.default_rng(1).integers(0, 60, (128, 128), np.uint8)
+    grey = np.where(np.hypot(*np.mgrid[-1:1:128j, -1:1:128j]) < 0.8, 180, 0).astype(np.uint8) + noise
     return [cv2.imencode(kind, grey)[1].tobytes() for kind in (".png", ".jpg")]
+
+
+def volumes():
+    """A ball with two lungs as NIfTI, plain and packed."""
+    import nibabel
+
+    voxels = phantom().hu.transpose(2, 1, 0)
+    data = nibabel.Nifti1Image(voxels, np.diag([-10.0, -10.0, 8.0, 1.0])).to_bytes()
+    return [data, gzipped(data)]
 
 
 # ---- how ----
@@ -176,6 +185,7 @@ def lay_mutants(heap, n_mutants, draw):
     fragmented(objects[1], has_bot=True, fragments=1)
     single = [data for syntax in SYNTAXES for data in slices_of(syntax, "single")[:4]]
     single += [to_bytes(data).getvalue() for data in objects] + [gzipped(single[0]), gzipped(single[-1])]
+    single += volumes()
     small, whole = containers(slices_of(".1", "few")[:4]), containers(slices_of(".1", "many"))
     while heap.n_mutants < n_mutants // 15:
         heap.study(damaged_study(heap.n_studies, draw), MUTATED_A_STUDY)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import pipeline
-from pipeline.archive import Decoder, folder_patients, read_volume
-from pipeline.config import Config, FillConfig
-from pipeline.errors import ConfigurationError
+from pipeline.archive import Decoder, build_volume_study, folder_patients, list_folder, read_volume, scan_file
+from pipeline.config import Config, FillConfig, SeriesConfig
+from pipeline.errors import ConfigurationError, Reason, StudyError
 from pipeline.phantom.chest import chest
 from pipeline.phantom.images import series
 from pipeline.pseudonym import make_key
@@ -173,10 +173,41 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(phantom, tmp_path):
 
 
 def test_a_gzip_that_grows_beyond_measure_is_a_bomb(phantom, tmp_path):
-    data = changed(image_of(phantom), dim=[3, 4000, 4000, 30, 1, 1, 1, 1]) + bytes(960_000_000 - phantom.hu.nbytes)
+    data = changed(image_of(phantom), dim=[3, 2000, 2000, 9, 1, 1, 1, 1])[:352] + bytes(72_000_000)
     put(tmp_path / "a" / "ct.nii.gz", data)
     manifest, studies = indexed(tmp_path / "a", Config())
     assert (studies, left_out(manifest)["DECOMPRESSION_BOMB"]) == ([], 1)
+
+
+def test_damaged_headers_end_in_a_reason_or_in_pixels_never_in_an_error(phantom, tmp_path):
+    draw, whole = np.random.default_rng(4), image_of(phantom).to_bytes()
+    reasons = set()
+    (tmp_path / "a").mkdir()
+    with Decoder() as decoder:
+        for number in range(250):
+            data = bytearray(whole)
+            for place in draw.integers(0, 352, draw.integers(1, 5)):
+                data[place] = draw.integers(256)
+            put(tmp_path / "a" / "x.nii", bytes(data[: draw.integers(4, len(data))] if number % 8 == 0 else data))
+            _, (file,), _ = list_folder(tmp_path / "a", "")
+            for record in scan_file(tmp_path / "a", file).records:
+                reasons |= {record.reason} | verdict_of(record, tmp_path / "a", decoder)
+    assert reasons <= {"", *Reason}
+    assert len(reasons) > 6
+
+
+def verdict_of(record, archive, decoder):
+    """The reason for which a volume has no candidate, or cannot be read."""
+    if record.volume is None:
+        return set()
+    study = build_volume_study("x", "x", record, SeriesConfig(), bytes(32))
+    if not study.candidates:
+        return {study.reason}
+    try:
+        read_volume(archive, study.candidates[0], [0, 12], decoder)
+    except StudyError as error:
+        return {error.reason}
+    return set()
 
 
 @pytest.fixture(scope="module")

@@ -73,6 +73,19 @@ def test_air_lung_and_soft_tissue_are_found_in_every_window_size_and_compression
     assert wrong == []
 
 
+def test_windows_that_nobody_thought_of_are_found_too(chests):
+    draw = np.random.default_rng(3)
+    errors = []
+    for number in range(60):
+        low, width = draw.uniform(-1500, -1000), draw.uniform(900, 2800)
+        side, quality = int(draw.choice([140, 256, 500])), int(draw.choice([0, 75, 95]))
+        phantom, place = chests[number % 2], int(draw.integers(4, 20))
+        data = encoded(exported(phantom.hu[place], (low, low + width), side=side, marks=False), quality)
+        grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+        errors.append(max(errors_of(picture_hu(grey.astype(np.int32), OWN, grey.shape), phantom, place)))
+    assert sum(error > WITHIN_HU for error in errors) <= 1
+
+
 @pytest.mark.parametrize("window", [(-1000, -235), (-1450, 50), (-1000, 400)])
 def test_no_picture_has_its_whole_body_for_a_lung(chests, window):
     phantom, places = chests[0], [5, 8, 11, 14, 17, 20]
@@ -101,6 +114,15 @@ def test_white_margins_are_air_and_change_no_grey(chests):
     hu = picture_hu(framed.astype(np.int32), OWN, framed.shape)
     assert (hu[:20] == -1000).all()
     np.testing.assert_array_equal(hu[20:-40, 30:-10], picture_hu(grey.astype(np.int32), OWN, grey.shape))
+
+
+def test_white_chest_wall_along_the_edge_is_no_margin():
+    cropped = np.full((200, 240), 255, np.uint8)
+    cv2.ellipse(cropped, (75, 100), (50, 80), 0, 0, 360, 50, -1)
+    cv2.ellipse(cropped, (165, 100), (50, 80), 0, 0, 360, 50, -1)
+    assert cropped[greys.content(cropped)].shape == cropped.shape
+    table = greys.table_of(-1000.0, -235.0)
+    assert table[cropped].max() == greys.SOFT_HU
 
 
 def test_a_coloured_mark_in_the_lung_is_covered_with_lung(chests):

@@ -61,12 +61,24 @@ def own_table(grey: Grey) -> Floats:
 
 def content(grey: Grey) -> tuple[slice, slice]:
     """The picture without white or black margins or a white frame."""
-    rows, columns = (
-        np.flatnonzero((np.percentile(grey, 2, axis=axis) < WHITE_FROM) & (grey.max(axis=axis) > BLACK_TO)) for axis in (1, 0)
-    )
-    if min(len(rows), len(columns)) < LEAST_CONTENT * min(grey.shape):
-        return slice(None), slice(None)
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+    rows, columns = _content_lines(grey), _content_lines(grey.T)
+    if rows.stop - rows.start < LEAST_CONTENT * len(grey) or columns.stop - columns.start < LEAST_CONTENT * grey.shape[1]:
+        return slice(0, grey.shape[0]), slice(0, grey.shape[1])
+    return rows, columns
+
+
+def _content_lines(grey: Grey) -> slice:
+    """The rows that are no margin; where white goes over into mostly white, it is the body."""
+    least, middle = np.percentile(grey, (2, 50), axis=1)
+    lines = np.flatnonzero((least < WHITE_FROM) & (grey.max(axis=1) > BLACK_TO))
+    if not len(lines):
+        return slice(0, len(grey))
+    first, last = int(lines[0]), int(lines[-1])
+    if middle[first] >= WHITE_FROM:
+        first = 0
+    if middle[last] >= WHITE_FROM:
+        last = len(grey) - 1
+    return slice(first, last + 1)
 
 
 def table_of(low: float, high: float) -> Floats:
