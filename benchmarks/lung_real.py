@@ -84,7 +84,9 @@ def points(data):
                     series = {row["series"]: read_series(root, row["series"])}
                 right.append(verdict(series[row["series"]], folder, row, recipe))
                 said = "right" if right[-1] else "WRONG"
-                print(f"{recipe},{row['series']},{row['z_mm']},{row['x_px']},{row['y_px']},{row['expected']},{said},{row['what']}")
+                print(
+                    f"{recipe},{row['series']},{row['z_mm']},{row['x_px']},{row['y_px']},{row['expected']},{said},{row['what']}"
+                )
         print(f"{recipe}: {sum(right)} of {len(right)} points right")
 
 
@@ -121,7 +123,8 @@ def tile(image, mask, caption):
 def sheet(hu, masks, z_mm, pixel_cm2):
     """All slices of one series on one picture."""
     tiles = [
-        tile(image, mask, f"z {z:.1f}  {mask.sum() * pixel_cm2:.0f} cm2") for image, mask, z in zip(hu, masks, z_mm, strict=True)
+        tile(image, mask, f"z {z:.1f}  {mask.sum() * pixel_cm2:.0f} cm2")
+        for image, mask, z in zip(hu, masks, z_mm, strict=True)
     ]
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % COLUMNS)
     return np.vstack([np.hstack(tiles[at : at + COLUMNS]) for at in range(0, len(tiles), COLUMNS)])
