@@ -66,7 +66,8 @@ def _with_consolidation(pair: list[Bits], hu: Hu, free: tuple[Bits, Bits], rays:
         own = np.arange(hu.shape[1]) < rays.middle if side == 0 else np.arange(hu.shape[1]) >= rays.middle
         short = cv2.countNonZero(pair[side]) < DEFICIT * cv2.countNonZero(pair[other])
         mirror = mirrored(pair[other], rays.middle) if short else np.zeros_like(pair[side])
-        here = np.asarray((free[0] | (free[1] & mirror)) & own, np.uint8)
+        others = cv2.dilate(pair[other], disk(1))  # air that reaches over the midline is no bronchus of this side
+        here = np.asarray((free[0] | (free[1] & mirror)) & own & (1 - others), np.uint8)
         for _ in range(PASSES):  # what lies behind a consolidation found by the mirror borders on it
             more = consolidated(pair[side], mirror, hu, here, rays)
             if not more.any():
