@@ -211,7 +211,7 @@ class _Patient:
         return np.asarray(density, np.float32)
 
     def _belly(self, image: Image, cage: Mask, hollow: npt.NDArray[np.uint8], under: Image, u: float) -> None:
-        if u > 0.45:
+        if u > 0.45 + max(self.thorax.variety.raised):
             return
         inside = (hollow > 0) | (cage & (self.grid.y < self.thorax.spine(u) - 22) & (u < 0.12))
         content = belly(self.grid, self.thorax, u)
