@@ -59,7 +59,7 @@ def _ill_regions(between: Bits, lung: Bits, hu: Hu, *, bronchi_only: bool) -> Bi
     """The regions of `between` that bronchi run through, or, unless `bronchi_only`, that are hazy or border on dense `lung`."""
     n, labels, stats, _ = cv2.connectedComponentsWithStats(between, connectivity=4)
     core = cv2.erode(between, disk(EDGE_PX)) > 0
-    keep = _bronchial(labels, n, hu, core)
+    keep = bronchial(labels, n, hu, core)
     if not bronchi_only:
         hazy = np.bincount(labels[core & (hu < HAZE_HU)], minlength=n) > HAZE * np.bincount(labels[core], minlength=n)
         keep |= hazy | (bordering_hu(labels, n, lung, hu) > SICK_HU)
@@ -68,7 +68,7 @@ def _ill_regions(between: Bits, lung: Bits, hu: Hu, *, bronchi_only: bool) -> Bi
     return np.asarray(keep.astype(np.uint8)[labels])
 
 
-def _bronchial(labels: npt.NDArray[np.int32], n: int, hu: Hu, core: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def bronchial(labels: npt.NDArray[np.int32], n: int, hu: Hu, core: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Which of `n` labelled regions small spots of air run through, `core` being all of them but their edges."""
     _, spots, stats, _ = cv2.connectedComponentsWithStats(((hu < AIR_HU) & core).astype(np.uint8), connectivity=8)
     small = stats[:, cv2.CC_STAT_AREA] <= BRONCHUS_PX

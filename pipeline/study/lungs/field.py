@@ -15,7 +15,7 @@ WALL_PX = 4
 """How thick the wall is, and how much wider the pictures become."""
 BAND_PX, NEAR_PX, SKIN_PX = 3, 3, 2
 """The table's skins are thinner than twice SKIN_PX; the chest's wall is thicker."""
-ARCS, SMOOTH, LONGEST = 180, 1, 36
+ARCS, SMOOTH, LONGEST = 180, 1, 45
 """A longer run than LONGEST arcs is the table's foam."""
 AIR_HU, TISSUE_HU = -960, -500
 """What the edge measures, on average over some degrees: the room's air, lung, and from here on tissue."""
