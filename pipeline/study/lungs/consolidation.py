@@ -20,7 +20,7 @@ BRONCHI, BRONCHUS_NEAR_PX, REACHED = 2, 17, 0.25
 LUMEN_PX = 3
 HAZE_HU, HAZE = -140, 0.25
 EDGE_PX, BORDER_PX, DEPTH_PX, BETWEEN_PX = 2, 5, 28, 5
-SICK_HU = -520
+SICK_HU, AIRLESS_HU = -600, -150
 LEAST_PX = 16
 
 Hu = npt.NDArray[np.int16]
@@ -82,9 +82,12 @@ def bronchial(labels: npt.NDArray[np.int32], n: int, hu: Hu, core: npt.NDArray[n
 
 
 def bordering_hu(labels: npt.NDArray[np.int32], n: int, lung: Bits, hu: Hu) -> npt.NDArray[np.float64]:
-    """Mean of the lung next to each of `n` labelled regions, its blurred edge aside: dense where disease goes on."""
+    """Mean of the lung next to each of `n` labelled regions, its blurred edge aside: dense where disease goes on.
+
+    What has no air proves nothing, or one wrong region would bring in the next.
+    """
     near, edge = (cv2.dilate(labels.astype(np.uint8), disk(radius)) for radius in (BORDER_PX, EDGE_PX))
-    border = (near > 0) & (edge == 0) & (cv2.erode(lung, disk(1)) > 0) & (labels < 256)
+    border = (near > 0) & (edge == 0) & (cv2.erode(lung, disk(1)) > 0) & (hu < AIRLESS_HU) & (labels < 256)
     count = np.bincount(near[border], minlength=max(n, 256))[:n]
     total = np.bincount(near[border], hu[border], minlength=max(n, 256))[:n]
     return np.where(count > 0, total / np.maximum(count, 1), -1000.0)

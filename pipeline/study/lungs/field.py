@@ -28,7 +28,10 @@ Arcs = npt.NDArray[np.bool_]
 def walled(hu: Hu, bodies: Bits) -> tuple[Hu, Bits]:
     """Slices and bodies [S, r, c], WALL_PX wider on each side; outside the field a soft wall where it cuts through a lung."""
     edge = _Edge.of(hu[0])
-    wide, whole = (np.stack([np.pad(image, WALL_PX, constant_values=value) for image in part]) for part, value in ((hu, -1024), (bodies, 0)))
+    wide, whole = (
+        np.stack([np.pad(image, WALL_PX, constant_values=value) for image in part])
+        for part, value in ((hu, -1024), (bodies, 0))
+    )
     for i, image in enumerate(wide):
         arcs = edge.cut_arcs(image)
         if arcs.any():
@@ -57,7 +60,9 @@ class _Edge:
         y, x = (size / 2 - 0.5 for size in field.shape)
         angle = np.arctan2(*(np.indices(field.shape) - np.array([y, x])[:, None, None]))
         arc = np.minimum(((angle / (2 * np.pi) + 0.5) * ARCS).astype(np.intp), ARCS - 1)
-        return cls((field & (1 - cv2.erode(field, disk(BAND_PX)))) > 0, (cv2.dilate(field, disk(WALL_PX)) & (1 - field)) > 0, arc)
+        return cls(
+            (field & (1 - cv2.erode(field, disk(BAND_PX)))) > 0, (cv2.dilate(field, disk(WALL_PX)) & (1 - field)) > 0, arc
+        )
 
     def cut_arcs(self, hu: Hu) -> Arcs:
         """Where the edge runs through a lung: neither air nor tissue, from one end of the body's own wall to the other."""

@@ -75,7 +75,8 @@ def _with_consolidation(pair: list[Bits], hu: Hu, free: tuple[Bits, Bits], rays:
                 break
             holes = filled(pair[side]) & ~pair[side]
             whole = cv2.morphologyEx(pair[side] | more, cv2.MORPH_CLOSE, disk(3))
-            pair[side] = filled(whole) & ~holes
+            enclosed = filled(whole) & ~(holes | whole)
+            pair[side] = whole & ~holes | enclosed & ~cv2.morphologyEx(enclosed, cv2.MORPH_OPEN, disk(THICK_PX))
     return np.asarray(pair[0] | pair[1])
 
 
