@@ -1,7 +1,8 @@
 """Consolidated lung that no air outlines: soft tissue inside the ribs, or where the other lung lies in the mirror.
 
-Liver, heart and stomach are soft tissue there too, so a region joins on proof of disease only: bronchi that stay open run through
-it, or, of what lies at the ribs, a haze that no solid organ has or dense lung beside it. The lung beside a heart may be ill too.
+Liver, heart and stomach are soft tissue there too, so a region joins on proof of disease only: bronchi that stay open run
+through it, or, of what lies at the ribs, a haze that no solid organ has or dense lung beside it. The lung beside a heart may
+be ill too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The edge of what the scanner reconstructed: where it cuts through a lung, that lung is no hole in the body, and a wall is drawn."""
+"""The edge of what was reconstructed: a lung that it cuts through is no hole in the body, so a wall is drawn there."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class _Edge:
 
 
 def _between(lung: Arcs, wall: Arcs) -> Arcs:
-    """The runs of `lung` that have `wall` at both ends, and the wall itself; {} of arcs where there is no such run."""
+    """The runs of `lung` that have `wall` at both ends, and the wall itself; none where there is no such run."""
     start = int(np.flatnonzero(wall)[0])
     turned, walls = np.roll(lung, -start), np.roll(wall, -start)
     cut = np.zeros_like(lung)

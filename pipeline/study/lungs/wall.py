@@ -109,10 +109,10 @@ def _whole(side: Bits, hu: Hu, free: Bits, lower: tuple[Bits, Bits], wall: Line,
 
 
 def _organs(pockets: Bits, lung: Bits, hu: Hu, below: Bits) -> Bits:
-    """The thick parts of `pockets` that nothing proves to be lung: liver, spleen, muscle have healthy `lung` beside and none below."""
+    """The thick parts of `pockets` that nothing proves to be lung; liver, spleen, muscle have healthy `lung` beside, none below."""
     thick = cv2.morphologyEx(pockets, cv2.MORPH_OPEN, disk(THICK_PX))
     if not thick.any():
-        return thick
+        return np.zeros_like(pockets)
     n, labels = cv2.connectedComponents(thick, connectivity=4)
     supported = np.bincount(labels[below > 0], minlength=n) > SUPPORTED * np.bincount(labels.ravel(), minlength=n)
     ill = bordering_hu(labels, n, lung, hu) > float(np.median(hu[lung > 0])) + SICKER_HU
