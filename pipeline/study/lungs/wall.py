@@ -109,7 +109,7 @@ def _whole(side: Bits, hu: Hu, free: Bits, lower: tuple[Bits, Bits], wall: Line,
 
 
 def _organs(pockets: Bits, lung: Bits, hu: Hu, below: Bits) -> Bits:
-    """The thick parts of `pockets` that nothing proves to be lung; liver, spleen, muscle have healthy `lung` beside, none below."""
+    """The thick parts of `pockets` that nothing proves to be lung: beside liver, spleen and muscle the `lung` is healthy."""
     thick = cv2.morphologyEx(pockets, cv2.MORPH_OPEN, disk(THICK_PX))
     if not thick.any():
         return np.zeros_like(pockets)
