@@ -7,6 +7,7 @@ import pytest
 from pipeline.phantom import chest
 from pipeline.phantom.acquisition import draw_acquisition
 from pipeline.phantom.chest import LABELS
+from pipeline.phantom.variety import draw_variety
 from pipeline.study.lungs.published import published_mask
 
 SMALL = {"matrix": 128, "slices": 26}
@@ -128,3 +129,30 @@ def test_the_published_mask_loses_consolidation():
         mask = np.stack([published_mask(image) for image in phantom.hu])
         kept.append((mask & phantom.lesion).sum() / phantom.lesion.sum())
     assert np.mean(kept) < 0.8
+
+
+def test_varied_patients_differ_from_plain_ones_and_from_each_other_but_not_from_themselves():
+    plain, varied = (chest(5, "covid", matrix=64, slices=6, varied=way) for way in (False, True))
+    again = chest(5, "covid", matrix=64, slices=6, varied=True)
+    np.testing.assert_array_equal(varied.hu, again.hu)
+    assert (varied.hu != plain.hu).any()
+    assert len({draw_variety(seed) for seed in range(20)}) == 20
+
+
+def test_a_varied_heart_takes_more_of_the_left_lung_than_a_plain_one():
+    def left_share(seed, varied):
+        lung = chest(seed, "healthy", matrix=96, slices=24, varied=varied).lung[5:13]
+        return lung[:, :, 48:].sum() / lung[:, :, :48].sum()
+
+    shares = [[left_share(seed, varied) for seed in range(12)] for varied in (False, True)]
+    assert np.median(shares[0]) > 0.85
+    assert np.median(shares[1]) < 0.8
+
+
+def test_what_a_cut_field_of_view_does_not_show_is_no_lung():
+    seed = next(seed for seed in range(100) if draw_variety(seed).cut_mm is not None)
+    phantom = chest(seed, "healthy", matrix=96, slices=12, varied=True)
+    y, x = np.ogrid[-1:1:96j, -1:1:96j]
+    outside = np.hypot(y, x) > 1
+    assert (phantom.hu[:, outside] == -1024).all()
+    assert not phantom.lung[:, outside].any()

@@ -8,7 +8,10 @@ import pytest
 
 from pipeline.phantom import chest
 from pipeline.study.lungs import along, lung_masks
+from pipeline.study.lungs.air import body
 from pipeline.study.lungs.along import bridged
+from pipeline.study.lungs.consolidation import bordering_hu, bronchial
+from pipeline.study.lungs.field import WALL_PX, walled
 from pipeline.study.lungs.published import published_mask
 from pipeline.study.lungs.rays import RAYS, Rays
 from pipeline.study.lungs.shapes import closed
@@ -262,3 +265,99 @@ def test_rays_reach_to_the_outermost_pixel_and_meet_bone_only_beyond_it(healthy)
         assert reach[ray] == rays.radius[there & lung].max(initial=0)
         assert not met[ray] or (rays.radius[there & bone] > reach[ray]).any()
     assert met.sum() > RAYS / 4
+
+
+UNSEEN_KNOWN = {
+    ("ldx1-B", "-219.0", "aortic arch"),
+    ("ricord-ge", "72.0", "consolidation at the right pleura"),
+    ("aflt13-s16", "-527.0", "right main bronchus"),
+}
+"""What is wrong on series of other scanners, as docs/lung.md says."""
+
+
+def unseen_series(root, name):
+    """(hu, z_mm, spacing_mm) of a series that was cut down to what a run reads, and its neighbours."""
+    from pipeline.archive import Decoder, build_study, list_folder, read_volume, scan_file
+    from pipeline.config import SeriesConfig
+
+    lenient = SeriesConfig(min_slices=1, min_extent_mm=0.0, max_spacing_mm=1000.0, kernels="any")
+    with Decoder() as decoder:
+        records = [record for file in list_folder(root, name)[1] for record in scan_file(root, file).records]
+        (uid,) = {header.study_uid for record in records for header in record.headers}
+        chosen = build_study(uid, records, lenient, b"k" * 32).candidates[0]
+        volume = read_volume(root, chosen, range(len(chosen.slices)), decoder)
+    read = {
+        float(row["z_mm"])
+        for row in csv.DictReader((root / "slices.csv").read_text(encoding="utf-8").splitlines())
+        if row["series"] == name and row["role"] == "read"
+    }
+    at = [i for i, z in enumerate(volume.z_mm) if min(abs(z - place) for place in read) < 0.01]
+    return volume.hu[at], volume.z_mm[at], volume.spacing_mm
+
+
+@pytest.mark.real_data
+def test_no_heart_liver_or_lost_lung_on_series_of_other_scanners_but_for_the_points_that_are_named(real_data):
+    root = real_data / "unseen"
+    if not root.exists():
+        pytest.skip("no series of other scanners beside the test data")
+    read = {name: unseen_series(root, name) for name in ("ldx1-L", "ldx1-B", "ricord-ge", "pe-ge16", "aflt13-s16")}
+    masks = {name: lung_masks(*given) for name, given in read.items()}
+    assert set(wrong_points(root, read, lambda name, _hu, _z, _mm, place: masks[name][place])) <= UNSEEN_KNOWN
+
+
+def organ_cm2(mask, phantom):
+    """The most that any slice with much lung holds of neither lung nor fluid, where that is wider than 8 mm."""
+    size = 2 * round(4 / phantom.spacing_mm[0]) + 1
+    wrong = (mask & ~phantom.lung & ~phantom.effusion).astype(np.uint8)
+    area = mask.sum(axis=(1, 2))
+    opened = [cv2.morphologyEx(image, cv2.MORPH_OPEN, np.ones((size, size), np.uint8)).sum() for image in wrong]
+    return float(np.max(np.array(opened)[area > 0.4 * area.max()]) * phantom.spacing_mm[0] ** 2 / 100)
+
+
+@pytest.mark.parametrize("seed", [3, 11, 13, 16])
+def test_a_big_heart_is_no_lung_though_the_other_lung_reaches_over_the_midline(seed):
+    phantom = chest(seed, "healthy", matrix=192, slices=15, varied=True)
+    mask = masked(phantom)
+    assert organ_cm2(mask, phantom) < 8
+    assert dice(mask, phantom.lung) > 0.95
+
+
+@pytest.mark.parametrize("seed", [6, 12])
+def test_a_lung_that_the_field_of_view_cuts_is_found_whole(seed):
+    phantom = chest(seed, "healthy", matrix=192, slices=15, varied=True)
+    assert (masked(phantom) & phantom.lung).sum() > 0.97 * phantom.lung.sum()
+
+
+def test_a_wall_is_drawn_where_the_field_cuts_a_lung_and_not_where_it_cuts_the_table():
+    y, x = np.ogrid[-99.5:100, -99.5:100]
+    chest_hu = np.full((200, 200), -1000, np.int16)
+    chest_hu[(x / 98) ** 2 + (y / 70) ** 2 < 1.1] = 40
+    chest_hu[((np.abs(x) - 60) / 30) ** 2 + (y / 45) ** 2 < 1] = -850
+    whole = chest_hu.copy()
+    whole[75:, :][chest_hu[75:, :] < -900] = -930  # the table's foam, from one edge of the picture to the other
+    cut = chest_hu[:, 40:160].copy()
+    plain = [walled(image[None], body(image)[None])[1][0] for image in (whole, cut)]
+    assert not plain[0][:, :WALL_PX].any()
+    assert plain[1][100 + WALL_PX, WALL_PX + 2]
+    assert not body(cut)[100, 2]
+
+
+def test_lung_without_air_proves_nothing_about_the_tissue_that_borders_it():
+    labels = np.zeros((40, 40), np.int32)
+    labels[10:30, 20:30] = 1
+    lung = np.zeros((40, 40), np.uint8)
+    lung[5:35, 2:19] = 1
+    liver, dense = np.full((40, 40), 60, np.int16), np.full((40, 40), -300, np.int16)
+    assert bordering_hu(labels, 2, lung, liver)[1] == -1000
+    assert bordering_hu(labels, 2, lung, dense)[1] == -300
+
+
+def test_bronchi_are_small_spots_that_run_through_a_region_and_no_windpipe_at_its_edge():
+    labels = np.zeros((60, 60), np.int32)
+    labels[5:55, 5:55] = 1
+    core = labels > 0
+    spots, windpipe, edge = (np.where(core, 40, -850).astype(np.int16) for _ in range(3))
+    spots[12:50:12, 12:50:12] = -600
+    windpipe[25:35, 25:35] = -980
+    edge[8:10, 8:10] = edge[14:16, 8:10] = -600
+    assert [bool(bronchial(labels, 2, hu, core)[1]) for hu in (spots, windpipe, edge)] == [True, False, False]

@@ -26,6 +26,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     phantom.add_argument("--cohort", help="COVID,BACTERIAL,HEALTHY: a labelled cohort of so many patients, to train on")
     phantom.add_argument("--severity", default="0.1,0.95", help="of a cohort's sick patients: drawn from this range")
     phantom.add_argument("--atypical", type=number(0, 1), default=0.0, help="share of a cohort whose chest shows another class")
+    phantom.add_argument(
+        "--varied", action="store_true", help="a cohort whose hearts, domes, fields of view differ as people's do"
+    )
     phantom.add_argument("--ranks", type=whole(1), default=1, help="start this many MPI ranks to write a cohort")
     phantom.add_argument("--clutter", action="store_true", help="with what real archives hold besides")
     phantom.set_defaults(command=_phantom)
@@ -66,7 +69,9 @@ def _cohort(options: argparse.Namespace) -> int:
             "--cohort takes three whole numbers, --severity two numbers: 88,100,86 and 0.1,0.95"
         ) from error
     size = (options.matrix, options.slices)
-    plan = CohortPlan((covid, bacterial, healthy), options.seed, (low, high), *size, atypical=options.atypical)
+    plan = CohortPlan(
+        (covid, bacterial, healthy), options.seed, (low, high), *size, atypical=options.atypical, varied=options.varied
+    )
     write_cohort(options.folder, plan, rank=launched_rank(), size=launched_size())
     if launched_rank() == 0:
         print(

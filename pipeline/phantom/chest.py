@@ -6,7 +6,7 @@ in the lesions only, and no class can be told from the acquisition.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -16,9 +16,10 @@ import numpy.typing as npt
 from pipeline.phantom.acquisition import Acquisition, Noise, blurred, draw_acquisition, paint_table
 from pipeline.phantom.bones import MUSCLE, paint_ribs, paint_spine, paint_sternum, paint_wall
 from pipeline.phantom.canvas import Grid, Image, Mask, Points, along, smooth_noise
-from pipeline.phantom.lesions import FLUID, Label, Painter, draw_disease
+from pipeline.phantom.lesions import FLUID, Label, Painter, draw_disease, with_variety
 from pipeline.phantom.organs import AIR, FAT, WALL, belly, great_vessels, paint_mediastinum, windpipe
 from pipeline.phantom.thorax import LEFT, RIGHT, STREAM, Thorax
+from pipeline.phantom.variety import PLAIN, Variety, draw_variety
 from pipeline.phantom.vessels import Trees, grow_trees, paint_vessels, spots_in
 
 LABELS: tuple[Label, ...] = ("covid", "bacterial", "healthy")
@@ -43,28 +44,50 @@ class Phantom:
     sharp: bool
 
 
-def chest(seed: int, label: Label, *, matrix: int = 512, slices: int = 40, severity: float | None = None) -> Phantom:
-    """One synthetic patient; `severity` 0..1 scales the disease (drawn from the seed where None)."""
-    height_mm, z_mm = _heights(seed, slices)
-    thorax, acquisition = Thorax(seed, height_mm), draw_acquisition(seed)
-    fov_mm = max(acquisition.fov_mm, 2 * thorax.a + 26)  # never through the lungs
-    grid = Grid.centred(matrix, fov_mm, *acquisition.shift_mm)
+def chest(
+    seed: int, label: Label, *, matrix: int = 512, slices: int = 40, severity: float | None = None, varied: bool = False
+) -> Phantom:
+    """One synthetic patient; `severity` 0..1 scales the disease (drawn from the seed where None).
+
+    `varied` ones differ as people do in hearts, domes, bowel, masses, fields of view (`phantom/variety.py`).
+    """
+    variety = draw_variety(seed) if varied else PLAIN
+    height_mm, z_mm = _heights(seed, slices, variety)
+    thorax, acquisition = Thorax(seed, height_mm, variety), _acquisition(seed, variety)
+    grid = Grid.centred(matrix, _field_mm(thorax, acquisition), *acquisition.shift_mm)
     spots = _lung_spots(seed, thorax)
     patient = _Patient(thorax, grid, grow_trees(seed, thorax, spots), acquisition)
-    painter = Painter(draw_disease(seed, label, severity, thorax, spots), thorax, grid)
+    painter = Painter(with_variety(draw_disease(seed, label, severity, thorax, spots), variety, thorax, spots), thorax, grid)
     noise = Noise(seed, acquisition, grid)
     drawn = [_slice(patient, painter, noise, number, float(z)) for number, z in enumerate(z_mm)]
     hu, lung, lesion, effusion = (np.stack(part) for part in zip(*drawn, strict=True))
     return Phantom(hu, lung, lesion, effusion, z_mm, (grid.spacing_mm,) * 2, acquisition.vendor, acquisition.sharp)
 
 
-def _heights(seed: int, slices: int) -> tuple[float, npt.NDArray[np.float64]]:
+def _acquisition(seed: int, variety: Variety) -> Acquisition:
+    """The protocol of one seed; thicker slices have less noise."""
+    drawn = draw_acquisition(seed)
+    if variety.thickness_mm is None:
+        return drawn
+    noise_hu = float(drawn.noise_hu * np.clip((drawn.thickness_mm / variety.thickness_mm) ** 0.5, 0.5, 1.5))
+    return replace(drawn, thickness_mm=variety.thickness_mm, noise_hu=noise_hu)
+
+
+def _field_mm(thorax: Thorax, acquisition: Acquisition) -> float:
+    """The field of view: never through the lungs, but where the patient's variety says so."""
+    if thorax.variety.cut_mm is not None:
+        return 2 * (thorax.a - thorax.variety.cut_mm)
+    return max(acquisition.fov_mm, 2 * thorax.a + 26)
+
+
+def _heights(seed: int, slices: int, variety: Variety) -> tuple[float, npt.NDArray[np.float64]]:
     """The lungs' height, and where the slices lie: few slices make a shorter patient, very few see a part of one."""
-    drawn = float(np.clip(np.random.default_rng([seed, STREAM, 0]).normal(238, 16), 195, 285))
-    margin = ABOVE_MM + BELOW_MM
+    drawn = float(np.clip(np.random.default_rng([seed, STREAM, 0]).normal(238, 16), 195, 285)) * variety.size
+    below_mm, above_mm = BELOW_MM + variety.beyond_mm[0], ABOVE_MM + variety.beyond_mm[1]
+    margin = above_mm + below_mm
     height_mm = max(SHORTEST_MM, min(drawn, WIDEST_STEP_MM * (slices - 1) - margin))
     extent_mm = min(height_mm + margin, WIDEST_STEP_MM * (slices - 1))
-    middle_mm = (height_mm + ABOVE_MM - BELOW_MM) / 2
+    middle_mm = (height_mm + above_mm - below_mm) / 2
     return height_mm, np.linspace(middle_mm - extent_mm / 2, middle_mm + extent_mm / 2, slices)
 
 
@@ -84,9 +107,28 @@ def _slice(
     image[fluid] = FLUID
     sides[fluid] = 0
     lesion = painter.paint(image, patient.thorax.lobes(sides, patient.grid, z_mm), lumen, z_mm)
+    variety = patient.thorax.variety
+    if variety.turn_deg or variety.bend_mm:
+        image, sides, lesion, fluid = _turned((image, sides, lesion, fluid), variety, patient.grid, patient.thorax.u(z_mm))
     streaks = float(np.clip((patient.thorax.u(z_mm) - 0.86) / 0.12, 0, 1))
     noisy = noise.add(image, number, streaks)
+    if variety.round_field:
+        outside = np.hypot(*np.ogrid[-1 : 1 : noisy.shape[0] * 1j, -1 : 1 : noisy.shape[1] * 1j]) > 1
+        noisy[outside] = -1024
+        sides[outside], lesion[outside], fluid[outside] = 0, False, False
     return np.clip(np.rint(noisy), -1024, 3071).astype(np.int16), sides > 0, lesion, fluid
+
+
+def _turned(parts: tuple[Any, ...], variety: Variety, grid: Grid, u: float) -> tuple[Any, ...]:
+    """(image, sides, lesion, fluid) of a patient who lies turned, or whose spine is bent at height u."""
+    middle = ((0 - grid.left_mm) / grid.spacing_mm, (0 - grid.top_mm) / grid.spacing_mm)
+    matrix = cv2.getRotationMatrix2D(middle, variety.turn_deg, 1.0)
+    matrix[0, 2] += variety.bend_mm * np.sin(2 * np.pi * u) / grid.spacing_mm
+    image, *masks = parts
+    size = (grid.matrix, grid.matrix)
+    turned = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=-1000)
+    others = [cv2.warpAffine(mask.astype(np.uint8), matrix, size, flags=cv2.INTER_NEAREST) for mask in masks]
+    return turned, others[0], others[1] > 0, others[2] > 0
 
 
 class _Patient:
@@ -152,13 +194,29 @@ class _Patient:
             across = x * (side * 2 - 3)
             grid.line(lines, np.stack([across, thorax.oblique(side, u, across)], axis=1), 0.7, 1)
         density = density + 130 * lines
+        density = self._diseased(density, z_mm)
         image[where] = density[where]
 
+    def _diseased(self, density: Image, z_mm: float) -> Image:
+        """Bullae of emphysema, the net of fibrosis near the pleura."""
+        variety, grid, thorax = self.thorax.variety, self.grid, self.thorax
+        if variety.emphysema > 0:
+            hole = np.clip(self._grain(z_mm / 7, 13.0) - (2.3 - 1.3 * variety.emphysema), 0, 0.4) / 0.4
+            density = density + hole * (-985 - density)
+        if variety.fibrosis > 0:
+            a, b, y = thorax.half(thorax.u(z_mm))
+            rim = np.clip((np.hypot(grid.x / a, (grid.y - y) / b) - 0.72) / 0.2, 0, 1)
+            net = np.exp(-((self._grain(z_mm / 3, 2.6) / 0.3) ** 2))
+            density = density + rim * variety.fibrosis * (80 + 420 * net)
+        return np.asarray(density, np.float32)
+
     def _belly(self, image: Image, cage: Mask, hollow: npt.NDArray[np.uint8], under: Image, u: float) -> None:
-        if u > 0.45:
+        if u > 0.45 + max(self.thorax.variety.raised):
             return
         inside = (hollow > 0) | (cage & (self.grid.y < self.thorax.spine(u) - 22) & (u < 0.12))
         content = belly(self.grid, self.thorax, u)
+        if self.thorax.variety.dome_wall_mm > 0:
+            content[self.diaphragm - u * self.thorax.height < self.thorax.variety.dome_wall_mm] = WALL
         share = np.where(inside, under, 0)
         image += share * (content - image)
 

@@ -34,6 +34,7 @@ class CohortPlan:
 
     `atypical` is the share of patients whose chest shows another class than their label: labels come from a laboratory, and
     early COVID-19 may show nothing, as a healthy person may show an old or another infection. No reader can tell those.
+    `varied` patients differ as people do (`phantom/variety.py`).
     """
 
     counts: tuple[int, int, int]
@@ -42,6 +43,7 @@ class CohortPlan:
     matrix: int = 256
     slices: int = 24
     atypical: float = 0.0
+    varied: bool = False
 
 
 def write_cohort(folder: Path, plan: CohortPlan, *, rank: int = 0, size: int = 1) -> None:
@@ -65,7 +67,10 @@ def write_cohort(folder: Path, plan: CohortPlan, *, rank: int = 0, size: int = 1
 
 def _keep_to(plan: CohortPlan, path: Path, *, is_first: bool) -> None:
     """Patients of two plans in one folder would make its truth a lie."""
-    text = msgspec.json.encode(plan)
+    said = msgspec.to_builtins(plan)
+    if not plan.varied:  # as plans were written before there was a choice
+        del said["varied"]
+    text = msgspec.json.encode(said)
     if path.exists() and path.read_bytes() != text:
         raise ConfigurationError(f"{path} is of another cohort ({path.read_text()}): name another folder")
     if is_first:
@@ -76,7 +81,7 @@ def chest_of(plan: CohortPlan, number: int, label: Label) -> Phantom:
     """The patient of that number."""
     seed = plan.seed * SEED_STEP + number
     shows = shown_class(plan, number, label)
-    return chest(seed, shows, matrix=plan.matrix, slices=plan.slices, severity=severity_of(plan, number))
+    return chest(seed, shows, matrix=plan.matrix, slices=plan.slices, severity=severity_of(plan, number), varied=plan.varied)
 
 
 def shown_class(plan: CohortPlan, number: int, label: Label) -> Label:

@@ -5,7 +5,7 @@ Drawn from their own seed stream. They are laid on the finished healthy image, s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from pipeline.phantom.canvas import Grid, Image, Mask, smooth_noise
 from pipeline.phantom.thorax import LEFT, RIGHT, Thorax
+from pipeline.phantom.variety import Variety
 
 STREAM = 3
 FLUID = 8.0
@@ -58,6 +59,22 @@ def draw_disease(
     foci, side = _bacterial(draw, weight, thorax, spots)
     fluid = (side, float(0.1 + 0.5 * weight * draw.random())) if draw.random() < 0.25 + 0.5 * weight else None
     return Disease(foci, fluid, 0.0, noise)
+
+
+def with_variety(disease: Disease, variety: Variety, thorax: Thorax, spots: dict[int, npt.NDArray[np.float64]]) -> Disease:
+    """`disease` with the mass and the fluid that the patient's variety brings; a mass is a lesion, whatever the class."""
+    fluid = disease.fluid
+    if fluid is None and variety.effusion > 0:
+        fluid = (LEFT if variety.effusion_left else RIGHT, variety.effusion)
+    if variety.mass is None:
+        return replace(disease, fluid=fluid)
+    mass = variety.mass
+    places = spots[LEFT if mass.on_left else RIGHT]
+    a, _, y = thorax.half(mass.high)
+    wanted = np.array([(0.35 + 0.6 * mass.out) * a * (1 if mass.on_left else -1), y, mass.high * thorax.height])
+    place = places[np.argmin(np.linalg.norm(places - wanted, axis=1))]
+    focus = Focus(tuple(place), (mass.radius_mm,) * 3, 0.0, 40.0, CONSOLIDATION, _lobe_at(thorax, place))
+    return replace(disease, foci=(*disease.foci, focus), fluid=fluid)
 
 
 def _lobe_at(thorax: Thorax, place: npt.NDArray[np.float64]) -> int:

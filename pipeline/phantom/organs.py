@@ -18,10 +18,15 @@ def paint_mediastinum(image: Image, grid: Grid, thorax: Thorax, u: float) -> Non
         grid.fill(image, shape, FAT + 20)
     for shape in shapes:
         middle = shape.mean(axis=0)
-        grid.fill(image, middle + (shape - middle) * 0.93, HEART)
+        grid.fill(image, middle + (shape - middle) * 0.93, HEART + 0.8 * thorax.variety.contrast_hu)
     for shape in great_vessels(thorax, u):
-        grid.fill(image, shape, BLOOD)
-    gullet = ellipse(7 * along(u, (0.1, 1.6), (0.4, 1), (0.8, 0.6)), thorax.spine(u) - 26 * thorax.scale, 8, 5.5)
+        grid.fill(image, shape, BLOOD + thorax.variety.contrast_hu)
+    gullet = ellipse(
+        0.7 * thorax.variety.recess_mm + 7 * along(u, (0.1, 1.6), (0.4, 1), (0.8, 0.6)),
+        thorax.spine(u) - 26 * thorax.scale,
+        8,
+        5.5,
+    )
     grid.fill(image, gullet, 38)
     if 0.3 < thorax.choices[0] < 0.5 and u > 0.5:
         grid.fill(image, ellipse(gullet[:, 0].mean(), gullet[:, 1].mean(), 3, 2), -600)
@@ -117,6 +122,10 @@ def belly(grid: Grid, thorax: Thorax, u: float) -> Image:
         [[0.05 * a, y - 0.85 * b], [0.36 * a, y - 0.72 * b], [0.30 * a, y - 0.4 * b], [0.02 * a, y + 0.1 * b]],
     ])  # fmt: skip
     grid.fill(image, liver, 58)
+    for loop in thorax.variety.loops:
+        x, deep = loop.x * a, y + loop.y * b
+        grid.fill(image, ellipse(x, deep, loop.wide * a + 3, loop.deep * b + 3), WALL)
+        grid.fill(image, ellipse(x, deep, loop.wide * a, loop.deep * b), loop.hu)
     if u < 0.02:
         for sign in (-1, 1):
             grid.fill(image, ellipse(sign * 0.42 * a, y + 0.52 * b, 27, 22, sign * 0.5), 32)

@@ -13,12 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.phantom.canvas import Grid, Image, Points, along, cut, ellipse, superellipse
+from pipeline.phantom.variety import PLAIN, Variety
 
 STREAM = 1
 RIGHT, LEFT = 1, 2
 DEPTHS = np.array([-1.0, -0.8, -0.6, -0.4, -0.2, 0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.15])
 """Where the mediastinum's half widths are given, from the sternum (-1) to the back (1), in half depths of the cage."""
 LEVELS = np.array([0.0, 0.2, 0.35, 0.48, 0.58, 0.72, 0.86, 1.0])
+BEFORE_HEART, ROUND_HEART, LOW = slice(0, 4), slice(0, 8), np.array([0.3, 1.0, 1.0, 1.0, 0.9, 0.6, 0.0, 0.0])
 RIGHT_MM = np.array([
     [10, 13, 20, 26, 24, 18, 12, 12, 19, 22, 31, 52],
     [10, 13, 20, 26, 24, 18, 12, 12, 19, 22, 31, 52],
@@ -44,28 +46,32 @@ LEFT_MM = np.array([
 class Thorax:
     """The shapes of one patient; every length in mm."""
 
-    def __init__(self, seed: int, height_mm: float) -> None:
+    def __init__(self, seed: int, height_mm: float, variety: Variety = PLAIN) -> None:
         draw = np.random.default_rng([seed, STREAM])
-        self.height = height_mm
-        self.a = float(np.clip(draw.normal(126, 8), 108, 146))
+        self.height, self.variety = height_mm, variety
+        self.a = float(np.clip(draw.normal(126, 8), 108, 146)) * variety.size
         self.b = self.a * float(np.clip(draw.normal(0.70, 0.035), 0.62, 0.79))
         self.scale = self.a / 126
-        self.fat = float(np.clip(draw.lognormal(np.log(15), 0.5), 6, 48))
+        self.fat = float(np.clip(draw.lognormal(np.log(15), 0.5), 6, 48)) * variety.fat
         self.muscle = float(draw.uniform(0.75, 1.3))
         self.breast = float(draw.choice([0.0, draw.uniform(10, 34)]))
         self.arms_down = bool(draw.random() < 0.15)
-        self.dome = {RIGHT: float(draw.normal(0.36, 0.025)), LEFT: float(draw.normal(0.30, 0.025))}
-        self.heart = float(draw.normal(1.0, 0.07))
+        raised_right, raised_left = variety.raised
+        self.dome = {RIGHT: float(draw.normal(0.36, 0.025)) + raised_right, LEFT: float(draw.normal(0.30, 0.025)) + raised_left}
+        self.heart = float(draw.normal(1.0, 0.07)) * variety.heart
         self.wobble = draw.normal(0, 1, (5, 2))
         self.rib_drop = float(draw.normal(78, 6))
         self.rib_phase = float(draw.uniform(-5, 5))
         self.fissure = {RIGHT: float(draw.normal(0.0, 0.025)), LEFT: float(draw.normal(0.01, 0.025))}
         self.minor = float(draw.normal(0.46, 0.02))
-        self.density = float(np.clip(draw.normal(-858, 20), -905, -805))
+        self.density = float(np.clip(draw.normal(-858, 20), -905, -805)) - 45 * variety.emphysema
         self.gravity = float(draw.uniform(18, 45))
         self.tissue = draw.standard_normal((24, 32, 32)).astype(np.float32)
         self.choices = draw.uniform(0, 1, 16)
         self.widths = {RIGHT: RIGHT_MM * self.scale, LEFT: LEFT_MM * self.scale}
+        over_mm = variety.recess_mm * self.scale * LOW[:, None]
+        self.widths[RIGHT][:, ROUND_HEART] -= over_mm
+        self.widths[LEFT][:, BEFORE_HEART] += over_mm
         self.levels = draw.normal(0, 0.035, (2, len(LEVELS), 1))
 
     def u(self, z_mm: float) -> float:
@@ -156,7 +162,7 @@ class Thorax:
         ):
             left = cut(u, at, half)
             if left > 0.05:
-                balls.append(ellipse(x * s, y + back * b, a * s * left, d * s * left, turn))
+                balls.append(ellipse(x * s + self.variety.heart_left_mm, y + back * b, a * s * left, d * s * left, turn))
         return balls
 
     def diaphragm(self, grid: Grid) -> Image:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.study.lungs.air import body, lung_air, shrunk
+from pipeline.study.lungs.field import unwalled, walled
 from pipeline.study.lungs.published import published_masks
 from pipeline.study.lungs.shapes import Mask
 from pipeline.study.lungs.wall import closed_lungs
@@ -32,8 +33,8 @@ def lung_masks(hu: Hu, z_mm: npt.NDArray[np.float64], spacing_mm: tuple[float, f
     if recipe == "published":
         return published_masks(hu)
     small = np.stack([shrunk(image, spacing_mm) for image in hu])
-    bodies = np.stack([body(image) for image in small])
-    lungs = closed_lungs(lung_air(small, bodies, z_mm), small, bodies, z_mm)
+    small, bodies = walled(small, np.stack([body(image) for image in small]))
+    lungs = unwalled(closed_lungs(lung_air(small, bodies, z_mm), small, bodies, z_mm))
     return np.stack([_grown(mask, hu.shape[1:]) for mask in lungs])
 
 

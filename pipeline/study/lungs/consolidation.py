@@ -1,7 +1,8 @@
 """Consolidated lung that no air outlines: soft tissue inside the ribs, or where the other lung lies in the mirror.
 
-Liver, heart and stomach are soft tissue there too. Consolidation shows itself by what air is left in it (bronchi that stay
-open, or a haze that no solid organ has) or by the dense lung it borders; any other region is left alone.
+Liver, heart and stomach are soft tissue there too, so a region joins on proof of disease only: bronchi that stay open run
+through it, or, of what lies at the ribs, a haze that no solid organ has or dense lung beside it. The lung beside a heart may
+be ill too.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import numpy.typing as npt
 from pipeline.study.lungs.rays import Rays, to_spine
 from pipeline.study.lungs.shapes import Bits, disk, window
 
-BRONCHUS_HU, BRONCHI = -200, 0.012
+AIR_HU, BRONCHUS_PX = -200, 12
+"""A bronchus in consolidated lung, cut across, is a spot of air no larger than this; what is larger is windpipe or bowel."""
+BRONCHI, BRONCHUS_NEAR_PX, REACHED = 2, 17, 0.25
+"""At least so many spots, and near them this share of the region: a hilum at its edge has them on one side only."""
+LUMEN_PX = 3
 HAZE_HU, HAZE = -140, 0.25
-GAS_HU, GAS, GAS_LEAST = -900, 0.4, 0.06
 EDGE_PX, BORDER_PX, DEPTH_PX, BETWEEN_PX = 2, 5, 28, 5
-SICK_HU = -520
+SICK_HU, AIRLESS_HU = -600, -150
 LEAST_PX = 16
 
 Hu = npt.NDArray[np.int16]
@@ -25,44 +29,66 @@ Hu = npt.NDArray[np.int16]
 
 def consolidated(lung: Bits, mirror: Bits, hu: Hu, free: Bits, rays: Rays) -> Bits:
     """What belongs to `lung` of one side [r, c], given the other side's `mirror` and the pixels that are `free` to join."""
+    free = free & (1 - cv2.dilate(lung, disk(1)))
+    joined = _proven(_within_ribs(lung, hu, rays) & free, lung, hu, bronchi_only=False)
+    across = mirror & free & (1 - joined)
+    if across.any():
+        lumens = cv2.morphologyEx((hu < AIR_HU) * across, cv2.MORPH_OPEN, disk(2))
+        joined |= _proven(across & (1 - cv2.dilate(lumens, disk(LUMEN_PX))), lung, hu, bronchi_only=True)
+    return np.asarray(joined, np.uint8)
+
+
+def _within_ribs(lung: Bits, hu: Hu, rays: Rays) -> Bits:
+    """What lies between the lung and the ribs, beside the spine as deep as the first of them."""
     reach = rays.reach(lung)
-    star = rays.within(reach)
     ribs, met = rays.ribs(hu, reach)
     ribs = np.where(met, ribs, np.minimum(ribs, reach + np.float32(BETWEEN_PX)))
-    beyond = rays.within(ribs * to_spine(reach > 0)) & (1 - star)
-    beyond &= 1 - rays.within(ribs - np.float32(DEPTH_PX))
-    between = (beyond | mirror) & free & (1 - cv2.dilate(lung, disk(1)))
+    beyond = rays.within(ribs * to_spine(reach > 0)) & (1 - rays.within(reach))
+    return np.asarray(beyond & (1 - rays.within(ribs - np.float32(DEPTH_PX))), np.uint8)
+
+
+def _proven(between: Bits, lung: Bits, hu: Hu, *, bronchi_only: bool) -> Bits:
+    """The regions of `between` that prove to be lung."""
     between = cv2.morphologyEx(between, cv2.MORPH_OPEN, disk(1))
     if between.any():
         box = window(between, BORDER_PX + 1)
-        between[box] = _open_or_bordering(between[box], lung[box], hu[box])
+        between[box] = _ill_regions(between[box], lung[box], hu[box], bronchi_only=bronchi_only)
     return np.asarray(between, np.uint8)
 
 
-def _open_or_bordering(between: Bits, lung: Bits, hu: Hu) -> Bits:
-    """The regions of `between` that show bronchi or haze, or border on dense `lung`."""
+def _ill_regions(between: Bits, lung: Bits, hu: Hu, *, bronchi_only: bool) -> Bits:
+    """The regions of `between` that bronchi run through, or, unless `bronchi_only`, that are hazy or border on dense `lung`."""
     n, labels, stats, _ = cv2.connectedComponentsWithStats(between, connectivity=4)
     core = cv2.erode(between, disk(EDGE_PX)) > 0
-    region, hu_core = labels[core], hu[core]
-
-    def share(chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-        return np.bincount(region[chosen], minlength=n) / np.maximum(np.bincount(region, minlength=n), 1)
-
-    airy, gas = share(hu_core < BRONCHUS_HU), share(hu_core < GAS_HU)
-    keep = (
-        ((airy > BRONCHI) & (gas < np.maximum(GAS * airy, GAS_LEAST)))
-        | (share(hu_core < HAZE_HU) > HAZE)
-        | (bordering_hu(labels, n, lung, hu) > SICK_HU)
-    )
+    keep = bronchial(labels, n, hu, core)
+    if not bronchi_only:
+        hazy = np.bincount(labels[core & (hu < HAZE_HU)], minlength=n) > HAZE * np.bincount(labels[core], minlength=n)
+        keep |= hazy | (bordering_hu(labels, n, lung, hu) > SICK_HU)
     keep &= stats[:, cv2.CC_STAT_AREA] >= LEAST_PX
     keep[0] = False
     return np.asarray(keep.astype(np.uint8)[labels])
 
 
+def bronchial(labels: npt.NDArray[np.int32], n: int, hu: Hu, core: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Which of `n` labelled regions small spots of air run through, `core` being all of them but their edges."""
+    _, spots, stats, _ = cv2.connectedComponentsWithStats(((hu < AIR_HU) & core).astype(np.uint8), connectivity=8)
+    small = stats[:, cv2.CC_STAT_AREA] <= BRONCHUS_PX
+    small[0] = False
+    chosen = small[spots]
+    _, first = np.unique(spots[chosen], return_index=True)
+    count = np.bincount(labels[chosen][first], minlength=n)
+    near = cv2.dilate(chosen.astype(np.uint8), np.ones((BRONCHUS_NEAR_PX, BRONCHUS_NEAR_PX), np.uint8)) > 0
+    reached = np.bincount(labels[core & near], minlength=n) > REACHED * np.bincount(labels[core], minlength=n)
+    return np.asarray((count >= BRONCHI) & reached)
+
+
 def bordering_hu(labels: npt.NDArray[np.int32], n: int, lung: Bits, hu: Hu) -> npt.NDArray[np.float64]:
-    """Mean of the lung next to each of `n` labelled regions, its blurred edge aside: dense where disease goes on."""
+    """Mean of the lung next to each of `n` labelled regions, its blurred edge aside: dense where disease goes on.
+
+    What has no air proves nothing, or one wrong region would bring in the next.
+    """
     near, edge = (cv2.dilate(labels.astype(np.uint8), disk(radius)) for radius in (BORDER_PX, EDGE_PX))
-    border = (near > 0) & (edge == 0) & (cv2.erode(lung, disk(1)) > 0) & (labels < 256)
+    border = (near > 0) & (edge == 0) & (cv2.erode(lung, disk(1)) > 0) & (hu < AIRLESS_HU) & (labels < 256)
     count = np.bincount(near[border], minlength=max(n, 256))[:n]
     total = np.bincount(near[border], hu[border], minlength=max(n, 256))[:n]
     return np.where(count > 0, total / np.maximum(count, 1), -1000.0)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from pipeline.study.lungs.air import WORK_MM
 from pipeline.study.lungs.along import bridged
-from pipeline.study.lungs.consolidation import consolidated, mirrored
+from pipeline.study.lungs.consolidation import bordering_hu, bronchial, consolidated, mirrored
 from pipeline.study.lungs.rays import RAYS, Line, Rays, arched, around, flanked
 from pipeline.study.lungs.shapes import Bits, closed, disk, filled, window
 from pipeline.study.lungs.sides import sides
@@ -29,6 +29,7 @@ RING_PX, RING = 5, 0.6
 SUPPORTED = 0.4
 AIRY_HU, AIRY = -150, 0.4
 FAT_HU = (-130, -30)
+THICK_PX, SICKER_HU = 4, 200
 DEFICIT, PASSES = 0.77, 2
 Hu = npt.NDArray[np.int16]
 
@@ -66,14 +67,16 @@ def _with_consolidation(pair: list[Bits], hu: Hu, free: tuple[Bits, Bits], rays:
         own = np.arange(hu.shape[1]) < rays.middle if side == 0 else np.arange(hu.shape[1]) >= rays.middle
         short = cv2.countNonZero(pair[side]) < DEFICIT * cv2.countNonZero(pair[other])
         mirror = mirrored(pair[other], rays.middle) if short else np.zeros_like(pair[side])
-        here = np.asarray((free[0] | (free[1] & mirror)) & own, np.uint8)
+        others = cv2.dilate(pair[other], disk(1))  # air that reaches over the midline is no bronchus of this side
+        here = np.asarray((free[0] | (free[1] & mirror)) & own & (1 - others), np.uint8)
         for _ in range(PASSES):  # what lies behind a consolidation found by the mirror borders on it
             more = consolidated(pair[side], mirror, hu, here, rays)
             if not more.any():
                 break
             holes = filled(pair[side]) & ~pair[side]
             whole = cv2.morphologyEx(pair[side] | more, cv2.MORPH_CLOSE, disk(3))
-            pair[side] = filled(whole) & ~holes
+            enclosed = filled(whole) & ~(holes | whole)
+            pair[side] = whole & ~holes | enclosed & ~cv2.morphologyEx(enclosed, cv2.MORPH_OPEN, disk(THICK_PX))
     return np.asarray(pair[0] | pair[1])
 
 
@@ -95,13 +98,27 @@ def _whole(side: Bits, hu: Hu, free: Bits, lower: tuple[Bits, Bits], wall: Line,
     inner = closed(side, INNER_MM / WORK_MM)
     below, deep = lower
     reach = rays.reach(inner)
-    backed = below | rays.within(np.where(reach > CENTRAL_MM / WORK_MM, np.float32(np.inf), 0))
-    lung = inner | _lesions(_pockets(reach, hu, free, wall, rays), hu, backed, small_mm2=SMALL_MM2, ragged=0)
+    backed = below | rays.within(np.where(reach > CENTRAL_MM / WORK_MM, reach + np.float32(DEPTH_MM / WORK_MM), 0))
+    lesions = _lesions(_pockets(reach, hu, free, wall, rays), hu, backed, small_mm2=SMALL_MM2, ragged=0)
+    lung = inner | (lesions & ~_organs(lesions, inner, hu, below))
     lung = cv2.morphologyEx(lung, cv2.MORPH_CLOSE, disk(2))
     holes = filled(lung) & ~lung
     if holes.any():
         lung |= _lesions(holes, hu, below | _ringed(holes, deep), small_mm2=HOLE_MM2, ragged=RAGGED)
     return np.asarray(cv2.morphologyEx(lung, cv2.MORPH_OPEN, disk(1)) | side, np.uint8)
+
+
+def _organs(pockets: Bits, lung: Bits, hu: Hu, below: Bits) -> Bits:
+    """The thick parts of `pockets` that nothing proves to be lung: beside liver, spleen and muscle the `lung` is healthy."""
+    thick = cv2.morphologyEx(pockets, cv2.MORPH_OPEN, disk(THICK_PX))
+    if not thick.any():
+        return np.zeros_like(pockets)
+    n, labels = cv2.connectedComponents(thick, connectivity=4)
+    supported = np.bincount(labels[below > 0], minlength=n) > SUPPORTED * np.bincount(labels.ravel(), minlength=n)
+    ill = bordering_hu(labels, n, lung, hu) > float(np.median(hu[lung > 0])) + SICKER_HU
+    organ = ~(supported | ill | bronchial(labels, n, hu, cv2.erode(thick, disk(1)) > 0))
+    organ[0] = False
+    return np.asarray(organ.astype(np.uint8)[labels])
 
 
 def _ringed(holes: Bits, deep: Bits) -> Bits:
