@@ -92,14 +92,14 @@ def check(counts):
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 def test_grossly_wrong_mutants_are_found_and_sound_slices_untouched(codec, decoder):
-    counts = fates(codec, word_slices(3, matrix=128), 20, decoder)
+    counts = fates(codec, word_slices(2, matrix=256), 25, decoder)
     check(counts)
     assert counts["failed"] + counts["found"] > 0
 
 
 @pytest.fixture(scope="module")
 def five_hundred():
-    return list(word_slices(500, matrix=128))
+    return list(word_slices(500, matrix=256))
 
 
 @pytest.mark.slow
