@@ -28,7 +28,8 @@ def _names(found):
 def test_a_healthy_place_has_no_findings_and_is_looked_at_quickly(weights, drenet, tmp_path):
     remove_left_behind()  # by ranks that other tests have killed
     done = drenet("doctor", "--weights", weights, "--out", tmp_path / "run")
-    assert (done.returncode, done.stdout) == (0, "nothing found that would go wrong\n")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == "nothing found that would go wrong"  # a hint on what would be faster may follow
     assert list(tmp_path.iterdir()) == []
 
 
