@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -34,7 +34,7 @@ from pipeline.run.lock import Held, hold, hold_briefly, holders
 from pipeline.run.manifest import check_has_ct, read_manifest
 from pipeline.run.open_studies import Report, Share, StudySource, journal_findings
 from pipeline.run.pace import Pace
-from pipeline.run.paths import PRIVATE
+from pipeline.run.paths import IMAGES, PRIVATE
 from pipeline.run.plan import Plan, Request, describe, plan, read_weights
 from pipeline.run.resume import compact, last_places, noted_places
 from pipeline.run.run_toml import provenance, read_described
@@ -183,11 +183,10 @@ def _screen_dealt(
 ) -> None:  # fmt: skip
     """Every rank takes studies until none is left; trouble on one rank is every rank's."""
     from pipeline.study.engine import hint
-    from pipeline.study.screener import Screener, lost_line  # torch is for who screens: to index needs none
+    from pipeline.study.screener import Outputs, Screener, lost_line  # torch is for who screens: to index needs none
 
     path = made.journal(world.rank)
-    sheets = Path(made.out) / "images" if made.contact_sheet else None
-    outputs: Any = {"sheets": sheets, "pack": made.pack(world.rank)}
+    outputs = Outputs(Path(made.out) / IMAGES if made.contact_sheet else None, made.pack(world.rank))
 
     def tick() -> None:
         world.tick()
@@ -202,7 +201,7 @@ def _screen_dealt(
     with ExitStack() as stack:
         with trouble_shared(world):
             archive, rank = Path(made.archive), local_rank()
-            screener = stack.enter_context(Screener(archive, made.config, networks, local_rank=rank, tick=tick, **outputs))
+            screener = stack.enter_context(Screener(archive, made.config, networks, outputs, local_rank=rank, tick=tick))
             journal = stack.enter_context(Journal(path, made.config.run.fsync_every_s))
         if world.rank == 0 and (said := hint(made.config.engine)):
             log.info(said)

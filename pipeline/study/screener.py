@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -94,17 +95,25 @@ class Preparer:
         self._tick()
 
 
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Where pictures go, beside the journal: contact sheets into the folder `sheets`, a few studies' slices into `pack`."""
+
+    sheets: Path | None = None
+    pack: Path | None = None
+
+
 class Screener:
     """One rank's replica: the networks, the decoder, and how to take a study through them. A context manager."""
 
-    def __init__(  # noqa: PLR0913  what a replica is made of, and where its pictures go
-        self, archive: Path, config: Config, networks: Sequence[bytes], *, local_rank: int = 0,
-        tick: Callable[[], None] = lambda: None, sheets: Path | None = None, pack: Path | None = None,
+    def __init__(
+        self, archive: Path, config: Config, networks: Sequence[bytes], outputs: Outputs = Outputs(), *,
+        local_rank: int = 0, tick: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self._config, self._tick = config, tick
-        self._preparer = Preparer(archive, config, tick=tick, sheets=sheets)
+        self._preparer = Preparer(archive, config, tick=tick, sheets=outputs.sheets)
         self._engine = Engine([load_checkpoint_bytes(data) for data in networks], config.engine, local_rank=local_rank)
-        self._album = Album(pack, config.run) if pack else None
+        self._album = Album(outputs.pack, config.run) if outputs.pack else None
 
     def __enter__(self) -> Screener:
         return self
