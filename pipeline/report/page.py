@@ -24,6 +24,7 @@ from pipeline.report.flow import Flow, read_flow
 from pipeline.report.pictures import write_pictures
 from pipeline.report.timing import read_timing, slowest_stages
 from pipeline.run.gather import payload_digest
+from pipeline.run.paths import REPORT
 from pipeline.run.read_tables import Run, open_run
 from pipeline.run.resume import noted_places
 from pipeline.run.run_toml import Described, read_described
@@ -59,7 +60,7 @@ def write_report(folder: Path, options: Options = Options()) -> Path:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
         _write(run, part, options)
-        return _put_in_place(part, folder / "report") / "index.html"
+        return _put_in_place(part, folder / REPORT) / "index.html"
     except OSError as error:
         raise storage_error(error, folder) from error
     finally:
