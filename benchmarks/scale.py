@@ -263,7 +263,7 @@ def measure(stage: str, folder: Path, n: int, ranks: int = 1) -> Measured:
 
 def run_stage(stage: str, folder: Path, n: int) -> None:
     """One stage in this process, which then tells what it took."""
-    from pipeline.mpi.launch import local_rank
+    from pipeline.mpi.launched import local_rank
 
     begun, before = time.monotonic(), time.process_time()
     STAGES[stage](folder, n)

@@ -20,7 +20,8 @@ import msgspec
 from pipeline.config import Config, read_config
 from pipeline.errors import TRANSIENT, ConfigurationError, Drained, PipelineError
 from pipeline.mpi.agreement import agreed, on_root, trouble_shared
-from pipeline.mpi.launch import connect, end_time, local_rank
+from pipeline.mpi.launch import connect
+from pipeline.mpi.launched import end_time, local_rank
 from pipeline.mpi.stall import looked_at, moved
 from pipeline.mpi.stop import Stop, asked_to_stop
 from pipeline.mpi.watcher import InHand, nobody_watches

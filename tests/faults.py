@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pipeline.cli import main
 from pipeline.errors import Reason, StorageError, StudyError
-from pipeline.mpi.launch import launched_rank
+from pipeline.mpi.launched import launched_rank
 from pipeline.run.journal import Journal
 from pipeline.study import screener
 

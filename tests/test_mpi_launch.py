@@ -60,6 +60,26 @@ def test_a_job_of_submitits_enters_mpi_before_it_loads_the_run(tmp_path):
     assert _looked(code, tmp_path) == "loaded before MPI: []"
 
 
+STRUCK_EARLY = """
+import os, signal
+import pipeline.__main__
+from pipeline.mpi.launched import launched_rank
+if launched_rank() == 1:
+    os.kill(os.getpid(), signal.{})
+from pipeline.mpi.launch import join
+join()
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1"])
+def test_a_rank_that_is_stopped_before_it_joins_does_not_leave_the_others_waiting(number):
+    """MPICH's launcher takes one that exits before MPI_Init for no rank at all: the others would wait for run.join_s."""
+    mpiexec = Path(sys.executable).with_name("mpiexec")
+    command = [mpiexec, "-n", "2", sys.executable, "-c", STRUCK_EARLY.format(number)]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=100, check=False)
+    assert done.returncode
+
+
 class SlurmsPmi:
     """As much of a PMI server of Slurm's as a rank meets before it needs a second one; keeps every line."""
 

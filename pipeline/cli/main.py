@@ -10,7 +10,8 @@ from pipeline import __version__
 from pipeline.cli import jobs, networks, runs, synthetic
 from pipeline.cli.shared import LOG_FORMAT
 from pipeline.errors import PipelineError, RankDied
-from pipeline.mpi.launch import end_all_ranks, launched_rank, part_ways
+from pipeline.mpi.launch import end_all_ranks, part_ways
+from pipeline.mpi.launched import launched_rank
 from pipeline.records import NOTICE
 
 log = logging.getLogger(__name__)

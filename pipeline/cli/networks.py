@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.cli.shared import into_mpi, watched_over, whole
 from pipeline.errors import ConfigurationError
 from pipeline.mpi.front import start_ranks
-from pipeline.mpi.launch import launched_size
+from pipeline.mpi.launched import launched_size
 from pipeline.records import NOTICE
 from pipeline.run.beforehand import check_apart, check_archive, check_key, check_weights, check_writable
 from pipeline.run.paths import PRIVATE

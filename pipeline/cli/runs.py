@@ -17,7 +17,7 @@ from pipeline.cli.shared import (
     whole,
 )
 from pipeline.mpi.front import start_ranks
-from pipeline.mpi.launch import launched_size
+from pipeline.mpi.launched import launched_size
 from pipeline.records import NOTICE
 
 

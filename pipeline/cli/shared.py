@@ -14,7 +14,8 @@ from pathlib import Path
 from pipeline.config import RunConfig
 from pipeline.mpi import stall
 from pipeline.mpi.agreement import on_root
-from pipeline.mpi.launch import connect, is_launched, launched_rank, launched_size, local_rank
+from pipeline.mpi.launch import connect
+from pipeline.mpi.launched import is_launched, launched_rank, launched_size, local_rank
 from pipeline.mpi.leftovers import remove_left_behind
 from pipeline.mpi.watcher import InHand, Post, nobody_watches, watched
 from pipeline.mpi.world import Alone, World

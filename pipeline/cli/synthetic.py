@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.cli.shared import number, whole
 from pipeline.errors import ConfigurationError
 from pipeline.mpi.front import start_ranks
-from pipeline.mpi.launch import launched_rank, launched_size
+from pipeline.mpi.launched import launched_rank, launched_size
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -1,4 +1,4 @@
-"""How this process was started: what the launcher says of ranks, the way into MPI, and starting ranks on this machine.
+"""The way into MPI, and out of it.
 
 MPI is entered before numpy, torch, OpenCV, HDF5 or pandas are loaded. MPICH over UCX tells the other ranks its address in a
 buffer whose rest it never wrote, compressed: how long that is depends on what the heap held before. Slurm's PMI reads lines of
@@ -13,17 +13,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, distribution
 
 from pipeline.errors import ConfigurationError
+from pipeline.mpi.launched import is_launched, launched_rank, launched_size
 from pipeline.mpi.messages import survives_deaths
 from pipeline.mpi.world import Alone, World
 
-SIZE = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_SIZE", "SLURM_STEP_NUM_TASKS")
-RANK = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
-LOCAL_RANK = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
 JOIN_S = 300.0
 """Ranks that have not all met within this time end, where nothing else is asked for (run.join_s)."""
 _joined: list[World] = []
@@ -101,36 +99,6 @@ def _ends_if_it_takes(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def is_launched() -> bool:
-    """Whether a launcher of MPI's started this process, be it as the only rank."""
-    return launched_size() > 1 or "MPI_LOCALNRANKS" in os.environ
-
-
-def launched_size() -> int:
-    """How many ranks the launcher says it started; 1 where there is no launcher."""
-    return _said(SIZE, 1)
-
-
-def launched_rank() -> int:
-    """This process's rank according to the launcher, known before MPI is loaded; 0 where there is no launcher."""
-    return _said(RANK, 0)
-
-
-def local_rank() -> int:
-    """This rank's number on its node, from 0."""
-    return _said(LOCAL_RANK, 0)
-
-
-def end_time() -> float | None:
-    """The Unix time at which this allocation ends, where the job's script or Slurm says so."""
-    said = os.environ.get("SLURM_JOB_END_TIME", "")
-    return float(said) if said.isdigit() and int(said) else None
-
-
-def _said(names: Sequence[str], default: int) -> int:
-    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), default)
 
 
 def end_all_ranks(code: int) -> None:

@@ -68,6 +68,7 @@ def watched(post: Post | None = None) -> InHand:
     """Go on as the watched child; the parent never returns, but exits as the child does."""
     reading, writing = os.pipe()
     launcher = os.getppid()
+    watcher = os.getpid()
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
@@ -75,7 +76,7 @@ def watched(post: Post | None = None) -> InHand:
         os.close(writing)
         _Watch(child, reading, launcher, post or Post()).go()
     os.close(reading)
-    _die_with_parent()
+    _die_with(watcher)
     faulthandler.register(signal.SIGUSR2, all_threads=True)  # written by C code, whatever the rank is doing
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells the watcher too, who asks for a stop
     for number in (signal.SIGUSR1, signal.SIGTERM):  # while the run does not listen yet, or no longer: nothing is in hand
@@ -87,10 +88,12 @@ def watched(post: Post | None = None) -> InHand:
     return in_hand
 
 
-def _die_with_parent() -> None:
+def _die_with(watcher: int) -> None:
     """Linux only; elsewhere a killed watcher leaves its rank running."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != watcher:  # it died before it could be asked for
+        os._exit(DIED)
 
 
 class _Watch:

@@ -19,7 +19,8 @@ import msgspec
 from pipeline import __version__
 from pipeline.config import Config
 from pipeline.errors import ConfigurationError
-from pipeline.mpi.launch import SIZE, connect, launched_rank, launched_size, local_rank
+from pipeline.mpi.launch import connect
+from pipeline.mpi.launched import SIZE, launched_rank, launched_size, local_rank
 from pipeline.mpi.leftovers import left_behind
 from pipeline.mpi.world import Alone, World
 from pipeline.submission.looks import BLOCKING, SLOWING, PlannedRun

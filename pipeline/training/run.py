@@ -18,7 +18,7 @@ from pipeline.config import Config, EngineConfig, to_toml
 from pipeline.errors import ConfigurationError
 from pipeline.files import write_whole
 from pipeline.mpi.agreement import on_root
-from pipeline.mpi.launch import local_rank
+from pipeline.mpi.launched import local_rank
 from pipeline.mpi.stop import asked_to_stop
 from pipeline.mpi.world import Alone, World
 from pipeline.run.lock import hold
