@@ -35,7 +35,7 @@ from pipeline.run.lock import Held, hold, hold_briefly, holders
 from pipeline.run.manifest import check_has_ct, read_manifest
 from pipeline.run.open_studies import Report, Share, StudySource, journal_findings
 from pipeline.run.pace import Pace
-from pipeline.run.paths import IMAGES, PRIVATE
+from pipeline.run.paths import IMAGES, PRIVATE, part_homes
 from pipeline.run.plan import Plan, Request, describe, plan, read_weights
 from pipeline.run.resume import compact, last_places, noted_places
 from pipeline.run.run_toml import provenance, read_described
@@ -115,7 +115,7 @@ def _legs_watched(source: StudySource | None, request: Request) -> Iterator[None
 def _held(request: Request) -> Held:
     """The lock of this job: of its part, or of the whole run, which no part may then be at work on."""
     held = hold(request.home)
-    busy = [] if request.part else [name for path in request.out.glob("parts/*") for name in holders(path)]
+    busy = [] if request.part else [name for home in part_homes(request.out) for name in holders(home)]
     if busy:
         held.close()
         raise ConfigurationError(f"a part of {request.out} is held by {busy[0]}: wait for it, or choose another --out")

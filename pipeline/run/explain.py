@@ -13,6 +13,7 @@ from pipeline.archive import Rank, why_lost
 from pipeline.errors import ConfigurationError
 from pipeline.records import Series, Study
 from pipeline.run.manifest import Manifest, read_manifest
+from pipeline.run.paths import PRIVATE
 
 MARKS = {
     "preferred": "preferred", "original": "original", "extent": "extent_cm", "thickness": "thickness", "kernel": "kernel",
@@ -23,7 +24,7 @@ MARKS = {
 
 def explain(run: Path, name: str) -> list[str]:
     """The lines that say it of the study called `name`, its UID or study_key. Raises ConfigurationError without one."""
-    study = _study(read_manifest(run / "private"), name)
+    study = _study(read_manifest(run / PRIVATE), name)
     lines = [f"study {study.study_key}: {study.status} {study.reason}".rstrip(), *_doubts(study)]
     if any(series.kind == "image" for series in study.candidates):
         return [*lines, "exported pictures are one series: there is nothing to choose"]

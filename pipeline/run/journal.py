@@ -15,7 +15,6 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -25,6 +24,7 @@ from pipeline.errors import TRANSIENT
 from pipeline.files import storage_error
 from pipeline.mpi.stall import moved
 from pipeline.records import Line
+from pipeline.run.paths import attempts, part_homes
 
 Record = TypeVar("Record")
 TAIL = len("\t00000000\n")
@@ -183,7 +183,8 @@ def _records(path: Path, decoder: msgspec.json.Decoder[Record], offset: int = 0)
 
 def journal_files(run: Path) -> list[Path]:
     """All journals of a run and of its parts, oldest attempt first, then by rank."""
-    found = chain(run.glob("journal/*/*.jsonl"), run.glob("parts/*/journal/*/*.jsonl"))
+    folders = [folder for home in (run, *part_homes(run)) for folder in attempts(home)]
+    found = [path for folder in folders for path in folder.glob("*.jsonl")]
     return sorted(found, key=lambda path: (path.parent.name, path.name, str(path)))
 
 

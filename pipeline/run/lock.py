@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pipeline.errors import ConfigurationError
 from pipeline.files import storage_error
-from pipeline.run.paths import LOCK, PRIVATE
+from pipeline.run.paths import LOCK, PRIVATE, part_homes
 
 log = logging.getLogger(__name__)
 BRIEFLY = "to prepare its part"
@@ -133,7 +133,7 @@ def hold_briefly(out: Path) -> Iterator[None]:
 
 def holders(run: Path) -> list[str]:
     """Who works at this moment on the run or on parts of it."""
-    return [name for path in [*sorted(run.glob("parts/*")), run] if (name := _holder(path / PRIVATE / LOCK))]
+    return [name for path in [*part_homes(run), run] if (name := _holder(path / PRIVATE / LOCK))]
 
 
 def _holder(path: Path) -> str:

@@ -26,6 +26,16 @@ def part_home(run: Path, number: int, of: int) -> Path:
     return run / "parts" / f"{number:05d}-of-{of:05d}"
 
 
+def part_homes(run: Path) -> list[Path]:
+    """Those of all parts that have begun."""
+    return sorted(run.glob("parts/*"))
+
+
+def attempts(home: Path) -> list[Path]:
+    """The folders of journals, one an attempt, oldest first."""
+    return sorted((home / "journal").glob("[0-9]*"))
+
+
 def journal_path(home: Path, attempt: int, rank: int) -> Path:
     """Where a rank writes its records."""
     return home / "journal" / f"{attempt:04d}" / f"rank-{rank:05d}.jsonl"

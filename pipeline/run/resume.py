@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -30,6 +29,7 @@ from pipeline.run.journal import (
     take_notes,
 )
 from pipeline.run.manifest import Manifest
+from pipeline.run.paths import attempts, part_homes
 
 RACES = 10
 """So often journals may vanish while they are read, since another part merges its own."""
@@ -83,7 +83,7 @@ def _outweighs(known: Place, later: Place) -> bool:
 
 def next_attempt(run: Path) -> int:
     """The number of the attempt that begins now, from 1; parts count on together."""
-    folders = chain(run.glob("journal/[0-9]*"), run.glob("parts/*/journal/[0-9]*"))
+    folders = [folder for home in (run, *part_homes(run)) for folder in attempts(home)]
     return max((int(folder.name) for folder in folders), default=0) + 1
 
 
@@ -92,7 +92,7 @@ def compact(run: Path) -> dict[str, Place]:
 
     The places of the last records; the journals are read once, and where there is something to merge the last records again.
     """
-    old = sorted((run / "journal").glob("[0-9]*"))
+    old = attempts(run)
     places = last_places(run)
     if len(old) <= 1:
         return places
