@@ -206,10 +206,11 @@ class PreparedStudy:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One of the K details of a slice. `box` is in network pixels, `original` in the stored image's.
+    """One of the K details of a slice. `box` is in network pixels, `original` in the stored image's; both lie in the picture.
 
     `score` ranks proposals and is no probability; `probability` is the positive class's softmax of the detail's own
-    logits; `lung_fraction` is the share of the box that shows original lung (below MIN_LUNG_FRACTION it is no finding).
+    logits; `lung_fraction` is the share of what the network looked at, its part outside the picture counted, that shows
+    original lung (below MIN_LUNG_FRACTION it is no finding).
     """
 
     box: Box

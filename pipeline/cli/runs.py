@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.cli.shared import (
     add_archive,
+    add_json,
+    add_weights,
+    as_json,
     check_before_start,
     check_on_root,
     into_mpi,
@@ -25,11 +29,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Their arguments."""
     screen = commands.add_parser("screen", help="screen an archive; started again on the same --out it resumes")
     add_archive(screen)
-    screen.add_argument("--weights", type=Path, action="append", required=True, help="checkpoint; may repeat")
+    add_weights(screen)
     screen.add_argument("--refresh", action="store_true", help="index again: take in what is new in the archive")
     screen.add_argument("--part", type=_part, metavar="I/N", help="only the I-th of N fixed parts, held by a lock of its own")
     screen.add_argument("--retry-lost", action="store_true", help="try studies again that were left out as WORKER_LOST")
     screen.add_argument("--contact-sheet", action="store_true", help="write a labelled picture a study into images/")
+    add_json(screen)
     screen.set_defaults(command=_screen)
 
     index = commands.add_parser("index", help="read the archive's headers into the run's manifest")
@@ -47,7 +52,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     gather.set_defaults(command=_gather)
 
     status = commands.add_parser("status", help="how far a run is")
-    status.add_argument("run", type=Path)
+    status.add_argument("run", type=Path, help="the run's folder")
+    add_json(status)
     status.set_defaults(command=_status)
 
     report = commands.add_parser("report", help="the run as a page: RUN/report/index.html")
@@ -103,7 +109,9 @@ def _screen(options: argparse.Namespace) -> int:
         retry_lost=options.retry_lost,
     )
     summary = run(world, request, begun=log_to_file, in_hand=in_hand)
-    if summary is not None:
+    if summary is not None and options.json:
+        print(as_json({**asdict(summary), "out": str(options.out), "notice": NOTICE}))
+    elif summary is not None:
         print(table(summary.by_status, summary.by_reason))
         print(
             f"{summary.n_studies} studies of {summary.n_files} files; tables in {options.out}, to be seen in report/. {NOTICE}"
@@ -144,9 +152,16 @@ def _gather(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from pipeline.run.run_toml import read_described
     from pipeline.run.status import read_status
 
     status = read_status(options.run)
+    if options.json:
+        networks = [msgspec.to_builtins(network) for network in read_described(options.run).networks]
+        print(as_json({**asdict(status), "n_open": status.n_open, "networks": networks}))
+        return 0
     print(f"{status.n_done} of {status.n_studies} studies have their record; {status.n_open} are open")
     print(table(status.by_status, {}))
     if status.rate_per_s:

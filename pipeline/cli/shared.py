@@ -19,6 +19,7 @@ from pipeline.mpi.leftovers import remove_left_behind
 from pipeline.mpi.watcher import InHand, Post, nobody_watches, watched
 from pipeline.mpi.world import Alone, World
 from pipeline.run.beforehand import check_request
+from pipeline.run.weights import Weights, weights_of
 
 log = logging.getLogger(__name__)
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -67,13 +68,38 @@ def add_archive(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key-file", type=Path, help="pseudonym key (default: $DRENET_KEY_FILE, ~/.config/drenet/)")
 
 
-def check_before_start(options: argparse.Namespace, weights: Sequence[Path] = ()) -> None:
+def add_weights(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """The networks."""
+    parser.add_argument(
+        "--weights",
+        type=weights_of,
+        action="append",
+        required=required,
+        default=None if required else [],
+        metavar="[NAME=]PATH",
+        help="checkpoint; may repeat. Its columns are named after its task, or NAME",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Its answer for programs."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output instead of words")
+
+
+def as_json(value: object) -> str:
+    """`value` for programs."""
+    import msgspec
+
+    return msgspec.json.encode(value).decode()
+
+
+def check_before_start(options: argparse.Namespace, weights: Sequence[Weights] = ()) -> None:
     """Refuse a wrong request where no launcher has started this process: before ranks are started, or anything heavy loaded."""
     if launched_size() == 1:
         check_request(options.archive, options.out, weights, options.key_file)
 
 
-def check_on_root(world: Alone | World, options: argparse.Namespace, weights: Sequence[Path] = ()) -> None:
+def check_on_root(world: Alone | World, options: argparse.Namespace, weights: Sequence[Weights] = ()) -> None:
     """The same where a launcher has: root looks for all."""
     on_root(world, lambda: check_request(options.archive, options.out, weights, options.key_file))
 

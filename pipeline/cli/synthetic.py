@@ -97,14 +97,14 @@ def _demo(options: argparse.Namespace) -> int:
     arguments += [part for path in networks for part in ("--weights", str(path))]
     code = start_ranks(2, [*arguments, "--contact-sheet"])
     if code == 0:
-        print(_scores_by_label(folder, [path.stem for path in networks]))
+        print(_scores_by_label(folder))
         print(f"\nreport:   {folder}/run/report/index.html")
         print(f"tables:   {folder}/run/studies.csv, patients.csv, exclusions.csv, slices.parquet, results.h5")
         print(f"pictures: {folder}/run/images/\ntruth:    {folder}/archive-truth/truth.csv")
     return code
 
 
-def _scores_by_label(folder: Path, names: list[str]) -> str:
+def _scores_by_label(folder: Path) -> str:
     """Mean probability of the synthetic patients by what they are."""
     import pandas as pd
 
@@ -114,9 +114,8 @@ def _scores_by_label(folder: Path, names: list[str]) -> str:
     key = read_or_make_key(folder / "demo.key")
     truth = pd.read_csv(folder / "archive-truth" / "truth.csv").query("what == 'patient'")
     label = {pseudonym(key, "study", str(uid)): name for uid, name in zip(truth["study_uid"], truth["label"], strict=True)}
-    studies = open_run(folder / "run").studies
-    studies = studies[studies["study_key"].isin(label)].rename(columns={"probability": "probability_1"})
-    columns = [f"probability_{number + 1}" for number in range(len(names))]
-    means = studies.groupby(studies["study_key"].map(label))[columns].mean()
-    means.columns, means.index.name = pd.Index(names), "patients"
+    run = open_run(folder / "run")
+    studies = run.studies[run.studies["study_key"].isin(label)]
+    means = studies.groupby(studies["study_key"].map(label))[[one.column for one in run.networks]].mean()
+    means.index.name = "patients"
     return f"\nmean probability of COVID-19 by network (synthetic patients: no word on accuracy):\n{means.round(3)}"

@@ -41,8 +41,9 @@ class Truth:
 def measure_screened(run: Path, labels: Path, key_file: Path | None) -> list[Measured]:
     """One a network of which the labels can say something. Raises ConfigurationError, naming the cure."""
     described, tables = read_described(run), open_run(run)
+    networks = tables.networks
     manifest = _finished(run, tables)
-    said = read_labels(labels, KNOWN | {name for network in described.networks for name in network.classes})
+    said = read_labels(labels, KNOWN | {name for network in networks for name in network.classes})
     truth = _by_manifest(manifest, said) if manifest else _by_key(tables, said, described.key_fingerprint, key_file)
     if not truth.label:
         raise ConfigurationError(
@@ -53,7 +54,7 @@ def measure_screened(run: Path, labels: Path, key_file: Path | None) -> list[Mea
         "scores": f"of a screened run by drenet-pipeline {described.code_version}, manifest sha256 {described.manifest_sha256}",
         "labels": f"sha256 {hashlib.sha256(labels.read_bytes()).hexdigest()}",
     }
-    return _able([measure_network(tables, network, truth, about) for network in described.networks])
+    return _able([measure_network(tables, network, truth, about) for network in networks])
 
 
 def measure_network(tables: Run, network: Network, truth: Truth, about: Mapping[str, str]) -> Measured:
