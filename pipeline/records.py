@@ -18,6 +18,9 @@ if TYPE_CHECKING:  # numpy is not to be loaded before MPI
 NOTICE = "Research use only. Not a medical device."
 """Stands wherever a score does."""
 
+DRAWN = "trained on drawings of patients; says nothing of people"
+"""Stands wherever a score of a shipped network does."""
+
 MIN_LUNG_FRACTION = 0.5
 """A detail that shows less original lung than this lies in the fill, which copies lesions: it is no finding."""
 

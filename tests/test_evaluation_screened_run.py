@@ -1,6 +1,7 @@
 """A screened run and labels: figures are those that scikit-learn finds in the run's own tables; bad labels are refused."""
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from sklearn import metrics
 
@@ -20,6 +23,7 @@ from pipeline.evaluation.evaluate import Asked, evaluate
 from pipeline.evaluation.screened_run import measure_screened, target_of
 from pipeline.phantom import CohortPlan, write_cohort
 from pipeline.pseudonym import make_key, pseudonym, read_key
+from pipeline.records import DRAWN
 from pipeline.run.run_toml import Network
 from pipeline.study.drenet.shipped import shipped_weights
 
@@ -33,6 +37,7 @@ class Screened:
     labels: Path
     key: Path
     said: str
+    screening: str
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +47,10 @@ def screened(tmp_path_factory, weights):
     labels, key = folder / "archive-truth" / "labels.csv", folder / "key"
     make_key(key)
     networks = ["--weights", shipped_weights()["covid-vs-bacterial"], "--weights", weights]
-    drenet("screen", folder / "archive", *networks, "--out", folder / "run", "--key-file", key)
+    screening = drenet("screen", folder / "archive", *networks, "--out", folder / "run", "--key-file", key)
     said = drenet("evaluate", folder / "run", "--labels", labels)
     drenet("report", folder / "run")
-    return Screened(folder / "archive", folder / "run", labels, key, said)
+    return Screened(folder / "archive", folder / "run", labels, key, said, screening)
 
 
 def drenet(*arguments):
@@ -111,6 +116,26 @@ def test_the_command_says_the_figures_and_the_report_shows_them_with_the_curves(
     for title in ("covid vs bacterial: curves", "covid vs bacterial: confusion", "probability: curves"):
         assert f"<strong>{title}</strong>" in page
     assert "Figures of synthetic patients say nothing about clinical accuracy" in page
+
+
+def test_wherever_a_score_of_a_shipped_network_stands_it_says_what_that_was_trained_on(screened):
+    run = screened.run
+    with h5py.File(run / "results.h5") as results:
+        meanings = [meaning.decode() for meaning in results["networks/meaning"]]
+    schema = pq.read_schema(run / "slices.parquet")
+    assert DRAWN in meanings[0]
+    assert DRAWN not in meanings[1]
+    assert DRAWN in schema.field("covid_vs_bacterial").metadata[b"meaning"].decode()
+    told = json.loads((run / "csv-metadata.json").read_text())
+    for table in told["tables"][:2]:
+        about = {column["name"]: column["dc:description"] for column in table["tableSchema"]["columns"]}
+        assert DRAWN in about["covid_vs_bacterial"]
+        assert DRAWN in about["covid_vs_bacterial_above"]
+    page = (run / "report" / "index.html").read_text()
+    assert DRAWN in page[: page.index("<h1>")]
+    for name in ("run.toml", "report/card.md", "evaluation/covid_vs_bacterial/about.csv"):
+        assert DRAWN in (run / name).read_text(), name
+    assert f"covid_vs_bacterial: probability of covid (covid-vs-bacterial); research use only; {DRAWN}" in screened.screening
 
 
 def test_whoever_is_left_out_is_counted_and_nothing_identifies_anybody(screened):

@@ -121,10 +121,15 @@ def test_a_trained_network_states_its_threshold_and_needs_no_meaning(tmp_path):
     (tmp_path / "run.toml").write_text(tomli_w.dumps(described))
     gather(tmp_path, [structs.replace(NETWORK, threshold=0.6)])
     text = write_report(tmp_path).read_text()
+    assert "above_threshold is 1 from 0.600 on" in (tmp_path / "report" / "card.md").read_text()
     n_above = int((open_run(tmp_path).studies["probability"] >= 0.6).sum())
     assert re.search(rf"probability at or above its threshold, 0.600</dt><dd>{n_above} ", text)
     columns = {column["name"]: column["values"] for column in data(tmp_path, "studies")["columns"]}
     assert sum(one or 0 for one in columns["above_threshold"]) == n_above > 0
+
+
+def test_the_card_says_that_no_threshold_is_applied_only_where_none_is(run):
+    assert "No threshold is applied." in (run / "report" / "card.md").read_text()
 
 
 def test_without_an_evaluation_the_page_has_no_such_part(tmp_path):

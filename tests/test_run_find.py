@@ -32,7 +32,7 @@ def indexed(tmp_path_factory):
     archive = folder / "archive"
     plain, packed = images("plain"), images("packed")
     write(archive / "CANARY files", plain)
-    write(archive / "CANARY files", images("scout", kind="localizer"), start=900)
+    write(archive / "CANARY files", images("plain", kind="few")[:5], start=900)
     with zipfile.ZipFile(archive / "ct.zip", "w") as file:
         for number, data in enumerate(packed):
             file.writestr(f"in/{number:04d}", to_bytes(data).getvalue())
@@ -87,6 +87,15 @@ def test_the_instances_are_those_of_the_files(indexed):
         for one in found:
             number = int(Path(one.member or one.path).stem)
             assert one.sop_uid == uids[number]
+
+
+def test_a_series_that_was_no_candidate_leads_to_its_files_too(indexed):
+    run, study = indexed[0], study_of(indexed[0], "dicom", "CANARY")
+    (lost,) = study.lost
+    found = find(run, lost.series_key)
+    assert len(found) == lost.n_slices == 5
+    assert {int(Path(one.path).stem) >= 900 for one in found} == {True}
+    assert all(one in find(run, study.study_key) for one in found)
 
 
 def test_a_path_may_be_absolute_or_below_the_archive_and_hold_any_name(indexed, monkeypatch):

@@ -1,6 +1,8 @@
 """A network's columns are named after its task, or as the user says; what was written under older names stays readable."""
 
 import csv
+import hashlib
+import json
 import shutil
 import tomllib
 from dataclasses import replace
@@ -15,11 +17,13 @@ from hypothesis import strategies as st
 
 from pipeline import open_run
 from pipeline.errors import ConfigurationError
+from pipeline.records import DRAWN
 from pipeline.report import write_report
 from pipeline.run.gather import gather
 from pipeline.run.status import read_status
 from pipeline.run.weights import TAKEN, Weights, above_of, check_names, column_names, weights_of
 from pipeline.study.drenet import formula_network, load_checkpoint, save_checkpoint
+from pipeline.study.drenet.shipped import DIGESTS, shipped_weights
 from tests.fabricate_run import NETWORK, fabricated_run
 
 TASK = "covid-vs-bacterial"
@@ -40,6 +44,13 @@ def tasked(tmp_path_factory, weights):
         network.metadata = metadata
         save_checkpoint(network, folder / f"{name}.safetensors")
     return folder
+
+
+def test_the_shipped_networks_are_known_by_their_digests_and_say_what_they_were_trained_on(weights):
+    files = shipped_weights().values()
+    assert {hashlib.sha256(path.read_bytes()).hexdigest() for path in files} == DIGESTS
+    assert all(load_checkpoint(path).metadata.meaning.endswith(f"; {DRAWN}") for path in files)
+    assert DRAWN not in load_checkpoint(weights).metadata.meaning
 
 
 @pytest.mark.parametrize(
@@ -120,6 +131,14 @@ def test_every_table_report_and_run_toml_call_networks_alike(plain, tasked, dren
         scores = results["studies/mine"][:]
         assert results["studies/mine_above"][:].tolist() == [int(score >= 0.5) for score in scores]
     assert open_run(run).studies["mine"].tolist() == scores.tolist()
+    told = {
+        table["url"]: table["tableSchema"]["columns"] for table in json.loads((run / "csv-metadata.json").read_text())["tables"]
+    }
+    for name in ("studies.csv", "patients.csv", "exclusions.csv"):
+        assert [column["name"] for column in told[name]] == head(run / name)
+        assert all(column["dc:description"] for column in told[name])
+    above = next(column for column in told["studies.csv"] if column["name"] == "mine_above")
+    assert "0.5 or more" in above["dc:description"]
     page, data = (run / "report" / "index.html").read_text(), (run / "report" / "data" / "studies.js").read_text()
     assert all(f'"name":"{name}"' in data for name in columns)
     assert "mine at or above its threshold, 0.500" in page

@@ -64,7 +64,7 @@ def add_archive(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("archive", type=Path, help="the archive's top folder, or a CSV that lists pictures or volumes")
     parser.add_argument("--out", type=Path, required=True, help="the run's folder")
     parser.add_argument("--ranks", type=whole(1), default=1, help="start this many MPI ranks on this machine")
-    parser.add_argument("--config", type=Path, help="TOML; see configs/")
+    parser.add_argument("--config", type=Path, help="TOML; see configs/ (default: the paper's choices, configs/paper.toml)")
     parser.add_argument("--key-file", type=Path, help="pseudonym key (default: $DRENET_KEY_FILE, ~/.config/drenet/)")
 
 
@@ -77,7 +77,7 @@ def add_weights(parser: argparse.ArgumentParser, *, required: bool = True) -> No
         required=required,
         default=None if required else [],
         metavar="[NAME=]PATH",
-        help="checkpoint; may repeat. Its columns are named after its task, or NAME",
+        help="checkpoint; may repeat. Its columns are named after its task, or NAME" + ("" if required else " (default: none)"),
     )
 
 

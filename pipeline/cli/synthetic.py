@@ -14,16 +14,18 @@ from pipeline.mpi.launch import launched_rank, launched_size
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Their arguments."""
     phantom = commands.add_parser("phantom", help="write a synthetic archive")
-    phantom.add_argument("folder", type=Path)
-    for name, default, low, high in (
-        ("studies", 12, 1, None),
-        ("matrix", 512, 64, 2048),
-        ("slices", 40, 1, 2000),
-        ("seed", 0, 0, None),
+    phantom.add_argument("folder", type=Path, help="where it is written; its truth goes to FOLDER-truth")
+    for name, default, low, high, told in (
+        ("studies", 12, 1, None, "patients, one study each"),
+        ("matrix", 512, 64, 2048, "pixels a side of a slice"),
+        ("slices", 40, 1, 2000, "slices a study"),
+        ("seed", 0, 0, None, "the same seed gives the same patients"),
     ):
-        phantom.add_argument(f"--{name}", type=whole(low, high), default=default)
-    phantom.add_argument("--compress", choices=("rle", "jpeg-lossless", "jpeg-ls", "jpeg2000", "deflated"))
-    phantom.add_argument("--cohort", help="COVID,BACTERIAL,HEALTHY: a labelled cohort of so many patients, to train on")
+        phantom.add_argument(f"--{name}", type=whole(low, high), default=default, help=told)
+    phantom.add_argument(
+        "--compress", choices=("rle", "jpeg-lossless", "jpeg-ls", "jpeg2000", "deflated"), help="(default: no)"
+    )
+    phantom.add_argument("--cohort", help="COVID,BACTERIAL,HEALTHY: a labelled cohort of so many, to train on (default: none)")
     phantom.add_argument("--severity", default="0.1,0.95", help="of a cohort's sick patients: drawn from this range")
     phantom.add_argument("--atypical", type=number(0, 1), default=0.0, help="share of a cohort whose chest shows another class")
     phantom.add_argument(
@@ -34,7 +36,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     phantom.set_defaults(command=_phantom)
 
     demo = commands.add_parser("demo", help="synthetic archive, screening on 2 ranks, where to find the results")
-    demo.add_argument("folder", type=Path, nargs="?", default=Path("demo"))
+    demo.add_argument("folder", type=Path, nargs="?", default=Path("demo"), help="where all of it goes (default: demo)")
     demo.set_defaults(command=_demo)
 
 

@@ -23,11 +23,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ConfigurationError
-from pipeline.files import storage_error, sync
+from pipeline.files import storage_error, sync, write_whole
 from pipeline.records import Found, Provenance, StudyResult
+from pipeline.run.describe_csv import sidecar
 from pipeline.run.hdf5_sink import Sink
 from pipeline.run.journal import Place, decode, raw, read_raw
-from pipeline.run.paths import EXCLUSIONS, PATIENTS, RESULTS, SLICES, STUDIES
+from pipeline.run.paths import EXCLUSIONS, PATIENTS, RESULTS, SIDECAR, SLICES, STUDIES
 from pipeline.run.resume import last_places
 from pipeline.run.run_toml import Network
 from pipeline.run.write_csv import Patient, Scores, Tables, open_parquet, pool, write_patients, write_slices
@@ -65,6 +66,7 @@ def _gather(run: Path, provenance: Provenance | None, scores: Scores) -> Summary
         with Sink(part / RESULTS) as sink, h5py.File(sink, "w", libver="v110") as file:
             summary = _write_all(part, file, places, found, scores, sink.check)
             describe_run(file, provenance)
+        write_whole(part / SIDECAR, sidecar(scores.networks))
         _publish(part, run)
     except OSError as error:
         raise storage_error(error, run) from error

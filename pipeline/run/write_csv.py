@@ -62,15 +62,28 @@ class Scores:
         return cells
 
 
+EXCLUSIONS_HEAD = ("scope", "study_key", "stage", "code", "count")
+
+
+def studies_head(scores: Scores) -> tuple[str, ...]:
+    """The columns of studies.csv."""
+    head = ("study_key", "patient_key", "status", "reason", "warnings")
+    return (*head, *scores.head, "n_slices_scored", "n_files", "label", "series_key", *FACTS)
+
+
+def patients_head(scores: Scores) -> tuple[str, ...]:
+    """The columns of patients.csv."""
+    return ("patient_key", *scores.head, "n_slices_scored", "n_studies_scored", "n_studies_not_scored", "label")
+
+
 class Tables:
     """studies.csv and exclusions.csv while they grow, in files opened as UTF-8 without newline's translation."""
 
     def __init__(self, studies: TextIO, exclusions: TextIO, scores: Scores) -> None:
         self._studies = csv.writer(studies, lineterminator="\n")
         self._exclusions = csv.writer(exclusions, lineterminator="\n")
-        head = ("study_key", "patient_key", "status", "reason", "warnings")
-        self._studies.writerow((*head, *scores.head, "n_slices_scored", "n_files", "label", "series_key", *FACTS))
-        self._exclusions.writerow(("scope", "study_key", "stage", "code", "count"))
+        self._studies.writerow(studies_head(scores))
+        self._exclusions.writerow(EXCLUSIONS_HEAD)
         self._scores = scores
 
     def add(self, result: StudyResult) -> None:
@@ -115,8 +128,7 @@ def pool(patient: Patient, result: StudyResult) -> None:
 def write_patients(file: TextIO, patients: dict[str, Patient], scores: Scores) -> None:
     """patients.csv, in order of patient_key."""
     writer = csv.writer(file, lineterminator="\n")
-    counts = ("n_slices_scored", "n_studies_scored", "n_studies_not_scored", "label")
-    writer.writerow(("patient_key", *scores.head, *counts))
+    writer.writerow(patients_head(scores))
     for key in sorted(patients):
         patient = patients[key]
         means = scores.cells([math.fsum(column) / len(column) for column in patient.scores])
@@ -136,7 +148,7 @@ def _schema(networks: Sequence[Network]) -> pa.Schema:
 
 
 def _chance(network: Network) -> dict[str, str]:
-    told = {"description": f"probability of {network.positive} by the network of {network.task or 'no task stated'}"}
+    told = {"description": f"probability of {network.positive}", "task": network.task, "meaning": network.meaning}
     return told if network.threshold is None else told | {"threshold": repr(network.threshold)}
 
 
