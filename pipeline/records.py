@@ -18,6 +18,9 @@ if TYPE_CHECKING:  # numpy is not to be loaded before MPI
 NOTICE = "Research use only. Not a medical device."
 """Stands wherever a score does."""
 
+DRAWN = "trained on drawings of patients; says nothing of people"
+"""Stands wherever a score of a shipped network does."""
+
 MIN_LUNG_FRACTION = 0.5
 """A detail that shows less original lung than this lies in the fill, which copies lesions: it is no finding."""
 
@@ -206,10 +209,11 @@ class PreparedStudy:
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """One of the K details of a slice. `box` is in network pixels, `original` in the stored image's.
+    """One of the K details of a slice. `box` is in network pixels, `original` in the stored image's; both lie in the picture.
 
     `score` ranks proposals and is no probability; `probability` is the positive class's softmax of the detail's own
-    logits; `lung_fraction` is the share of the box that shows original lung (below MIN_LUNG_FRACTION it is no finding).
+    logits; `lung_fraction` is the share of what the network looked at, its part outside the picture counted, that shows
+    original lung (below MIN_LUNG_FRACTION it is no finding).
     """
 
     box: Box

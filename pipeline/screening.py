@@ -39,6 +39,7 @@ from pipeline.run.paths import IMAGES, PRIVATE, part_homes
 from pipeline.run.plan import Plan, Request, describe, plan, read_weights
 from pipeline.run.resume import compact, last_places, noted_places
 from pipeline.run.run_toml import provenance, read_described
+from pipeline.run.weights import Weights, weights_of
 
 if TYPE_CHECKING:
     from pipeline.run.gather import Summary
@@ -47,20 +48,21 @@ log = logging.getLogger(__name__)
 
 
 def screen(  # noqa: PLR0913  what a run can be asked, all with defaults
-    archive: str | Path, weights: str | Path | Sequence[str | Path], out: str | Path, *,
+    archive: str | Path, weights: str | Path | Weights | Sequence[str | Path | Weights], out: str | Path, *,
     config: Config | str | Path | None = None, key_file: str | Path | None = None, refresh: bool = False,
     contact_sheet: bool = False,
 ) -> Summary | None:  # fmt: skip
     """Screen `archive` with the networks at `weights` into the run's folder `out`; the summary, on root (None elsewhere).
 
-    `config` is a Config or a TOML file's path. Works alone or on every rank of an MPI program; called again on the same `out`
+    `weights` are checkpoints' files, a string also as "NAME=PATH"; `config` is a Config or a TOML file's path. Works alone or
+    on every rank of an MPI program; called again on the same `out`
     it resumes. Raises PipelineError.
     """
-    files = [weights] if isinstance(weights, str | Path) else weights
+    files = [weights] if isinstance(weights, str | Path | Weights) else weights
     settings = config if isinstance(config, Config) else read_config(Path(config) if config else None)
     request = Request(
         Path(archive),
-        tuple(Path(file) for file in files),
+        tuple(map(weights_of, files)),
         Path(out),
         settings,
         Path(key_file) if key_file else None,
@@ -91,8 +93,8 @@ def run(
                 _index(world, request, made.config, stop)
             source = on_root(world, lambda: _open(request, made, world.size))
         networks = [
-            agreed(world, partial(read_weights, path, network.sha256))
-            for path, network in zip(request.networks, made.networks, strict=True)
+            agreed(world, partial(read_weights, one.path, network.sha256))
+            for one, network in zip(request.networks, made.networks, strict=True)
         ]
         with _legs_watched(source, request):
             _screen_dealt(world, made, networks, source, stop, in_hand)
@@ -127,9 +129,7 @@ def gather_run(out: Path) -> Summary:
     from pipeline.run.gather import gather
 
     described = read_described(out)
-    thresholds = {network.column: network.threshold for network in described.networks if network.threshold is not None}
-    columns = [network.column for network in described.networks]
-    return gather(out, columns, provenance(described), thresholds=thresholds)
+    return gather(out, described.networks, provenance(described))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from pipeline.study.slices import prepare
 
 LOST = (("EXCLUDED", "NO_CT", "index"), ("EXCLUDED", "NO_LUNG_FOUND", "lung"), ("FAILED", "DECODE_ERROR", "decode"))
 FOUND = Found(0, (Event("file", "walk", "NOT_DICOM", 7), Event("file", "unpack", "ARCHIVE_CORRUPT", 2)))
+NETWORK = Network("probability", "0" * 64, ("negative", "positive"), "positive", meaning="none: invented numbers")
 MAKERS = (
     Facts("MAKER A", "One", "B60f", 1.5, 120.0, 1.5, 320.0, 214),
     Facts("MAKER B", "Two", "LUNG", 5.0, 110.0, 5.0, 290.0, 59),
@@ -104,12 +105,11 @@ def fabricated_run(run: Path, n_studies=60, n_ranks=3, labels=("",)):
     for file in files:
         file.close()
     _describe(run)
-    gather(run, ["probability"])
+    gather(run, [NETWORK])
     return counts
 
 
 def _describe(run):
-    network = Network("probability", "0" * 64, ("negative", "positive"), "positive", meaning="none: invented numbers")
     config = Config()
-    described = Described("0", "f" * 16, results_digest(config), "0" * 64, [network], {"python": "3"}, config)
+    described = Described("0", "f" * 16, results_digest(config), "0" * 64, [NETWORK], {"python": "3"}, config)
     write_whole(run / "run.toml", msgspec.toml.encode(described))

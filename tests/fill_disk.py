@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fabricate_run import fabricated_run
+from fabricate_run import NETWORK, fabricated_run
 
 from pipeline.errors import PipelineError
 from pipeline.run import gather as gathering
@@ -26,7 +26,7 @@ def mount(folder, kib, *, again=True):
 
 def tried(run, before):
     try:
-        gather(run, ["probability"])
+        gather(run, [NETWORK])
     except PipelineError as error:
         whole = payload_digest(run) == before and not list(run.glob(".*"))
         return f"exit {error.exit_code}, {'whole' if whole else 'BROKEN'}"

@@ -16,6 +16,7 @@ from pipeline.archive.selection import build_study
 from pipeline.config import SeriesConfig
 from pipeline.errors import ConfigurationError
 from pipeline.run.plan import Request, plan
+from pipeline.run.weights import Weights
 from tests.fabricate import KEY, images, indexed, write
 from tests.test_archive_stacks import stack_of
 
@@ -208,7 +209,7 @@ def test_a_placeholder_joins_no_studies_but_keeps_what_is_written(tmp_path):
 
 def test_a_run_begun_under_the_earlier_identity_rule_is_refused_at_its_resume(plain, weights, tmp_path):
     shutil.copytree(plain.run, tmp_path / "run")
-    request = Request(plain.archive, (weights,), tmp_path / "run", key_file=plain.run.with_name("key"))
+    request = Request(plain.archive, (Weights(weights),), tmp_path / "run", key_file=plain.run.with_name("key"))
     described = tmp_path / "run" / "run.toml"
     described.write_text("\n".join(line for line in described.read_text().splitlines() if "identity_rule" not in line))
     with pytest.raises(ConfigurationError, match="read patients' IDs without their character set"):

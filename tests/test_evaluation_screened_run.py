@@ -1,6 +1,7 @@
 """A screened run and labels: figures are those that scikit-learn finds in the run's own tables; bad labels are refused."""
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from sklearn import metrics
 
@@ -20,6 +23,7 @@ from pipeline.evaluation.evaluate import Asked, evaluate
 from pipeline.evaluation.screened_run import measure_screened, target_of
 from pipeline.phantom import CohortPlan, write_cohort
 from pipeline.pseudonym import make_key, pseudonym, read_key
+from pipeline.records import DRAWN
 from pipeline.run.run_toml import Network
 from pipeline.study.drenet.shipped import shipped_weights
 
@@ -33,6 +37,7 @@ class Screened:
     labels: Path
     key: Path
     said: str
+    screening: str
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +47,10 @@ def screened(tmp_path_factory, weights):
     labels, key = folder / "archive-truth" / "labels.csv", folder / "key"
     make_key(key)
     networks = ["--weights", shipped_weights()["covid-vs-bacterial"], "--weights", weights]
-    drenet("screen", folder / "archive", *networks, "--out", folder / "run", "--key-file", key)
+    screening = drenet("screen", folder / "archive", *networks, "--out", folder / "run", "--key-file", key)
     said = drenet("evaluate", folder / "run", "--labels", labels)
     drenet("report", folder / "run")
-    return Screened(folder / "archive", folder / "run", labels, key, said)
+    return Screened(folder / "archive", folder / "run", labels, key, said, screening)
 
 
 def drenet(*arguments):
@@ -77,7 +82,7 @@ def truth_of(screened):
     return {pseudonym(key, "patient", f"\\{row['patient_id']}"): row["label"] for row in rows(screened.labels)}
 
 
-@pytest.mark.parametrize(("column", "classes"), [("probability", ("covid", "bacterial")), ("probability_2", None)])
+@pytest.mark.parametrize(("column", "classes"), [("covid_vs_bacterial", ("covid", "bacterial")), ("probability", None)])
 def test_the_figures_are_those_that_scikit_learn_finds_in_the_runs_tables(screened, column, classes):
     truth, found = truth_of(screened), figures_of(screened.run, column)
     patients = pd.read_csv(screened.run / "patients.csv").set_index("patient_key")[column].dropna()
@@ -86,7 +91,7 @@ def test_the_figures_are_those_that_scikit_learn_finds_in_the_runs_tables(screen
     slices["patient"] = slices["study_key"].map(pd.read_csv(screened.run / "studies.csv").set_index("study_key")["patient_key"])
     slices = slices[slices["patient"].isin(patients.index)]
     stated = re.search(r"threshold = ([\d.]+)", (screened.run / "run.toml").read_text())
-    threshold = float(stated[1]) if column == "probability" else 0.5
+    threshold = float(stated[1]) if column == "covid_vs_bacterial" else 0.5
     for level, keys, score in (("patient", patients.index, patients), ("image", slices["patient"], slices[column])):
         target, called = [truth[key] == "covid" for key in keys], score.to_numpy() >= threshold
         wanted = {
@@ -103,20 +108,41 @@ def test_the_figures_are_those_that_scikit_learn_finds_in_the_runs_tables(screen
 
 
 def test_the_command_says_the_figures_and_the_report_shows_them_with_the_curves(screened):
-    area = float(figures_of(screened.run, "probability")["patient", "AUC"]["value"])
+    area = float(figures_of(screened.run, "covid_vs_bacterial")["patient", "AUC"]["value"])
     assert f"patient  AUC                {area:.3f}" in screened.said
     page = (screened.run / "report" / "index.html").read_text()
     assert "Evaluation against the labels" in page
     assert f"<td>AUC</td><td>{area!r}</td>" in page.replace("\n", "")
-    for title in ("probability: curves", "probability: confusion", "probability 2: curves"):
+    for title in ("covid vs bacterial: curves", "covid vs bacterial: confusion", "probability: curves"):
         assert f"<strong>{title}</strong>" in page
     assert "Figures of synthetic patients say nothing about clinical accuracy" in page
 
 
+def test_wherever_a_score_of_a_shipped_network_stands_it_says_what_that_was_trained_on(screened):
+    run = screened.run
+    with h5py.File(run / "results.h5") as results:
+        meanings = [meaning.decode() for meaning in results["networks/meaning"]]
+    schema = pq.read_schema(run / "slices.parquet")
+    assert DRAWN in meanings[0]
+    assert DRAWN not in meanings[1]
+    assert DRAWN in schema.field("covid_vs_bacterial").metadata[b"meaning"].decode()
+    told = json.loads((run / "csv-metadata.json").read_text())
+    for table in told["tables"][:2]:
+        about = {column["name"]: column["dc:description"] for column in table["tableSchema"]["columns"]}
+        assert DRAWN in about["covid_vs_bacterial"]
+        assert DRAWN in about["covid_vs_bacterial_above"]
+    page = (run / "report" / "index.html").read_text()
+    assert DRAWN in page[: page.index("<h1>")]
+    for name in ("run.toml", "report/card.md", "evaluation/covid_vs_bacterial/about.csv"):
+        assert DRAWN in (run / name).read_text(), name
+    assert f"covid_vs_bacterial: probability of covid (covid-vs-bacterial); research use only; {DRAWN}" in screened.screening
+
+
 def test_whoever_is_left_out_is_counted_and_nothing_identifies_anybody(screened):
-    left_out = {row["reason"]: row["patients"] for row in rows(screened.run / "evaluation" / "probability" / "left_out.csv")}
+    told = rows(screened.run / "evaluation" / "covid_vs_bacterial" / "left_out.csv")
+    left_out = {row["reason"]: row["patients"] for row in told}
     assert left_out == {"label healthy is not of this network": "1"}
-    assert rows(screened.run / "evaluation" / "probability_2" / "left_out.csv") == []
+    assert rows(screened.run / "evaluation" / "probability" / "left_out.csv") == []
     held = b"".join(path.read_bytes() for path in (screened.run / "evaluation").rglob("*") if path.is_file())
     assert b"CANARY" not in held
     assert str(screened.labels.parent).encode() not in held
@@ -154,7 +180,7 @@ def test_patients_without_a_label_and_labels_without_a_patient_are_stated(screen
     lines = screened.labels.read_text().splitlines()
     (tmp_path / "some.csv").write_text("\n".join([*lines[:1], *lines[2:], "CANARYID-elsewhere,covid", "CANARYID-blank,", ""]))
     evaluate(Asked(copy, tmp_path / "some.csv"))
-    stated = {row["reason"]: row["patients"] for row in rows(copy / "evaluation" / "probability_2" / "left_out.csv")}
+    stated = {row["reason"]: row["patients"] for row in rows(copy / "evaluation" / "probability" / "left_out.csv")}
     assert stated == {"LABEL_MISSING": "1", "not in this run": "1"}
 
 
@@ -185,7 +211,8 @@ def test_a_study_may_have_a_label_of_its_own_but_a_patient_only_one(screened, co
     lines = [f"{line}," for line in screened.labels.read_text().splitlines()[1:]]
     (tmp_path / "own.csv").write_text("\n".join(["patient_id,label,study_uid", *lines, f",covid,{uid}", ""]))
     evaluate(Asked(copy, tmp_path / "own.csv"))
-    positive = {row["patient_key"]: row["positive"] for row in rows(copy / "evaluation" / "probability" / "patients.csv")}
+    patients = rows(copy / "evaluation" / "covid_vs_bacterial" / "patients.csv")
+    positive = {row["patient_key"]: row["positive"] for row in patients}
     assert (positive[other], sum(map(int, positive.values()))) == ("1", 4)
     (copy / "private" / "manifest.jsonl").write_text(manifest.replace(other, mine))
     (copy / "private" / "manifest.heads").unlink()
@@ -210,14 +237,14 @@ def test_an_unfinished_run_and_a_folder_that_is_none_are_refused_with_a_cure(scr
 @pytest.mark.long
 def test_the_difference_to_another_run_is_delongs_on_the_same_patients(screened, copy, weights):
     other = copy.with_name("other")
-    drenet("screen", screened.archive, "--weights", weights, "--out", other, "--key-file", screened.key)
+    drenet("screen", screened.archive, "--weights", f"covid_vs_bacterial={weights}", "--out", other, "--key-file", screened.key)
     evaluate(Asked(copy, screened.labels))
     binary = screened.labels.with_name("binary.csv")  # the formula network would take the healthy for negatives too
     binary.write_text("".join(line for line in screened.labels.read_text().splitlines(keepends=True) if "healthy" not in line))
     said = drenet("evaluate", other, "--labels", binary, "--against", copy)
-    found, wide = figures_of(other, "probability")["patient", "AUC difference"], figures_of(copy, "probability")
+    found, wide = figures_of(other, "covid_vs_bacterial")["patient", "AUC difference"], figures_of(copy, "covid_vs_bacterial")
     assert f"AUC difference     {float(found['value']):.3f}" in said
-    scored = [pd.read_csv(run / "evaluation" / "probability" / "patients.csv") for run in (other, copy)]
+    scored = [pd.read_csv(run / "evaluation" / "covid_vs_bacterial" / "patients.csv") for run in (other, copy)]
     first, second = (table["probability"].to_numpy() for table in scored)
     target = scored[0]["positive"].to_numpy(bool)
     areas = [metrics.roc_auc_score(target, score) for score in (first, second)]

@@ -7,6 +7,7 @@ import shutil
 from itertools import pairwise
 
 import pytest
+from msgspec import structs
 
 from pipeline import open_run
 from pipeline.errors import ConfigurationError
@@ -16,7 +17,7 @@ from pipeline.report.flow import read_flow
 from pipeline.report.timing import MERGED, PAUSE_S, read_timing, slowest_stages
 from pipeline.run.journal import encode
 from pipeline.run.resume import compact, last_places
-from tests.fabricate_run import fabricated_run, key_of, lost
+from tests.fabricate_run import NETWORK, fabricated_run, key_of, lost
 
 N_STUDIES = 60
 
@@ -116,13 +117,19 @@ def test_a_trained_network_states_its_threshold_and_needs_no_meaning(tmp_path):
     described = tomllib.loads((tmp_path / "run.toml").read_text())
     for optional in ("task", "meaning"):
         described["networks"][0].pop(optional, None)
+    described["networks"][0]["threshold"] = 0.6
     (tmp_path / "run.toml").write_text(tomli_w.dumps(described))
-    gather(tmp_path, ["probability"], thresholds={"probability": 0.6})
+    gather(tmp_path, [structs.replace(NETWORK, threshold=0.6)])
     text = write_report(tmp_path).read_text()
+    assert "above_threshold is 1 from 0.600 on" in (tmp_path / "report" / "card.md").read_text()
     n_above = int((open_run(tmp_path).studies["probability"] >= 0.6).sum())
-    assert re.search(rf"probability above its threshold</dt><dd>{n_above} ", text)
+    assert re.search(rf"probability at or above its threshold, 0.600</dt><dd>{n_above} ", text)
     columns = {column["name"]: column["values"] for column in data(tmp_path, "studies")["columns"]}
     assert sum(one or 0 for one in columns["above_threshold"]) == n_above > 0
+
+
+def test_the_card_says_that_no_threshold_is_applied_only_where_none_is(run):
+    assert "No threshold is applied." in (run / "report" / "card.md").read_text()
 
 
 def test_without_an_evaluation_the_page_has_no_such_part(tmp_path):
@@ -136,7 +143,7 @@ def test_a_study_without_any_scored_one_still_makes_a_page(tmp_path):
         path.write_bytes(encode(Line(result=lost(9))))
     from pipeline.run.gather import gather
 
-    gather(tmp_path, ["probability"])
+    gather(tmp_path, [NETWORK])
     assert "NO_CT" in write_report(tmp_path).read_text()
 
 

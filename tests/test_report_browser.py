@@ -171,7 +171,7 @@ def test_the_top_three_slices_show_exactly_the_details_above_the_threshold(panel
         results["studies/first_slice"][row],
         results["studies/first_slice"][row] + results["studies/n_slices_scored"][row],
     )
-    best = sorted(range(first, last), key=lambda n: -results["slices/probability"][n, 0])[:3]
+    best = sorted(range(first, last), key=lambda n: -results["slices/probability"][n])[:3]
     for threshold in (0.8, 0.3):
         panel.execute_script("document.getElementById('box-from').value = arguments[0]", threshold)
         panel.execute_script("document.getElementById('box-from').dispatchEvent(new Event('input'))")

@@ -1,8 +1,19 @@
 """The line that says how far a run is never says what is no number."""
 
+import contextlib
 import logging
+import os
+import re
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
 
 from pipeline.run.progress import Progress
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_run_of_which_no_study_has_ended_says_nothing_of_the_time_left(caplog):
@@ -19,3 +30,30 @@ def test_the_time_left_follows_from_the_rate_so_far(caplog, monkeypatch):
     progress.step(failed=True)
     progress.close()
     assert caplog.messages == ["3 of 5 studies, 0.25 studies/s, 8 s left, 1 failed so far"]
+
+
+def seen_at_a_terminal(command, environment):
+    """(exit code, what a terminal of 90 columns shows) of a program."""
+    here, there = os.openpty()
+    termios.tcsetwinsize(there, (40, 90))
+    process = subprocess.Popen(command, stdin=there, stdout=there, stderr=there, env=os.environ | environment)
+    os.close(there)
+    shown = b""
+    with contextlib.suppress(OSError):  # the terminal's other end is closed with the program
+        while part := os.read(here, 65536):
+            shown += part
+    os.close(here)
+    return process.wait(timeout=60), shown.decode()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("more", "is_shown"), [((), True), (("--quiet",), False)])
+def test_a_terminal_shows_the_bar_of_several_ranks_too_without_colours_unless_quiet(more, is_shown, plain, weights, tmp_path):
+    screen = [str(part) for part in (*plain.screen, "--weights", weights, "--out", tmp_path / "run", "--ranks", 2, *more)]
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    code, shown = seen_at_a_terminal([sys.executable, "-m", "pipeline", *screen], environment)
+    assert code == 0, shown
+    assert ("| 4/4 [" in shown) == is_shown, shown
+    assert (" INFO " in shown) == is_shown
+    assert "4 studies of " in shown
+    assert re.search(r"\x1b\[[\d;]*m", shown) is None

@@ -24,6 +24,7 @@ from pipeline.run.manifest import read_manifest
 from pipeline.run.paths import MANIFEST_HEADS
 from pipeline.run.resume import compact, last_places, noted_places
 from pipeline.run.status import read_status
+from tests.fabricate_run import NETWORK
 
 N = 150
 FACTS = ("manufacturer", "model", "kernel", "slice_thickness_mm", "kvp", "spacing_between_mm", "z_extent_mm", "n_slices")
@@ -94,7 +95,7 @@ def test_twice_the_studies_are_twice_the_work(stage, tmp_path, read):
     work = []
     for n in (N, 2 * N):
         run = made(tmp_path / str(n), n)
-        gather(run, ["probability"])
+        gather(run, [NETWORK])
         if stage == "report":
             read.clear()
             scale.report(run, n)
@@ -146,7 +147,7 @@ def test_a_journal_of_an_older_version_has_no_notes_and_is_gathered_the_same(tmp
     new, old = made(tmp_path / "new"), made(tmp_path / "old")
     for path in journal_files(old):
         notes_of(path).unlink()
-    assert gather(new, ["probability"]).digest == gather(old, ["probability"]).digest
+    assert gather(new, [NETWORK]).digest == gather(old, [NETWORK]).digest
     for name in ("results.h5", "studies.csv", "patients.csv", "exclusions.csv", "slices.parquet"):
         assert (new / name).read_bytes() == (old / name).read_bytes(), name
 
@@ -210,7 +211,7 @@ def plain_columns(results):
     columns["slices/study"] = ("i8", [number for number, _ in slices])
     for name, kind in (("slice_index", "i4"), ("z_mm", "f8"), ("lung_area_mm2", "f8")):
         columns[f"slices/{name}"] = (kind, [s[name] for _, s in slices])
-    columns["slices/probability"] = ("f8", [[s["predictions"][0]["probability"]] for _, s in slices])
+    columns["slices/probability"] = ("f8", [s["predictions"][0]["probability"] for _, s in slices])
     for name, kind in (
         ("study_key", "S26"),
         ("patient_key", "S26"),
@@ -222,20 +223,34 @@ def plain_columns(results):
     columns["studies/n_files"] = ("i4", [r["n_files"] for r in results])
     columns["studies/first_slice"] = ("i8", first)
     columns["studies/n_slices_scored"] = ("i4", [len(r["slices"]) for r in results])
-    columns["studies/probability"] = ("f8", [r["probabilities"] or [math.nan] for r in results])
+    columns["studies/probability"] = ("f8", [r["probabilities"][0] if r["probabilities"] else math.nan for r in results])
+    columns["studies/warnings"] = ("O", [";".join(r["warnings"]) for r in results])
+    columns["studies/label"] = ("O", [r["label"] for r in results])
+    for name in FACTS:
+        kind = "O" if name in ("manufacturer", "model", "kernel") else "i4" if name == "n_slices" else "f8"
+        columns[f"studies/{name}"] = (kind, [math.nan if r["facts"][name] is None else r["facts"][name] for r in results])
+    for name, value in plain_network().items():
+        columns[f"networks/{name}"] = ("f8" if name == "threshold" else "O", [value])
     return [(name, np.array(values, kind)) for name, (kind, values) in sorted(columns.items())]
+
+
+def plain_network():
+    """The row of NETWORK."""
+    told = {"column": "probability", "above": "", "task": "", "classes": "negative;positive", "positive": "positive"}
+    return {**told, "threshold": math.nan, "sha256": "0" * 64, "meaning": "none: invented numbers"}
 
 
 @pytest.mark.parametrize("n", [N, 1100])  # the second is more than one batch of everything
 def test_the_payload_is_that_of_a_plain_recomputation(n, tmp_path):
     run = made(tmp_path / "run", n)
-    summary = gather(run, ["probability"])
+    summary = gather(run, [NETWORK])
     results = plain_results(run)
     total = hashlib.sha256()
     for name, values in plain_columns(results):
         total.update(f"{name} {values.dtype} {values.shape}".encode())
         for start in range(0, len(values), 65536):
-            total.update(np.ascontiguousarray(values[start : start + 65536]).tobytes())
+            block = values[start : start + 65536]
+            total.update(json.dumps(block.tolist(), separators=(",", ":")).encode() if values.dtype == "O" else block.tobytes())
     for name, expected in zip(("studies", "patients", "exclusions"), plain_tables(results), strict=True):
         assert (run / f"{name}.csv").read_bytes() == expected, name
         total.update(expected)
@@ -280,7 +295,7 @@ def test_gather_leaves_no_half_table_where_a_journal_changes_under_it(tmp_path, 
     run = made(tmp_path / "run")
     monkeypatch.setattr(module, "read_raw", lambda places: (b"" for _ in places))
     with pytest.raises(ConfigurationError, match="journal changed"):
-        gather(run, ["probability"])
+        gather(run, [NETWORK])
     assert not [path.name for path in run.iterdir() if path.suffix in (".csv", ".h5") or ".csv." in path.name]
 
 

@@ -19,10 +19,11 @@ def test_a_network_that_states_a_threshold_gets_a_column_and_one_that_does_not_g
     unstated = load_checkpoint(weights).metadata
     network.metadata = replace(unstated, threshold=0.5)
     save_checkpoint(network, tmp_path / "stated.safetensors")
-    done = drenet(*plain.screen, "--weights", weights, "--weights", tmp_path / "stated.safetensors", "--out", tmp_path / "run")
+    networks = ("--weights", weights, "--weights", f"mine={tmp_path / 'stated.safetensors'}")
+    done = drenet(*plain.screen, *networks, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stdout
     for name in ("studies.csv", "patients.csv"):
-        scored = [row for row in rows(tmp_path / "run" / name) if row["probability_2"]]
+        scored = [row for row in rows(tmp_path / "run" / name) if row["mine"]]
         assert scored
         assert "above_threshold" not in scored[0]
-        assert all(int(row["above_threshold_2"]) == (float(row["probability_2"]) >= 0.5) for row in scored)
+        assert all(int(row["mine_above"]) == (float(row["mine"]) >= 0.5) for row in scored)

@@ -268,12 +268,12 @@ def test_indexing_first_and_screening_later_gives_the_same_tables(screened, arch
 
 @pytest.mark.long
 def test_two_networks_read_each_study_once_and_give_two_columns(plain, weights, drenet, tmp_path):
-    done = drenet(*plain.screen, "--weights", weights, "--weights", weights, "--out", tmp_path / "run")
+    done = drenet(*plain.screen, "--weights", weights, "--weights", f"again={weights}", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stdout
     both, one = open_run(tmp_path / "run").studies, open_run(plain.run).studies
     assert one["probability"].count() == 4
     assert (both["probability"].dropna() == one["probability"].dropna()).all()
-    assert (both["probability"].dropna() == both["probability_2"].dropna()).all()
+    assert (both["probability"].dropna() == both["again"].dropna()).all()
 
 
 def _everything_said(run):

@@ -1,14 +1,19 @@
 """Boxes hit the phantom's lesions in the stored image as they do in network coordinates, however the image is stored."""
 
+from dataclasses import astuple
+
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.archive import Decoder, read_volume
 from pipeline.config import Config
 from pipeline.phantom.chest import chest
 from pipeline.phantom.images import series, stored_of
 from pipeline.records import Box, Detail, SlicePrediction
+from pipeline.study.boxes import to_original, within
 from pipeline.study.lungs import lung_masks
 from pipeline.study.pool import study_result
 from pipeline.study.slices import prepare
@@ -100,6 +105,11 @@ def test_boxes_hit_lesions_in_the_stored_image_as_in_network_coordinates(stored_
         seen.append((lesion, boxes))
         predictions.append([SlicePrediction(0.5, tuple(Detail(box, box, 0.0, 1.0, 1.0, 1.0) for box in boxes))])
     result = study_result(study, candidate, prepared, predictions)
+    told = [detail for scored in result.slices for detail in scored.predictions[0].details]
+    assert any(abs(edge) in (0, 448) for detail in told for edge in astuple(detail.box))  # some were cut at the border
+    assert all(0 <= edge <= 448 for detail in told for edge in astuple(detail.box))
+    size = max(pairs[0][1].shape)
+    assert all(-1e-6 <= edge <= size + 1e-6 for detail in told for edge in astuple(detail.original))
     gaps, tight = [], []
     for (lesion, _), scored in zip(seen, result.slices, strict=True):
         # what the crop left out is no part of what the network saw
@@ -112,10 +122,26 @@ def test_boxes_hit_lesions_in_the_stored_image_as_in_network_coordinates(stored_
     assert max(gaps) < 0.03
 
 
+@given(
+    st.tuples(*[st.integers(-300, 700)] * 2, *[st.integers(1, 400)] * 2).map(
+        lambda e: Box(e[0] / 1, e[1] / 1, (e[0] + e[2]) / 1, (e[1] + e[3]) / 1)
+    ),
+    st.tuples(*[st.integers(0, 60)] * 2, *[st.integers(61, 128)] * 2),
+    st.sampled_from(
+        [(1, 0, 0, 0, 1, 0), (-1, 0, 128, 0, 1, 0), (1, 0, 0, 0, -1, 128), (0, 1, 0, 1, 0, 0), (0.5, 0, 0, 0, 1, 0)]
+    ),
+)
+def test_a_box_never_leaves_its_picture_nor_the_stored_image(box, crop, affine):
+    inside = within(box, 448)
+    assert 0 <= inside.top <= inside.bottom <= 448
+    assert 0 <= inside.left <= inside.right <= 448
+    stored = to_original(inside, Box(*map(float, crop)), 448, affine)
+    assert -1e-9 <= stored.top <= stored.bottom <= 128 + 1e-9
+    assert -1e-9 <= stored.left <= stored.right <= 128 + 1e-9
+
+
 def _inside(scored, prepared, shape):
     """Which stored pixels the network saw."""
-    from pipeline.study.boxes import to_original
-
     row = prepared.slice_index.tolist().index(scored.slice_index)
     box = to_original(Box(0.0, 0.0, 448.0, 448.0), prepared.crops[row], 448, prepared.original_affine)
     inside = np.zeros(shape)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ClusterConfig
+from pipeline.config import ClusterConfig, Config, read_config
 from pipeline.errors import ConfigurationError
 from pipeline.submission import job_script, submit, submit_script
 from pipeline.submission.executor import _additional
@@ -17,10 +17,10 @@ from tests.tools import tool
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = {
-    "screen.sbatch": ClusterConfig(partition="main", nodes=4, ranks_per_node=24),
-    "gpu.sbatch": ClusterConfig(partition="gpu", nodes=2, ranks_per_node=4, cpus_per_rank=8, gpus_per_node=4),
-    "array.sbatch": ClusterConfig(partition="main", ranks_per_node=24, parts=8),
-    "mpiexec.sbatch": ClusterConfig(partition="main", nodes=4, ranks_per_node=24, launcher="mpiexec"),
+    "screen.sbatch": ClusterConfig(nodes=4, ranks_per_node=24),
+    "gpu.sbatch": ClusterConfig(nodes=2, ranks_per_node=4, cpus_per_rank=8, gpus_per_node=4),
+    "array.sbatch": ClusterConfig(ranks_per_node=24, parts=8),
+    "mpiexec.sbatch": ClusterConfig(nodes=4, ranks_per_node=24, launcher="mpiexec"),
     "screen.yhbatch": ClusterConfig(flavour="tianhe", partition="work", nodes=4, ranks_per_node=24, options=("--exclusive",)),
 }
 
@@ -62,8 +62,6 @@ def test_a_section_that_contradicts_itself_is_refused_with_the_cure(section, sai
 
 
 def test_submitit_asks_for_the_same_as_the_script():
-    from pipeline.config import Config
-
     cluster = ClusterConfig(partition="main", account="a1", nodes=2, options=("--exclusive",))
     asked = _additional(Config(cluster=cluster))
     assert asked == {"partition": "main", "account": "a1", "exclusive": True, "requeue": True, "signal": "USR1@120"}
@@ -207,6 +205,39 @@ def _leg(tmp_path, rank, *, signal_after=None, environment=(), **section):
 @pytest.mark.parametrize(("code", "tries"), [(0, 1), (1, 1), (2, 1), (74, 1), (75, 1), (137, 4), (9, 4)])
 def test_ranks_are_started_again_only_when_one_has_died(code, tries, scheduler, tmp_path):
     assert _leg(tmp_path, f"exit {code}") == (code, tries)
+
+
+@pytest.mark.parametrize(
+    ("array", "part"),
+    [
+        ({}, "1/8"),
+        ({"ID": "8", "MIN": "1", "COUNT": "8"}, "8/8"),
+        ({"ID": "1", "MIN": "1", "COUNT": "2", "STEP": "1"}, "1/2"),
+        ({"ID": "2", "MIN": "1", "COUNT": "2", "STEP": "1"}, "2/2"),
+        ({"ID": "0", "MIN": "0", "COUNT": "4", "STEP": "1"}, "1/4"),
+        ({"ID": "7", "MIN": "1", "COUNT": "4", "STEP": "2"}, "4/4"),
+    ],
+)
+def test_a_task_of_an_array_does_its_part_of_as_many_as_the_array_has(array, part, scheduler, tmp_path):
+    environment = {f"SLURM_ARRAY_TASK_{name}": value for name, value in array.items()}
+    rank = f'echo "$@" > {tmp_path}/told\nexit 0'
+    assert _leg(tmp_path, rank, environment=environment.items(), parts=8) == (0, 1)
+    assert (tmp_path / "told").read_text().split() == ["screen", "--part", part]
+
+
+def test_a_job_whose_environment_was_not_activated_says_so(scheduler, tmp_path):
+    done = subprocess.run(["bash", "-c", job_script(ClusterConfig(command=("drenet-absent",)))], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "there is no drenet-absent in this job's PATH: activate" in done.stderr
+    assert "tries again" not in done.stderr
+
+
+def test_the_section_that_the_docs_name_asks_for_no_partition_that_a_site_may_not_have():
+    cluster = read_config(ROOT / "configs" / "cluster.toml").cluster
+    assert [option for option in options(cluster) if "partition" in option] == []
+    assert "partition" not in _additional(Config(cluster=cluster))
+    for name in ("screen.sbatch", "array.sbatch", "mpiexec.sbatch", "gpu.sbatch"):
+        assert "--partition" not in (ROOT / "slurm" / name).read_text(), name
 
 
 @pytest.mark.parametrize(("code", "calls"), [(0, ""), (2, ""), (74, ""), (75, "scontrol requeue 7\n"), (137, "")])

@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.config import ClusterConfig, Config, EngineConfig
 from pipeline.mpi.leftovers import remove_left_behind
+from pipeline.run.weights import Weights
 from pipeline.submission import doctor, looks
 from pipeline.submission.doctor import Seat
 from pipeline.submission.looks import PlannedRun
@@ -76,9 +77,9 @@ def test_a_home_in_which_no_key_can_be_made_is_found(drenet):
 
 def test_weights_that_are_missing_or_others_are_found(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(looks, "_begun", lambda out: ["another digest"] if out else [])
-    missing = looks.wrong_weights(PlannedRun(Config(), weights=(tmp_path / "absent",)))
-    changed = looks.wrong_weights(PlannedRun(Config(), tmp_path, (weights,)))
-    sound = looks.wrong_weights(PlannedRun(Config(), None, (weights,)))
+    missing = looks.wrong_weights(PlannedRun(Config(), weights=(Weights(tmp_path / "absent"),)))
+    changed = looks.wrong_weights(PlannedRun(Config(), tmp_path, (Weights(weights),)))
+    sound = looks.wrong_weights(PlannedRun(Config(), None, (Weights(weights),)))
     assert (_names(missing), _names(changed), _names(sound)) == (["weights"], ["weights"], [])
 
 

@@ -5,31 +5,37 @@ from __future__ import annotations
 import argparse
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline.cli.shared import add_archive, watched_over
+from pipeline.cli.shared import add_archive, add_json, add_weights, as_json, watched_over
 from pipeline.config import Config
 from pipeline.errors import ConfigurationError, DeviceError
 from pipeline.mpi import stall
 from pipeline.mpi.launch import join, part_ways
+from pipeline.run.weights import Weights
+
+if TYPE_CHECKING:
+    from pipeline.submission.site import Finding
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Their arguments."""
     submit = commands.add_parser("submit", help="submit a screening to the cluster's queue, as the [cluster] section says")
     add_archive(submit)
-    submit.add_argument("--weights", type=Path, action="append", required=True, help="checkpoint; may repeat")
+    add_weights(submit)
     submit.add_argument("--dry-run", action="store_true", help="print the script, submit nothing")
     submit.add_argument("--estimate", action="store_true", help="say what it will take, submit nothing")
-    submit.add_argument("--measured", type=Path, metavar="RUN", help="with --estimate: the run whose studies were timed")
+    submit.add_argument("--measured", type=Path, metavar="RUN", help="with --estimate: a run that was timed (default: --out)")
     submit.add_argument("--local", action="store_true", help="start it on this machine, in the background")
     submit.set_defaults(command=_submit)
 
     doctor = commands.add_parser("doctor", help="what would go wrong here: on a login node, or under srun or mpiexec")
-    doctor.add_argument("--archive", type=Path, help="the archive's top folder")
-    doctor.add_argument("--out", type=Path, help="the run's folder")
-    doctor.add_argument("--weights", type=Path, action="append", default=[], help="checkpoint; may repeat")
-    doctor.add_argument("--config", type=Path, help="TOML; see configs/")
-    doctor.add_argument("--key-file", type=Path, help="pseudonym key")
+    doctor.add_argument("--archive", type=Path, help="the archive's top folder (default: not looked at)")
+    doctor.add_argument("--out", type=Path, help="the run's folder (default: not looked at)")
+    add_weights(doctor, required=False)
+    doctor.add_argument("--config", type=Path, help="TOML; see configs/ (default: the paper's choices)")
+    doctor.add_argument("--key-file", type=Path, help="pseudonym key (default: $DRENET_KEY_FILE, ~/.config/drenet/)")
+    add_json(doctor)
     doctor.set_defaults(command=_doctor)
 
 
@@ -66,7 +72,7 @@ def _submit(options: argparse.Namespace) -> int:
 
 def screen_arguments(options: argparse.Namespace) -> list[str]:
     """What `drenet screen` is to be told, with paths that hold on any node."""
-    named = [("--weights", path) for path in options.weights]
+    named: list[tuple[str, Path | Weights | None]] = [("--weights", one) for one in options.weights]
     named += [("--out", options.out), ("--config", options.config), ("--key-file", options.key_file)]
     pairs = [(name, str(path.absolute())) for name, path in named if path is not None]
     return [str(options.archive.absolute()), *(part for pair in pairs for part in pair)]
@@ -84,13 +90,21 @@ def _doctor(options: argparse.Namespace) -> int:
     from pipeline.submission.looks import PlannedRun
 
     found = examine(PlannedRun(config, options.out, tuple(options.weights), options.key_file, options.archive))
-    for finding in found or []:
-        print(f"{finding.name}: {finding.seen}\n  cure: {finding.cure}")
-    if found == []:
-        print("nothing found that would go wrong")
-    if found is not None and (said := _hint(config)):
-        print(f"hint: {said}")
+    if found is not None:
+        _print(found, _hint(config), for_programs=options.json)
     return part_ways(1) if found else 0
+
+
+def _print(found: list[Finding], hint: str, *, for_programs: bool) -> None:
+    if for_programs:
+        print(as_json({"findings": found, "hint": hint}))
+        return
+    for finding in found:
+        print(f"{finding.name}: {finding.seen}\n  cure: {finding.cure}")
+    if not found:
+        print("nothing found that would go wrong")
+    if hint:
+        print(f"hint: {hint}")
 
 
 def _hint(config: Config) -> str:

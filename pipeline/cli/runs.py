@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.cli.shared import (
     add_archive,
+    add_json,
+    add_weights,
+    as_json,
     check_before_start,
     check_on_root,
     into_mpi,
@@ -25,38 +29,49 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Their arguments."""
     screen = commands.add_parser("screen", help="screen an archive; started again on the same --out it resumes")
     add_archive(screen)
-    screen.add_argument("--weights", type=Path, action="append", required=True, help="checkpoint; may repeat")
+    add_weights(screen)
     screen.add_argument("--refresh", action="store_true", help="index again: take in what is new in the archive")
-    screen.add_argument("--part", type=_part, metavar="I/N", help="only the I-th of N fixed parts, held by a lock of its own")
+    screen.add_argument(
+        "--part", type=_part, metavar="I/N", help="only the I-th of N fixed parts, under its own lock (default: all)"
+    )
     screen.add_argument("--retry-lost", action="store_true", help="try studies again that were left out as WORKER_LOST")
     screen.add_argument("--contact-sheet", action="store_true", help="write a labelled picture a study into images/")
+    add_json(screen)
     screen.set_defaults(command=_screen)
 
     index = commands.add_parser("index", help="read the archive's headers into the run's manifest")
     add_archive(index)
-    index.add_argument("--explain", metavar="STUDY", help="print how this study's series was chosen: its UID or study_key")
+    index.add_argument(
+        "--explain", metavar="STUDY", help="how this study's series was chosen: UID or study_key (default: none)"
+    )
     index.set_defaults(command=_index)
 
     key = commands.add_parser("key", help="make a new pseudonym key, for --key-file or $DRENET_KEY_FILE")
-    key.add_argument("file", type=Path)
+    key.add_argument("file", type=Path, help="where it is made; a file that is there is never written over")
     key.set_defaults(command=_key)
 
     gather = commands.add_parser("gather", help="rebuild the tables of a run from its journals")
-    gather.add_argument("run", type=Path)
+    gather.add_argument("run", type=Path, help="the run's folder")
     gather.add_argument("--digest", action="store_true", help="print the SHA-256 of the payload")
     gather.set_defaults(command=_gather)
 
     status = commands.add_parser("status", help="how far a run is")
-    status.add_argument("run", type=Path)
+    status.add_argument("run", type=Path, help="the run's folder")
+    add_json(status)
     status.set_defaults(command=_status)
 
     report = commands.add_parser("report", help="the run as a page: RUN/report/index.html")
-    report.add_argument("run", type=Path)
+    report.add_argument("run", type=Path, help="the run's folder")
     report.add_argument(
         "--box-from", type=number(0, 1), default=0.8, help="detail score above which a box is drawn (default 0.8)"
     )
     report.add_argument("--pictured", type=whole(0), default=100, help="most studies shown with pictures (default 100)")
-    report.add_argument("--dicom", type=Path, metavar="DIR", help="DICOM SR, SEG and overlays, which carry patients' identity")
+    report.add_argument(
+        "--dicom",
+        type=Path,
+        metavar="DIR",
+        help="DICOM SR, SEG and overlays, which identify (default: none)",
+    )
     report.add_argument(
         "--dicom-studies", type=whole(1), default=10, help="of this many studies, the highest scores (default 10)"
     )
@@ -89,6 +104,7 @@ def _screen(options: argparse.Namespace) -> int:
     world = into_mpi(config.run)  # before anything heavy is loaded
     check_on_root(world, options, options.weights)
     from pipeline.run.plan import Request
+    from pipeline.run.run_toml import read_described
     from pipeline.screening import run
 
     request = Request(
@@ -103,11 +119,16 @@ def _screen(options: argparse.Namespace) -> int:
         retry_lost=options.retry_lost,
     )
     summary = run(world, request, begun=log_to_file, in_hand=in_hand)
-    if summary is not None:
+    if summary is not None and options.json:
+        networks = read_described(options.out).networks
+        print(as_json({**asdict(summary), "networks": networks, "out": str(options.out), "notice": NOTICE}))
+    elif summary is not None:
         print(table(summary.by_status, summary.by_reason))
         print(
             f"{summary.n_studies} studies of {summary.n_files} files; tables in {options.out}, to be seen in report/. {NOTICE}"
         )
+        for network in read_described(options.out).networks:
+            print(f"{network.column}: {network.meaning or f'probability of {network.positive}'}")
         if summary.by_reason:
             print("What each reason means, and its cure: docs/reasons.md")
     return 0
@@ -144,9 +165,16 @@ def _gather(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from pipeline.run.run_toml import read_described
     from pipeline.run.status import read_status
 
     status = read_status(options.run)
+    if options.json:
+        networks = [msgspec.to_builtins(network) for network in read_described(options.run).networks]
+        print(as_json({**asdict(status), "n_open": status.n_open, "networks": networks}))
+        return 0
     print(f"{status.n_done} of {status.n_studies} studies have their record; {status.n_open} are open")
     print(table(status.by_status, {}))
     if status.rate_per_s:

@@ -20,6 +20,7 @@ from pipeline.mpi.leftovers import remove_left_behind
 from pipeline.mpi.watcher import InHand, Post, nobody_watches, watched
 from pipeline.mpi.world import Alone, World
 from pipeline.run.beforehand import check_request
+from pipeline.run.weights import Weights, weights_of
 
 log = logging.getLogger(__name__)
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -64,17 +65,42 @@ def add_archive(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("archive", type=Path, help="the archive's top folder, or a CSV that lists pictures or volumes")
     parser.add_argument("--out", type=Path, required=True, help="the run's folder")
     parser.add_argument("--ranks", type=whole(1), default=1, help="start this many MPI ranks on this machine")
-    parser.add_argument("--config", type=Path, help="TOML; see configs/")
+    parser.add_argument("--config", type=Path, help="TOML; see configs/ (default: the paper's choices, configs/paper.toml)")
     parser.add_argument("--key-file", type=Path, help="pseudonym key (default: $DRENET_KEY_FILE, ~/.config/drenet/)")
 
 
-def check_before_start(options: argparse.Namespace, weights: Sequence[Path] = ()) -> None:
+def add_weights(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    """The networks."""
+    parser.add_argument(
+        "--weights",
+        type=weights_of,
+        action="append",
+        required=required,
+        default=None if required else [],
+        metavar="[NAME=]PATH",
+        help="checkpoint; may repeat. Its columns are named after its task, or NAME" + ("" if required else " (default: none)"),
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Its answer for programs."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output instead of words")
+
+
+def as_json(value: object) -> str:
+    """`value` for programs."""
+    import msgspec
+
+    return msgspec.json.encode(value).decode()
+
+
+def check_before_start(options: argparse.Namespace, weights: Sequence[Weights] = ()) -> None:
     """Refuse a wrong request where no launcher has started this process: before ranks are started, or anything heavy loaded."""
     if launched_size() == 1:
         check_request(options.archive, options.out, weights, options.key_file)
 
 
-def check_on_root(world: Alone | World, options: argparse.Namespace, weights: Sequence[Path] = ()) -> None:
+def check_on_root(world: Alone | World, options: argparse.Namespace, weights: Sequence[Weights] = ()) -> None:
     """The same where a launcher has: root looks for all."""
     on_root(world, lambda: check_request(options.archive, options.out, weights, options.key_file))
 

@@ -14,16 +14,18 @@ from pipeline.mpi.launched import launched_rank, launched_size
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Their arguments."""
     phantom = commands.add_parser("phantom", help="write a synthetic archive")
-    phantom.add_argument("folder", type=Path)
-    for name, default, low, high in (
-        ("studies", 12, 1, None),
-        ("matrix", 512, 64, 2048),
-        ("slices", 40, 1, 2000),
-        ("seed", 0, 0, None),
+    phantom.add_argument("folder", type=Path, help="where it is written; its truth goes to FOLDER-truth")
+    for name, default, low, high, told in (
+        ("studies", 12, 1, None, "patients, one study each"),
+        ("matrix", 512, 64, 2048, "pixels a side of a slice"),
+        ("slices", 40, 1, 2000, "slices a study"),
+        ("seed", 0, 0, None, "the same seed gives the same patients"),
     ):
-        phantom.add_argument(f"--{name}", type=whole(low, high), default=default)
-    phantom.add_argument("--compress", choices=("rle", "jpeg-lossless", "jpeg-ls", "jpeg2000", "deflated"))
-    phantom.add_argument("--cohort", help="COVID,BACTERIAL,HEALTHY: a labelled cohort of so many patients, to train on")
+        phantom.add_argument(f"--{name}", type=whole(low, high), default=default, help=told)
+    phantom.add_argument(
+        "--compress", choices=("rle", "jpeg-lossless", "jpeg-ls", "jpeg2000", "deflated"), help="(default: no)"
+    )
+    phantom.add_argument("--cohort", help="COVID,BACTERIAL,HEALTHY: a labelled cohort of so many, to train on (default: none)")
     phantom.add_argument("--severity", default="0.1,0.95", help="of a cohort's sick patients: drawn from this range")
     phantom.add_argument("--atypical", type=number(0, 1), default=0.0, help="share of a cohort whose chest shows another class")
     phantom.add_argument(
@@ -34,7 +36,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     phantom.set_defaults(command=_phantom)
 
     demo = commands.add_parser("demo", help="synthetic archive, screening on 2 ranks, where to find the results")
-    demo.add_argument("folder", type=Path, nargs="?", default=Path("demo"))
+    demo.add_argument("folder", type=Path, nargs="?", default=Path("demo"), help="where all of it goes (default: demo)")
     demo.set_defaults(command=_demo)
 
 
@@ -97,14 +99,14 @@ def _demo(options: argparse.Namespace) -> int:
     arguments += [part for path in networks for part in ("--weights", str(path))]
     code = start_ranks(2, [*arguments, "--contact-sheet"])
     if code == 0:
-        print(_scores_by_label(folder, [path.stem for path in networks]))
+        print(_scores_by_label(folder))
         print(f"\nreport:   {folder}/run/report/index.html")
         print(f"tables:   {folder}/run/studies.csv, patients.csv, exclusions.csv, slices.parquet, results.h5")
         print(f"pictures: {folder}/run/images/\ntruth:    {folder}/archive-truth/truth.csv")
     return code
 
 
-def _scores_by_label(folder: Path, names: list[str]) -> str:
+def _scores_by_label(folder: Path) -> str:
     """Mean probability of the synthetic patients by what they are."""
     import pandas as pd
 
@@ -114,9 +116,8 @@ def _scores_by_label(folder: Path, names: list[str]) -> str:
     key = read_or_make_key(folder / "demo.key")
     truth = pd.read_csv(folder / "archive-truth" / "truth.csv").query("what == 'patient'")
     label = {pseudonym(key, "study", str(uid)): name for uid, name in zip(truth["study_uid"], truth["label"], strict=True)}
-    studies = open_run(folder / "run").studies
-    studies = studies[studies["study_key"].isin(label)].rename(columns={"probability": "probability_1"})
-    columns = [f"probability_{number + 1}" for number in range(len(names))]
-    means = studies.groupby(studies["study_key"].map(label))[columns].mean()
-    means.columns, means.index.name = pd.Index(names), "patients"
+    run = open_run(folder / "run")
+    studies = run.studies[run.studies["study_key"].isin(label)]
+    means = studies.groupby(studies["study_key"].map(label))[[one.column for one in run.networks]].mean()
+    means.index.name = "patients"
     return f"\nmean probability of COVID-19 by network (synthetic patients: no word on accuracy):\n{means.round(3)}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def labelled(studies: Iterable[Study], labels: Labels, task: str) -> tuple[list[
     if len(met) < len(CLASSES[task]):
         raise ConfigurationError(
             f"the labelled patients hold {', '.join(sorted(met)) or 'no class'} of {', '.join(CLASSES[task])} "
-            f"({Reason.LABEL_ONE_CLASS}); left out: {dict(left_out)}; do labels.csv and the archive belong together?"
+            f"({Reason.LABEL_ONE_CLASS}); left out: {reasons(left_out)}; do labels.csv and the archive belong together?"
         )
     return sorted(found, key=lambda patient: patient.identity), left_out
 
@@ -107,6 +107,11 @@ def _labelled(members: list[Study], labels: Labels) -> Labelled:
         )
     ordered = sorted(members, key=lambda study: study.study_uid)
     return Labelled(members[0].patient_key, members[0].patient_id, said.pop(), tuple(ordered))
+
+
+def reasons(counts: Mapping[str, int]) -> str:
+    """Who was left out, in words."""
+    return ", ".join(f"{reason}: {count}" for reason, count in sorted(counts.items())) or "nobody"
 
 
 def label_of(study: Study, labels: Labels) -> str:

@@ -38,10 +38,11 @@ def held_out(folder: Path, weights: Mapping[str, Path], plan: CohortPlan = HELD_
     key = read_or_make_key(key_file)
     screen(folder / "archive", list(weights.values()), folder / "run", key_file=key_file)
     labels = by_patient_key(folder / "archive-truth" / "labels.csv", key, "label")
-    patients = open_run(folder / "run").patients.set_index("patient_key")
+    run = open_run(folder / "run")
+    patients = run.patients.set_index("patient_key")
     found = {}
-    for number, (task, path) in enumerate(weights.items(), start=1):
-        column = patients["probability" if number == 1 else f"probability_{number}"].dropna()
+    for (task, path), network in zip(weights.items(), run.networks, strict=True):
+        column = patients[network.column].dropna()
         metadata = load_checkpoint(path).metadata
         keys = [key for key in column.index if labels[key] in metadata.classes]
         target = np.array([labels[key] == POSITIVE for key in keys])

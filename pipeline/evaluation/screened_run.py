@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline.cohort.labels import KNOWN, Labels, label_of, names_of, read_labels, strangers
+from pipeline.cohort.labels import KNOWN, Labels, label_of, names_of, read_labels, reasons, strangers
 from pipeline.cohort.tasks import POSITIVE
 from pipeline.errors import ConfigurationError, Reason
 from pipeline.evaluation.metrics import Scored
@@ -41,8 +41,9 @@ class Truth:
 def measure_screened(run: Path, labels: Path, key_file: Path | None) -> list[Measured]:
     """One a network of which the labels can say something. Raises ConfigurationError, naming the cure."""
     described, tables = read_described(run), open_run(run)
+    networks = tables.networks
     manifest = _finished(run, tables)
-    said = read_labels(labels, KNOWN | {name for network in described.networks for name in network.classes})
+    said = read_labels(labels, KNOWN | {name for network in networks for name in network.classes})
     truth = _by_manifest(manifest, said) if manifest else _by_key(tables, said, described.key_fingerprint, key_file)
     if not truth.label:
         raise ConfigurationError(
@@ -53,7 +54,7 @@ def measure_screened(run: Path, labels: Path, key_file: Path | None) -> list[Mea
         "scores": f"of a screened run by drenet-pipeline {described.code_version}, manifest sha256 {described.manifest_sha256}",
         "labels": f"sha256 {hashlib.sha256(labels.read_bytes()).hexdigest()}",
     }
-    return _able([measure_network(tables, network, truth, about) for network in described.networks])
+    return _able([measure_network(tables, network, truth, about) for network in networks])
 
 
 def measure_network(tables: Run, network: Network, truth: Truth, about: Mapping[str, str]) -> Measured:
@@ -76,7 +77,7 @@ def measure_network(tables: Run, network: Network, truth: Truth, about: Mapping[
     by_patient = Scored(np.array(target, bool), np.array(score, float), np.arange(len(keys)))
     told = {
         "network": f"{network.column}: {network.task or 'no task stated'}, classes {', '.join(network.classes)}, positive "
-        f"{network.positive}; weights sha256 {network.sha256}",
+        f"{network.positive}; weights sha256 {network.sha256}" + (f"; {network.meaning}" if network.meaning else ""),
         "labels of the patients": _counts(truth.label[key] for key in keys),
         **about,
     }
@@ -105,7 +106,7 @@ def _able(found: list[Measured]) -> list[Measured]:
             continue
         said.append(
             f"{measured.name}: of {n} patients with a score and a label of its classes {n_positive} are positive: nothing to "
-            f"tell apart ({Reason.LABEL_ONE_CLASS}); left out: {dict(measured.left_out)}"
+            f"tell apart ({Reason.LABEL_ONE_CLASS}); left out: {reasons(measured.left_out)}"
         )
     if not able:
         raise ConfigurationError("; ".join(said) + "; do labels, run and networks belong together?")

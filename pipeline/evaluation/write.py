@@ -101,7 +101,7 @@ def _patients(measured: Measured) -> Iterable[tuple[str, int, float]]:
 
 def _difference(against: Path, measured: Measured) -> Figure:
     """The area less that of another run on the same patients, which was evaluated before (paired DeLong)."""
-    path = against / FOLDER / measured.name / "patients.csv"
+    path = _evaluated(against, measured.name) / "patients.csv"
     try:
         with path.open(encoding="utf-8", newline="") as file:
             other = {row["patient_key"]: (row["positive"], float(row["probability"])) for row in csv.DictReader(file)}
@@ -115,6 +115,13 @@ def _difference(against: Path, measured: Measured) -> Figure:
     if [other[key][0] for key in measured.keys] != [str(int(positive)) for positive in scored.target]:
         raise ConfigurationError(f"{path} was made with other labels: evaluate both runs with the same --labels")
     return paired_figure(scored, [other[key][1] for key in measured.keys])
+
+
+def _evaluated(run: Path, name: str) -> Path:
+    """The folder of the network of that name, or of the only one that was evaluated there, whatever it was called."""
+    there = [path.parent for path in (run / FOLDER).glob("*/patients.csv")]
+    named = run / FOLDER / name
+    return there[0] if len(there) == 1 and named not in there else named
 
 
 def paired_figure(scored: Scored, other: Sequence[float]) -> Figure:

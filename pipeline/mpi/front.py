@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.errors import ConfigurationError, Drained, RankDied
+from pipeline.mpi.terminal import for_ranks
 from pipeline.mpi.watcher import OURS
 
 PROGRAM = (sys.executable, "-m", "pipeline")
@@ -52,7 +53,7 @@ class _Front:
             signal.signal(signal.SIGINT, self._interrupted)
         self._launcher = subprocess.Popen(
             command,
-            env=os.environ | {MARK: self._mark},
+            env=os.environ | for_ranks() | {MARK: self._mark},
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             preexec_fn=_dies_with_this_process(),  # noqa: PLW1509  one system call, prepared before the fork

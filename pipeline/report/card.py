@@ -12,7 +12,7 @@ import pandas as pd
 from pipeline.records import NOTICE
 from pipeline.report.flow import Flow
 from pipeline.run.read_tables import Run
-from pipeline.run.run_toml import Described
+from pipeline.run.run_toml import Described, Network
 
 BLANK = "______ (to be filled in by a person)"
 MOST = 8
@@ -92,6 +92,7 @@ def _settings(described: Described) -> dict[str, Any]:
         "preparation": preparation,
         "networks": "; ".join(meanings),
         "n_networks": len(networks),
+        "thresholds": _thresholds(networks),
         "positives": ", ".join(one.positive for one in networks),
         "libraries": ", ".join(f"{name} {version}" for name, version in described.libraries.items()),
         "engine": f"{config.engine.name} {config.engine.precision}",
@@ -99,6 +100,16 @@ def _settings(described: Described) -> dict[str, Any]:
         "keep": f"{config.slices.keep_fraction:.0%}",
         "image_px": window.image_px,
     }
+
+
+def _thresholds(networks: list[Network]) -> str:
+    """Which operating points the tables apply."""
+    applied = [f"{one.above} is 1 from {one.threshold:.3f} on" for one in networks if one.threshold is not None]
+    without = [one.column for one in networks if one.threshold is None]
+    said = [f"To {', '.join(without)} no threshold is applied"] if without and applied else []
+    if not applied:
+        return "No threshold is applied."
+    return f"Thresholds are those that the checkpoints state: {'; '.join([*applied, *said])}."
 
 
 def _listed(column: pd.Series[Any]) -> str:

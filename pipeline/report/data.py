@@ -14,6 +14,7 @@ import msgspec
 import pandas as pd
 
 from pipeline.run.read_tables import Run
+from pipeline.run.weights import above_of
 
 CHUNK = 500
 """Studies whose slices share a file."""
@@ -57,7 +58,7 @@ def write_studies(folder: Path, studies: pd.DataFrame, networks: list[str], pict
     """studies.js: the columns of the table, in order of study_key; `pictured` studies have their pictures in a file."""
     table = studies.copy()
     wanted = list(COLUMNS)
-    wanted[3:3] = [one for name in networks for one in (name, above(name)) if one in table]
+    wanted[3:3] = [one for name in networks for one in (name, above_of(name)) if one in table]
     columns: list[dict[str, Any]] = [_column(table, name, networks) for name in wanted]
     seconds = timing.set_index("study_key").drop(columns=["rank", "at_s"]).sum(axis=1)
     spent = table["study_key"].map(seconds).round(2)
@@ -93,16 +94,11 @@ def write_slices(folder: Path, studies: pd.DataFrame, run: Run, networks: list[s
         put(folder / f"slices-{start // CHUNK}.js", f"slices-{start // CHUNK}", chunk)
 
 
-def above(network: str) -> str:
-    """The column that says who lies above the network's operating threshold, where it states one."""
-    return network.replace("probability", "above_threshold")
-
-
 def _column(table: pd.DataFrame, name: str, networks: list[str]) -> dict[str, Any]:
     if name in networks:
         told = "mean over the scored slices of the positive class's probability"
         return {"name": name, "label": name, "kind": "score", "told": told, "values": _plain(table[name].round(4))}
-    if name.startswith("above_threshold"):
+    if name in map(above_of, networks):
         told = "1: at or above the threshold that the network states for its operating point"
         return {"name": name, "label": name.replace("_", " "), "kind": "number", "told": told, "values": _plain(table[name])}
     label, kind, told = COLUMNS[name]

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from pipeline.files import storage_error
 from pipeline.records import MIN_LUNG_FRACTION, NOTICE
 from pipeline.report.card import BLANK, card_text, fill_card
-from pipeline.report.data import above, choose_shown, write_slices, write_studies
+from pipeline.report.data import choose_shown, write_slices, write_studies
 from pipeline.report.evaluation import read_evaluation
 from pipeline.report.figures import charts
 from pipeline.report.flow import Flow, read_flow
@@ -69,7 +69,7 @@ def write_report(folder: Path, options: Options = Options()) -> Path:
 
 def _write(run: Run, part: Path, options: Options) -> None:
     described = read_described(run.folder)
-    networks = [network.column for network in described.networks]
+    networks = [network.column for network in run.networks]
     places = noted_places(run.folder)
     timing, flow = read_timing(run.folder, places), read_flow(run)
     stages = slowest_stages(timing)
@@ -82,7 +82,7 @@ def _write(run: Run, part: Path, options: Options) -> None:
     page = _template().render(
         run=described,
         parts=[(name, title) for name, title in PARTS.items() if name != "evaluation" or evaluation],
-        tiles=_tiles(run, flow, networks),
+        tiles=_tiles(run, flow),
         flow=flow,
         charts=charts(run.studies, networks, timing),
         n_shown=len(shown),
@@ -113,7 +113,7 @@ def _template() -> jinja2.Template:
     return template
 
 
-def _tiles(run: Run, flow: Flow, networks: list[str]) -> list[tuple[str, str, str]]:
+def _tiles(run: Run, flow: Flow) -> list[tuple[str, str, str]]:
     """(name, value, note) of the numbers on top."""
     studies = run.studies
     by_status = studies["status"].value_counts()
@@ -124,11 +124,12 @@ def _tiles(run: Run, flow: Flow, networks: list[str]) -> list[tuple[str, str, st
         ("excluded", _number(by_status.get("EXCLUDED", 0)), "sound, nothing to screen"),
         ("failed", _number(by_status.get("FAILED", 0)), "broken"),
     ]
-    for name in networks:
-        if above(name) in studies:
-            tiles.append((f"{name} above its threshold", _number(int(studies[above(name)].sum())), "studies"))
+    for one in run.networks:
+        if one.threshold is None:
+            tiles.append((f"{one.column} at least 0.5", _number(int((studies[one.column] >= 0.5).sum())), "studies"))
         else:
-            tiles.append((f"{name} at least 0.5", _number(int((studies[name] >= 0.5).sum())), "studies"))
+            name = f"{one.column} at or above its threshold, {one.threshold:.3f}"
+            tiles.append((name, _number(int(studies[one.above].sum())), "studies"))
     return tiles
 
 
@@ -137,7 +138,8 @@ def _provenance(described: Described, folder: Path) -> list[tuple[str, str]]:
         (
             f"network of {network.column}",
             f"weights sha256 {network.sha256}, positive class “{network.positive}” of {', '.join(network.classes)}"
-            + "".join(f"; {said}" for said in (network.task, network.meaning) if said),
+            + "".join(f"; {said}" for said in (network.task, network.meaning) if said)
+            + ("" if network.threshold is None else f"; threshold {network.threshold:.3f}"),
         )
         for network in described.networks
     ]

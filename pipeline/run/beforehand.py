@@ -12,15 +12,17 @@ from pathlib import Path
 from pipeline.errors import ConfigurationError
 from pipeline.files import LFS_POINTER
 from pipeline.pseudonym import default_key_file, read_key
+from pipeline.run.weights import Weights, check_names
 
 
-def check_request(archive: Path, out: Path, weights: Sequence[Path] = (), key_file: Path | None = None) -> None:
+def check_request(archive: Path, out: Path, weights: Sequence[Weights] = (), key_file: Path | None = None) -> None:
     """All of a run's checks."""
     check_archive(archive)
     check_apart(archive, out)
     check_writable(out)
-    for path in weights:
-        check_weights(path)
+    check_names(weights)
+    for one in weights:
+        check_weights(one.path)
     check_key(key_file)
 
 

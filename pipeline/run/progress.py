@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 
 from tqdm import tqdm
+
+from pipeline.mpi.terminal import bar_options
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +19,7 @@ class Progress:
         self._n_open, self._n_studies, self._every_s = n_open, n_studies, every_s
         self._n = self._n_failed = 0
         self._begun = self._said = time.monotonic()
-        self._bar = tqdm(total=n_studies, initial=n_studies - n_open, unit="study", disable=not sys.stderr.isatty())
+        self._bar = tqdm(total=n_studies, initial=n_studies - n_open, unit="study", **bar_options())
 
     def step(self, *, failed: bool) -> None:
         """One more study is finished."""

@@ -6,12 +6,16 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from pipeline.errors import ConfigurationError
 from pipeline.run.paths import EXCLUSIONS, PATIENTS, RESULTS, SLICES, STUDIES
+from pipeline.run.run_toml import Network, read_described
+
+if TYPE_CHECKING:
+    from pipeline.run.find import Origin
 
 TEXT: dict[str, Any] = {"study_key": object, "code": object, "reason": "string", "warnings": "string"}
 """Columns of text whatever they hold: one that is empty throughout would be read as numbers."""
@@ -22,6 +26,18 @@ class Run:
     """One run's folder."""
 
     folder: Path
+
+    @cached_property
+    def networks(self) -> list[Network]:
+        """Whose columns the tables have. Raises ConfigurationError where those were written under other names."""
+        networks = read_described(self.folder).networks
+        with (self.folder / STUDIES).open(encoding="utf-8") as file:
+            there = file.readline().strip().split(",")
+        if not all(one.column in there for one in networks):
+            raise ConfigurationError(
+                f"the tables of {self.folder} were written under other names of its networks: drenet gather {self.folder}"
+            )
+        return networks
 
     @cached_property
     def studies(self) -> pd.DataFrame:
@@ -42,6 +58,12 @@ class Run:
     def slices(self) -> pd.DataFrame:
         """One row a scored slice."""
         return pd.read_parquet(self.folder / SLICES)
+
+    def find(self, key: str) -> list[Origin]:
+        """The archive's images behind a key of the tables, KEY/SLICE_INDEX, a UID or a path (run/find.py). They identify."""
+        from pipeline.run.find import find
+
+        return find(self.folder, key)
 
     def slices_of(self, study_keys: Collection[str]) -> Iterator[pd.DataFrame]:
         """Those rows of `slices` that belong to some studies, a few thousand at a time."""

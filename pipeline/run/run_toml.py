@@ -11,6 +11,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.files import write_whole
 from pipeline.records import Provenance
 from pipeline.run.paths import RUN_TOML
+from pipeline.run.weights import above_of
 
 
 class Network(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -23,6 +24,11 @@ class Network(msgspec.Struct, frozen=True, omit_defaults=True):
     task: str = ""
     meaning: str = ""
     threshold: float | None = None
+
+    @property
+    def above(self) -> str:
+        """The column that says who lies at or above the threshold; there is none where none is stated."""
+        return above_of(self.column)
 
 
 class Described(msgspec.Struct, frozen=True):

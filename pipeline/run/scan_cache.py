@@ -299,3 +299,18 @@ RECORDS = b'"records":['
 _found = msgspec.json.Decoder(FoundFile)
 _record = msgspec.json.Decoder(FileRecord)
 _raws = msgspec.json.Decoder(_Raws)
+
+
+def found_files(private: Path, needle: str) -> list[FoundFile]:
+    """Every file of the newest scan whose record holds `needle`, as last read. Nothing is kept of the others."""
+    scans = sorted(private.glob("scan-*.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+    files: dict[str, FoundFile] = {}
+    sought = msgspec.json.encode(needle)[1:-1]
+    if not scans:
+        return []
+    with scans[-1].open("rb") as scan:
+        for line in scan:
+            if sought in line and line.endswith(b"\n"):
+                found = _found.decode(line)
+                files[found.path] = found
+    return list(files.values())

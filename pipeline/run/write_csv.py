@@ -14,10 +14,18 @@ from typing import Any, BinaryIO, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.records import Facts, Found, StudyResult
+from pipeline.records import NOTICE, Facts, Found, StudyResult
+from pipeline.run.run_toml import Network
 
 FACTS = tuple(Facts.__dataclass_fields__)
 _facts = attrgetter(*FACTS)
+SLICES: tuple[tuple[str, Any, dict[str, str]], ...] = (
+    ("study_key", pa.string(), {"description": "keyed pseudonym of the study"}),
+    ("series_key", pa.string(), {"description": "keyed pseudonym of the scored series"}),
+    ("slice_index", pa.int32(), {"description": "place in the series along +z, from 0"}),
+    ("z_mm", pa.float64(), {"description": "position along +z (superior)", "unit": "mm"}),
+    ("lung_area_mm2", pa.float64(), {"description": "lung area", "unit": "mm2"}),
+)
 
 
 @dataclass(slots=True)
@@ -31,39 +39,51 @@ class Patient:
 
 
 @dataclass(frozen=True, slots=True)
-class Probabilities:
+class Scores:
     """The tables' columns of probabilities; those whose network states an operating threshold say too who lies above it."""
 
-    networks: tuple[str, ...]
-    thresholds: dict[str, float]
+    networks: tuple[Network, ...]
 
     @property
     def head(self) -> list[str]:
-        """Their names, `above_threshold` behind the probability it belongs to."""
-        named = ((name, name.replace("probability", "above_threshold")) for name in self.networks)
-        return [name for pair in named for name in (pair if pair[0] in self.thresholds else pair[:1])]
+        """Their names; who lies above stands behind the probability it belongs to."""
+        named = ((one.column,) if one.threshold is None else (one.column, one.above) for one in self.networks)
+        return [name for names in named for name in names]
 
     def cells(self, values: Sequence[float]) -> list[str]:
         """What stands under `head`; nothing where nothing was scored."""
         if not values:
             return [""] * len(self.head)
         cells = []
-        for name, value in zip(self.networks, values, strict=True):
+        for network, value in zip(self.networks, values, strict=True):
             cells.append(repr(value))
-            if name in self.thresholds:
-                cells.append(str(int(value >= self.thresholds[name])))
+            if network.threshold is not None:
+                cells.append(str(int(value >= network.threshold)))
         return cells
+
+
+EXCLUSIONS_HEAD = ("scope", "study_key", "stage", "code", "count")
+
+
+def studies_head(scores: Scores) -> tuple[str, ...]:
+    """The columns of studies.csv."""
+    head = ("study_key", "patient_key", "status", "reason", "warnings")
+    return (*head, *scores.head, "n_slices_scored", "n_files", "label", "series_key", *FACTS)
+
+
+def patients_head(scores: Scores) -> tuple[str, ...]:
+    """The columns of patients.csv."""
+    return ("patient_key", *scores.head, "n_slices_scored", "n_studies_scored", "n_studies_not_scored", "label")
 
 
 class Tables:
     """studies.csv and exclusions.csv while they grow, in files opened as UTF-8 without newline's translation."""
 
-    def __init__(self, studies: TextIO, exclusions: TextIO, scores: Probabilities) -> None:
+    def __init__(self, studies: TextIO, exclusions: TextIO, scores: Scores) -> None:
         self._studies = csv.writer(studies, lineterminator="\n")
         self._exclusions = csv.writer(exclusions, lineterminator="\n")
-        head = ("study_key", "patient_key", "status", "reason", "warnings")
-        self._studies.writerow((*head, *scores.head, "n_slices_scored", "n_files", "label", "series_key", *FACTS))
-        self._exclusions.writerow(("scope", "study_key", "stage", "code", "count"))
+        self._studies.writerow(studies_head(scores))
+        self._exclusions.writerow(EXCLUSIONS_HEAD)
         self._scores = scores
 
     def add(self, result: StudyResult) -> None:
@@ -105,11 +125,10 @@ def pool(patient: Patient, result: StudyResult) -> None:
     patient.label = patient.label or sys.intern(result.label)
 
 
-def write_patients(file: TextIO, patients: dict[str, Patient], scores: Probabilities) -> None:
+def write_patients(file: TextIO, patients: dict[str, Patient], scores: Scores) -> None:
     """patients.csv, in order of patient_key."""
     writer = csv.writer(file, lineterminator="\n")
-    counts = ("n_slices_scored", "n_studies_scored", "n_studies_not_scored", "label")
-    writer.writerow(("patient_key", *scores.head, *counts))
+    writer.writerow(patients_head(scores))
     for key in sorted(patients):
         patient = patients[key]
         means = scores.cells([math.fsum(column) / len(column) for column in patient.scores])
@@ -117,28 +136,33 @@ def write_patients(file: TextIO, patients: dict[str, Patient], scores: Probabili
         writer.writerow((key, *means, n_slices, patient.n_scored, patient.n_not_scored, _safe(patient.label)))
 
 
-def open_parquet(file: BinaryIO, networks: list[str]) -> Any:
+def open_parquet(file: BinaryIO, networks: Sequence[Network]) -> Any:
     """A writer of slices.parquet into `file`, which the caller closes: Arrow leaves its own open where the disk is full."""
-    kinds = [
-        ("study_key", pa.string()),
-        ("slice_index", pa.int32()),
-        ("z_mm", pa.float64()),
-        ("lung_area_mm2", pa.float64()),
-    ]
-    schema = pa.schema([*kinds, *((name, pa.float64()) for name in networks)])
-    return pq.ParquetWriter(file, schema)
+    return pq.ParquetWriter(file, _schema(networks))
 
 
-def write_slices(parquet: Any, batch: list[StudyResult], networks: list[str]) -> None:
+def _schema(networks: Sequence[Network]) -> pa.Schema:
+    """Of slices.parquet: each column says what it holds and in which unit, the whole what every table says."""
+    columns = [*SLICES, *((one.column, pa.float64(), _chance(one)) for one in networks)]
+    return pa.schema([pa.field(name, kind, metadata=told) for name, kind, told in columns], metadata={"notice": NOTICE})
+
+
+def _chance(network: Network) -> dict[str, str]:
+    told = {"description": f"probability of {network.positive}", "task": network.task, "meaning": network.meaning}
+    return told if network.threshold is None else told | {"threshold": repr(network.threshold)}
+
+
+def write_slices(parquet: Any, batch: list[StudyResult], networks: Sequence[Network]) -> None:
     """One row group of slices.parquet; empties `batch`."""
-    rows = [(result.study_key, scored) for result in batch for scored in result.slices]
+    rows = [(result, scored) for result in batch for scored in result.slices]
     columns: dict[str, Any] = {
-        "study_key": pa.array([key for key, _ in rows], pa.string()),
+        "study_key": pa.array([result.study_key for result, _ in rows], pa.string()),
+        "series_key": pa.array([result.series_key for result, _ in rows], pa.string()),
         "slice_index": pa.array([scored.slice_index for _, scored in rows], pa.int32()),
         "z_mm": pa.array([scored.z_mm for _, scored in rows], pa.float64()),
         "lung_area_mm2": pa.array([scored.lung_area_mm2 for _, scored in rows], pa.float64()),
     }
-    for number, name in enumerate(networks):
-        columns[name] = pa.array([scored.predictions[number].probability for _, scored in rows], pa.float64())
-    parquet.write_table(pa.table(columns))
+    for number, network in enumerate(networks):
+        columns[network.column] = pa.array([scored.predictions[number].probability for _, scored in rows], pa.float64())
+    parquet.write_table(pa.table(columns, schema=_schema(networks)))
     batch.clear()

@@ -4,97 +4,129 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import h5py
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.records import MIN_LUNG_FRACTION, NOTICE, Detail, Provenance, StudyResult
+from pipeline.records import MIN_LUNG_FRACTION, NOTICE, Detail, Facts, Provenance, StudyResult
+from pipeline.run.run_toml import Network
 
 BATCH = 1000
 KEY = "S26"
+TEXT = h5py.string_dtype()
+SCHEMA = 2
+"""Of the columns: 1 had no warnings, labels, facts or networks, and the probabilities side by side in one array."""
+EDGES = "top, left, bottom, right edges, half-open; 0, 0 is the upper left corner of the upper left pixel"
 
-STUDIES: dict[str, tuple[str, str]] = {
-    "study_key": (KEY, "keyed pseudonym of the study"),
-    "patient_key": (KEY, "keyed pseudonym of the patient"),
-    "series_key": (KEY, "keyed pseudonym of the scored series"),
-    "status": ("S16", "OK, OK_WITH_WARNINGS, EXCLUDED or FAILED"),
-    "reason": ("S32", "reason code where not scored"),
-    "n_files": ("i4", "files that belong to the study"),
-    "first_slice": ("i8", "row of /slices of the study's first slice"),
-    "n_slices_scored": ("i4", "rows of /slices that belong to the study"),
+
+class Column(NamedTuple):
+    """One data set: its type, what it holds, in which unit; of `width` numbers a row, or of one where that is 0."""
+
+    kind: Any
+    text: str
+    unit: str = ""
+    width: int = 0
+
+
+FACTS = {
+    "manufacturer": Column(TEXT, "of the scanner"),
+    "model": Column(TEXT, "of the scanner"),
+    "kernel": Column(TEXT, "reconstruction kernel of the scored series"),
+    "slice_thickness_mm": Column("f8", "thickness of the scored series' slices", "mm"),
+    "kvp": Column("f8", "tube voltage", "kV"),
+    "spacing_between_mm": Column("f8", "distance between the scored series' slices", "mm"),
+    "z_extent_mm": Column("f8", "extent of the scored series along z", "mm"),
+    "n_slices": Column("i4", "slices of the scored series"),
 }
-SLICES: dict[str, tuple[str, str]] = {
-    "study": ("i8", "row of /studies"),
-    "slice_index": ("i4", "place in the series along +z, from 0"),
-    "z_mm": ("f8", "position along +z (superior), mm"),
-    "lung_area_mm2": ("f8", "lung area, mm2"),
+STUDIES = {
+    "study_key": Column(KEY, "keyed pseudonym of the study"),
+    "patient_key": Column(KEY, "keyed pseudonym of the patient"),
+    "series_key": Column(KEY, "keyed pseudonym of the scored series"),
+    "status": Column("S16", "OK, OK_WITH_WARNINGS, EXCLUDED or FAILED"),
+    "reason": Column("S32", "reason code where not scored"),
+    "warnings": Column(TEXT, "reason codes of what was odd but usable, separated by ;"),
+    "label": Column(TEXT, "the truth, where it is known; else empty"),
+    "n_files": Column("i4", "files that belong to the study"),
+    "first_slice": Column("i8", "row of /slices of the study's first slice"),
+    "n_slices_scored": Column("i4", "rows of /slices that belong to the study"),
+    **FACTS,
 }
-DETAILS: dict[str, tuple[str, str]] = {
-    "slice": ("i8", "row of /slices"),
-    "network": ("i2", "column of probability"),
-    "rank": ("i2", "place among the slice's details: small 0..2, large 0..2"),
-    "score": ("f4", "proposal score; ranks details, no probability"),
-    "attention": ("f4", "attention weight, sums to 1 over a slice's details"),
-    "probability": ("f4", "positive class's softmax of the detail's own logits"),
-    "lung_fraction": ("f4", f"share of the box that shows original lung; below {MIN_LUNG_FRACTION} no finding"),
+SLICES = {
+    "study": Column("i8", "row of /studies"),
+    "slice_index": Column("i4", "place in the series along +z, from 0"),
+    "z_mm": Column("f8", "position along +z (superior)", "mm"),
+    "lung_area_mm2": Column("f8", "lung area", "mm2"),
+}
+DETAILS = {
+    "slice": Column("i8", "row of /slices"),
+    "network": Column("i2", "row of /networks"),
+    "rank": Column("i2", "place among the slice's details: small 0..2, large 0..2"),
+    "score": Column("f4", "proposal score; ranks details, no probability"),
+    "attention": Column("f4", "attention weight, sums to 1 over a slice's details"),
+    "probability": Column("f4", "positive class's softmax of the detail's own logits"),
+    "lung_fraction": Column(
+        "f4", f"share of what the network looked at that shows original lung; below {MIN_LUNG_FRACTION} no finding"
+    ),
+    "box": Column("f4", f"{EDGES} of the network's picture, which it never leaves", "px", 4),
+    "box_original": Column("f4", f"{EDGES} of the stored image, which it never leaves", "px", 4),
+}
+EVENTS = {
+    "study": Column("i8", "row of /studies"),
+    "scope": Column("S8", "file, series or study"),
+    "stage": Column("S8", "where it was noted"),
+    "code": Column("S32", "reason code"),
+    "count": Column("i4", "how often"),
+}
+NETWORKS = {
+    "column": Column(TEXT, "its column of probabilities in /studies and /slices, and in the other tables"),
+    "above": Column(TEXT, "its column of who lies at or above the threshold; empty where it states none"),
+    "task": Column(TEXT, "what it was trained to tell apart; empty where it does not say"),
+    "classes": Column(TEXT, "its classes, separated by ;"),
+    "positive": Column(TEXT, "the class whose probability is told"),
+    "threshold": Column("f8", "operating threshold that its checkpoint states; NaN: none"),
+    "sha256": Column(TEXT, "of its weights' file"),
+    "meaning": Column(TEXT, "what its probability means"),
 }
 
 
 class Columns:
     """The growing columns of results.h5, written a batch of studies at a time."""
 
-    def __init__(self, file: h5py.File, n_networks: int) -> None:
-        self._n_networks = n_networks
+    def __init__(self, file: h5py.File, networks: Sequence[Network]) -> None:
+        self._networks = networks
         self._studies: list[tuple[Any, ...]] = []
-        self._slices = _Numbers(2, 2 + n_networks)
+        self._slices = _Numbers(2, 2 + len(networks))
         self._details = _Numbers(3, 12)
         self._events: list[tuple[Any, ...]] = []
         self._n_slices = 0
         self._file = file
-        self._layout: dict[str, dict[str, tuple[str, str, int]]] = {
-            "studies": {
-                **_narrow(STUDIES),
-                "probability": ("f8", "mean over the scored slices, a column a network", n_networks),
-            },
-            "slices": {
-                **_narrow(SLICES),
-                "probability": ("f8", "the slice's probability, a column a network", n_networks),
-            },
-            "details": {
-                **_narrow(DETAILS),
-                "box": ("f4", "top, left, bottom, right in network pixels (448 x 448)", 4),
-                "box_original": ("f4", "the same in the stored image's pixels", 4),
-            },
-            "events": {
-                "study": ("i8", "row of /studies", 0),
-                "scope": ("S8", "file, series or study", 0),
-                "stage": ("S8", "where it was noted", 0),
-                "code": ("S32", "reason code", 0),
-                "count": ("i4", "how often", 0),
-            },
+        chances = {one.column: Column("f8", f"probability of {one.positive} by that network") for one in networks}
+        above = {
+            one.above: Column("i1", f"1: {one.column} is {one.threshold} or more; 0: less; -1: not scored")
+            for one in networks
+            if one.threshold is not None
+        }
+        self._layout: dict[str, dict[str, Column]] = {
+            "networks": NETWORKS,
+            "studies": {**STUDIES, **chances, **above},
+            "slices": {**SLICES, **chances},
+            "details": DETAILS,
+            "events": EVENTS,
         }
         for group, layout in self._layout.items():
-            for name, (kind, text, width) in layout.items():
-                shape = (0, width) if width else (0,)
-                data = file.create_dataset(
-                    f"{group}/{name}",
-                    shape,
-                    kind,
-                    maxshape=(None, *shape[1:]),
-                    chunks=(8192, *shape[1:]),
-                    compression=1,
-                )
-                data.attrs["description"] = text
+            for name, column in layout.items():
+                _make(file, f"{group}/{name}", column)
+        self._write("networks", [list(values) for values in zip(*map(_told, networks), strict=True)])
 
     def add(self, number: int, result: StudyResult) -> None:
         """Append one study's rows."""
-        none = [math.nan] * self._n_networks
-        head = (result.study_key, result.patient_key, result.series_key, result.status, result.reason, result.n_files)
-        self._studies.append((*head, self._n_slices, len(result.slices), list(result.probabilities) or none))
+        head = (result.study_key, result.patient_key, result.series_key, result.status, result.reason)
+        tail = (";".join(result.warnings), _plain(result.label), result.n_files, self._n_slices, len(result.slices))
+        self._studies.append((*head, *tail, *_facts(result.facts), *self._chances(result)))
         for scored in result.slices:
             self._slices.whole.extend((number, scored.slice_index))
             self._slices.real.extend((scored.z_mm, scored.lung_area_mm2, *(one.probability for one in scored.predictions)))
@@ -104,6 +136,14 @@ class Columns:
         self._events += [(number, e.scope, e.stage, e.code, e.count) for e in result.events]
         if len(self._studies) >= BATCH:
             self.close()
+
+    def _chances(self, result: StudyResult) -> Iterator[float]:
+        """What every network says, then who lies above its threshold."""
+        found = result.probabilities or [math.nan] * len(self._networks)
+        yield from found
+        for network, value in zip(self._networks, found, strict=True):
+            if network.threshold is not None:
+                yield -1 if math.isnan(value) else int(value >= network.threshold)
 
     def _add_details(self, network: int, details: Sequence[Detail]) -> None:
         whole, real = self._details.whole.extend, self._details.real.extend
@@ -117,7 +157,7 @@ class Columns:
         """Write what is buffered."""
         self._write("studies", [list(values) for values in zip(*self._studies, strict=True)])
         whole, real = self._slices.take()
-        self._write("slices", [*whole.T, *real[:, :2].T, real[:, 2:]])
+        self._write("slices", [*whole.T, *real.T])
         whole, real = self._details.take()
         self._write("details", [*whole.T, *real[:, :4].T, real[:, 4:8], real[:, 8:]])
         self._write("events", [list(values) for values in zip(*self._events, strict=True)])
@@ -126,9 +166,9 @@ class Columns:
 
     def _write(self, group: str, columns: Sequence[Any]) -> None:
         """Extend the columns of `group`, given in the order of its layout, if there is anything to add."""
-        for (name, (kind, _, _)), values in zip(self._layout[group].items(), columns, strict=bool(columns)):
+        for (name, column), values in zip(self._layout[group].items(), columns, strict=bool(columns)):
             if len(values):
-                _extend(self._file[group][name], np.array(values, dtype=kind))
+                _extend(self._file[group][name], np.array(values, dtype=column.kind))
 
 
 class _Numbers:
@@ -151,13 +191,38 @@ def _extend(dataset: Any, values: np.ndarray[Any, Any]) -> None:
     dataset[start:] = values
 
 
-def _narrow(layout: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str, int]]:
-    return {name: (kind, text, 0) for name, (kind, text) in layout.items()}
+def _make(file: h5py.File, path: str, column: Column) -> None:
+    """An empty data set that can grow, and says what it holds."""
+    shape = (0, column.width) if column.width else (0,)
+    chunks = (8192, *shape[1:])
+    data = file.create_dataset(path, shape, column.kind, maxshape=(None, *shape[1:]), chunks=chunks, compression=1)
+    data.attrs["description"] = column.text
+    if column.unit:
+        data.attrs["unit"] = column.unit
+
+
+def _told(network: Network) -> tuple[Any, ...]:
+    """A row of /networks."""
+    above, threshold = ("", math.nan) if network.threshold is None else (network.above, network.threshold)
+    names = (network.column, above, network.task, ";".join(network.classes), network.positive)
+    return (*names, threshold, network.sha256, network.meaning)
+
+
+def _facts(facts: Facts) -> list[Any]:
+    """What is told of the scored series; NaN for a number that is not known."""
+    return [_plain(getattr(facts, name)) for name in FACTS]
+
+
+def _plain(value: str | float | None) -> str | float:
+    """A cell that HDF5 can hold: its texts end at a zero byte."""
+    if isinstance(value, str):
+        return value.replace("\0", "")
+    return math.nan if value is None else value
 
 
 def describe_run(file: h5py.File, provenance: Provenance | None) -> None:
     """What stands beside the columns."""
-    file.attrs["schema_version"] = 1
+    file.attrs["schema_version"] = SCHEMA
     file.attrs["notice"] = NOTICE
     if provenance is not None:
         file.attrs["provenance"] = msgspec.json.encode(provenance).decode()

@@ -1,4 +1,7 @@
-"""Where a box of the network's picture lies in the stored image. Padded pixels never leave drenet/network.py."""
+"""Where a box of the network's picture lies in the stored image. Padded pixels never leave drenet/network.py.
+
+A network may look at a detail that reaches over the picture's border: what is told of it is the part within.
+"""
 
 from __future__ import annotations
 
@@ -13,3 +16,9 @@ def to_original(box: Box, crop: Box, image_px: int, affine: Affine) -> Box:
     rows = sorted(a * y + b * x + c for y, x in corners)
     columns = sorted(d * y + e * x + f for y, x in corners)
     return Box(rows[0], columns[0], rows[1], columns[1])
+
+
+def within(box: Box, image_px: int) -> Box:
+    """The part of a box that lies in the picture."""
+    top, left, bottom, right = (min(max(edge, 0.0), float(image_px)) for edge in (box.top, box.left, box.bottom, box.right))
+    return Box(top, left, bottom, right)

@@ -21,7 +21,7 @@ from pipeline.records import (
     Study,
     StudyResult,
 )
-from pipeline.study.boxes import to_original
+from pipeline.study.boxes import to_original, within
 
 EXCLUDING = frozenset({Reason.NO_LUNG_FOUND, Reason.NOT_CHEST, Reason.GREY_UNKNOWN})
 """Reasons met after indexing that exclude a study rather than fail it: the input is sound, it is not ours."""
@@ -91,10 +91,11 @@ def _scored(prepared: PreparedStudy, row: int, predictions: Sequence[SlicePredic
 
 
 def _placed(prediction: SlicePrediction, prepared: PreparedStudy, row: int) -> SlicePrediction:
-    """The same prediction with every detail's box in the stored image's pixels too."""
+    """The same prediction with every detail's box within the picture, and in the stored image's pixels too."""
     size = prepared.images.shape[1]
 
     def place(detail: Detail) -> Detail:
-        return replace(detail, original=to_original(detail.box, prepared.crops[row], size, prepared.original_affine))
+        box = within(detail.box, size)
+        return replace(detail, box=box, original=to_original(box, prepared.crops[row], size, prepared.original_affine))
 
     return SlicePrediction(prediction.probability, tuple(place(detail) for detail in prediction.details))

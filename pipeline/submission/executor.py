@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import Config, read_config
 from pipeline.errors import ConfigurationError, Drained, PipelineError
+from pipeline.run.weights import Weights, weights_of
 from pipeline.submission.queue import FOLDER
 from pipeline.submission.resources import JOB_NAME, WORDS, check, options, step_options
 
@@ -88,19 +89,19 @@ class Leg:
 
 
 def submit(
-    archive: str | Path, weights: str | Path | Sequence[str | Path], out: str | Path, *,
+    archive: str | Path, weights: str | Path | Weights | Sequence[str | Path | Weights], out: str | Path, *,
     config: str | Path | None = None, key_file: str | Path | None = None, local: bool = False,
 ) -> Any:  # fmt: skip
     """Submit a run as its [cluster] section says; a submitit job whose `result()` is the run's summary.
 
     `local` starts it on this machine instead. Raises ConfigurationError.
     """
-    files = [weights] if isinstance(weights, str | Path) else list(weights)
+    asked = tuple(map(weights_of, [weights] if isinstance(weights, str | Path | Weights) else weights))
     settings = read_config(Path(config) if config else None)
     cluster = settings.cluster
     leg = Leg(
         str(Path(archive).absolute()),
-        tuple(str(Path(file).absolute()) for file in files),
+        tuple(str(one.absolute()) for one in asked),
         str(Path(out).absolute()),
         str(Path(config).absolute()) if config else None,
         str(Path(key_file).absolute()) if key_file else None,
@@ -109,9 +110,7 @@ def submit(
     )
     from pipeline.submission.looks import PlannedRun, refuse_what_cannot_run
 
-    planned = PlannedRun(
-        settings, Path(out), tuple(Path(file) for file in files), Path(key_file) if key_file else None, Path(archive)
-    )
+    planned = PlannedRun(settings, Path(out), asked, Path(key_file) if key_file else None, Path(archive))
     executor = _executor(settings, Path(out).absolute() / FOLDER, local=local)
     refuse_what_cannot_run(planned, on_cluster=not local)
     return executor.submit(leg)

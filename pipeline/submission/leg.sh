@@ -2,6 +2,12 @@ set -u
 export OPENBLAS_NUM_THREADS=$OMP_NUM_THREADS MKL_NUM_THREADS=$OMP_NUM_THREADS
 job=${SLURM_JOB_ID:-0}
 
+if ! command -v "${drenet[0]}" >/dev/null; then
+    echo "drenet: there is no ${drenet[0]} in this job's PATH: activate the environment that it is installed in, by a line such as" >&2
+    echo "'source /project/venv/bin/activate' above the dashes of this script, or in [cluster] setup; or name it whole in command" >&2
+    exit 2
+fi
+
 # When this allocation ends: no study is begun that cannot end before it.
 if [ -z "${SLURM_JOB_END_TIME:-}" ] && ends=$("$queue" -h -j "$job" -o %e 2>/dev/null); then
     SLURM_JOB_END_TIME=$(date -d "$ends" +%s 2>/dev/null) && export SLURM_JOB_END_TIME

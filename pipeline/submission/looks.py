@@ -21,6 +21,7 @@ from pipeline.run.beforehand import check_apart, check_archive, check_key, check
 from pipeline.run.estimate import START_S, estimate
 from pipeline.run.resume import last_places
 from pipeline.run.run_toml import read_described
+from pipeline.run.weights import Weights, check_names
 from pipeline.submission.site import Finding, site_findings
 
 
@@ -30,7 +31,7 @@ class PlannedRun:
 
     config: Config
     out: Path | None = None
-    weights: tuple[Path, ...] = ()
+    weights: tuple[Weights, ...] = ()
     key_file: Path | None = None
     archive: Path | None = None
 
@@ -68,7 +69,12 @@ def wrong_key(planned: PlannedRun) -> Iterator[Finding]:
 def wrong_weights(planned: PlannedRun) -> Iterator[Finding]:
     """Checkpoints that are missing, or not those that the run was begun with."""
     begun = _begun(planned.out)
-    for number, path in enumerate(planned.weights):
+    try:
+        check_names(planned.weights)
+    except ConfigurationError as error:
+        yield Finding("weights", str(error), "--weights NAME=PATH, each with a name of its own")
+    for number, one in enumerate(planned.weights):
+        path = one.path
         try:
             check_weights(path)
             digest = hashlib.sha256(path.read_bytes()).hexdigest()

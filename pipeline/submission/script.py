@@ -53,4 +53,8 @@ def _own_clock(cluster: ClusterConfig) -> str:
 
 
 def _part(cluster: ClusterConfig) -> str:
-    return f'--part "${{SLURM_ARRAY_TASK_ID:-1}}/{cluster.parts}"' if cluster.parts > 1 else ""
+    """Which part of how many a task does: the array says, which may be another than the section's (`sbatch --array=1-2`)."""
+    if cluster.parts <= 1:
+        return ""
+    place = "(${SLURM_ARRAY_TASK_ID:-1} - ${SLURM_ARRAY_TASK_MIN:-1}) / ${SLURM_ARRAY_TASK_STEP:-1} + 1"
+    return f'--part "$(({place}))/${{SLURM_ARRAY_TASK_COUNT:-{cluster.parts}}}"'

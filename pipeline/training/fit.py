@@ -27,6 +27,7 @@ from pipeline.errors import ConfigurationError, Drained
 from pipeline.evaluation.metrics import area_under_curve
 from pipeline.evaluation.scoring import best_threshold, probabilities
 from pipeline.mpi.stall import moved
+from pipeline.mpi.terminal import bar_options
 from pipeline.mpi.world import Alone, World
 from pipeline.study.drenet import Baseline, DreNet
 from pipeline.training.batches import Sample, epoch_order, full_batch
@@ -118,24 +119,40 @@ def fit(world: Alone | World, trainer: Trainer, stop: Callable[[], bool] = lambd
     """Train to the end of the recipe, or to the early stop, resuming where an earlier start left off. Raises Drained."""
     state = read_state(world, trainer.folders.run, trainer.network, trainer.optimiser)
     recipe = trainer.recipe
-    while state.epoch < recipe.trunk_epochs + recipe.epochs and not state.stopped:
+    while state.epoch < n_epochs(recipe) and not state.stopped:
+        begun, n_before = time.monotonic(), state.step
         _epoch(world, trainer, state, stop)
         areas = _validated(world, trainer, state)
         state.epoch, state.step = state.epoch + 1, 0
         state.stopped = state.since_best >= recipe.patience
         if world.rank == 0:
-            log.info("epoch %d: loss %.4f, validation AUC %.3f", state.epoch, state.epochs[-1][2], areas)
+            spent_s = (time.monotonic() - begun) * trainer.n_steps / max(1, trainer.n_steps - n_before)
+            log.info(progress(state, recipe, areas, spent_s))
             write_state(trainer.folders.run, trainer.network, trainer.optimiser, state)
             if state.epoch == recipe.trunk_epochs:  # what the full epochs start from, and what --start may begin with
                 write_network(trainer.folders.run / TRUNK, trainer.network, recipe, trainer.cohort.task, None)
     return state
 
 
+def n_epochs(recipe: Recipe) -> int:
+    """How many a training has, should it not stop before."""
+    return recipe.trunk_epochs + recipe.epochs
+
+
+def progress(state: State, recipe: Recipe, area: float, epoch_s: float) -> str:
+    """What is said when an epoch is done that took `epoch_s`."""
+    said = f"epoch {state.epoch} of {n_epochs(recipe)}: loss {state.epochs[-1][2]:.4f}, validation AUC {area:.3f}"
+    if state.stopped:
+        return f"{said}; stopped, no better for {recipe.patience} epochs"
+    return f"{said}; at most about {(n_epochs(recipe) - state.epoch) * epoch_s:,.0f} s left"
+
+
 def _epoch(world: Alone | World, trainer: Trainer, state: State, stop: Callable[[], bool]) -> None:
     """The epoch's steps that are still to do."""
     steps = epoch_order(len(trainer.samples), trainer.recipe, state.epoch)
     saved = time.monotonic()
-    bar = tqdm(total=len(steps), initial=state.step, desc=f"epoch {state.epoch + 1}", disable=None if world.rank == 0 else True)
+    look = bar_options() if world.rank == 0 else {"disable": True}
+    bar = tqdm(total=len(steps), initial=state.step, desc=f"epoch {state.epoch + 1} of {n_epochs(trainer.recipe)}", **look)
     for number in range(state.step, len(steps)):
         losses = trainer.step(state.epoch, number, steps[number])
         moved()

@@ -132,4 +132,5 @@ def _finish(request: Request, state: State) -> None:
 
     draw_curves(request.out / "curves.png", state)
     rows = list(csv.DictReader((request.out / SPLIT).read_text(encoding="utf-8").splitlines()))
-    log.info("best validation AUC %.3f; %s", state.best, dict(Counter(row["part"] for row in rows)))
+    parts = ", ".join(f"{name} {count}" for name, count in Counter(row["part"] for row in rows).items())
+    log.info("best validation AUC %.3f; patients: %s", state.best, parts)

@@ -1,0 +1,50 @@
+"""find: what lies behind the keys of a run's tables, for who may see the archive."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.cli.shared import add_json, as_json
+
+if TYPE_CHECKING:
+    from pipeline.run.find import Origin
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Their arguments."""
+    find = commands.add_parser("find", help="from a key of the tables to the files and UIDs behind it, and back")
+    find.add_argument("run", type=Path, help="the run's folder, with its private/")
+    find.add_argument(
+        "keys",
+        nargs="+",
+        metavar="KEY",
+        help="key of a study, series or patient, or KEY/SLICE_INDEX; a UID; a path, in a container CONTAINER!/MEMBER",
+    )
+    add_json(find)
+    find.set_defaults(command=_find)
+
+
+def _find(options: argparse.Namespace) -> int:
+    from pipeline.run.find import find
+
+    found = {key: find(options.run, key) for key in options.keys}
+    if options.json:
+        print(as_json(found))
+        return 0
+    for key, images in found.items():
+        print(f"{key}: {len(images)} images")
+        for one in images:
+            print(f"  {_said(one)}")
+    print("This identifies patients: keep it where the archive is kept.")
+    return 0
+
+
+def _said(one: Origin) -> str:
+    """One image on one line: what the tables call it, then what the archive does."""
+    index = "" if one.slice_index is None else f"/{one.slice_index}"
+    keys = f"study {one.study_key}, series {one.series_key or '(no candidate)'}{index}, patient {one.patient_key}"
+    file = f"{one.path}!/{one.member}" if one.member else one.path
+    uids = f"instance {one.sop_uid or 'none'}, series {one.series_uid}, study {one.study_uid}"
+    return f"{keys}: {file} (frame {one.frame}), {uids}"
