@@ -53,7 +53,7 @@ def test_the_highest_scores_of_the_whole_run_are_always_kept(tmp_path):
 
 
 def test_flagged_studies_are_kept_until_the_pack_is_full(tmp_path):
-    album = Album(tmp_path / "x.pack", RunConfig(images_top=1, images_flag_at=0.5, images_mb=0.5))
+    album = Album(tmp_path / "x.pack", RunConfig(images_top=1, images_flag_at=0.5, images_mb=1.0))
     pictures = study_pictures("K", "input", *_study(), WindowConfig())
     wanted = []
     for score in (0.9, 0.6, 0.4, 0.7, 0.8, 0.95):

@@ -14,7 +14,7 @@ from pipeline.run.journal import Place, journal_files, take_notes
 
 PAUSE_S = 600.0
 """Where no study ended for longer than this nobody was working."""
-STAGES = ("read", "lung", "prepare", "infer")
+STAGES = ("read", "lung", "prepare", "infer", "pictures")
 MERGED = "earlier attempts"
 
 

@@ -71,7 +71,8 @@ class Preparer:
             prepared = prepare(volume, masks, series.seed, config)
         self.seen = (volume, masks, prepared)
         if self._sheets:
-            write_contact_sheet(self._sheets / f"{study.study_key}.png", volume, masks, prepared)
+            with self.timed("pictures"):
+                write_contact_sheet(self._sheets / f"{study.study_key}.png", volume, masks, prepared)
         return prepared
 
     def _masks(self, volume: Volume) -> Mask:
@@ -90,9 +91,9 @@ class Preparer:
         """Add what the stage takes to `seconds`."""
         begun = time.monotonic()
         yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - begun
         moved()
         self._tick()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +137,14 @@ class Screener:
         seen = self._preparer.seen
         if self._album is None or seen is None or not self._album.wants(result):
             return
-        try:
-            pictures = study_pictures(result.study_key, input_, *seen, self._config.window)
-        except Exception as error:  # noqa: BLE001  see above
-            log.warning("study %s: no pictures: %s", result.study_key, frames_of(error))
-            return
-        if pictures:
-            self._album.add(pictures)
+        with self._preparer.timed("pictures"):
+            try:
+                pictures = study_pictures(result.study_key, input_, *seen, self._config.window)
+            except Exception as error:  # noqa: BLE001  see above
+                log.warning("study %s: no pictures: %s", result.study_key, frames_of(error))
+                return
+            if pictures:
+                self._album.add(pictures)
 
     def _result(self, study: Study) -> tuple[StudyResult, bool]:
         """(the study's row, whether it failed)."""
@@ -162,7 +164,7 @@ class Screener:
         series, prepared = self._preparer.best(study)
         with self._preparer.timed("infer"):
             predictions = self._engine.predict(prepared, self._tick)
-        return study_result(study, series, prepared, predictions)
+            return study_result(study, series, prepared, predictions)
 
 
 def lost_line(dealt: DealtStudy) -> Line:

@@ -293,7 +293,7 @@ function picture(view, slice, said, source, width, height, outline, edges) {
   const drawn = details(view, slice).map((detail, place) => ({ detail, place })).filter(({ detail }) => detail.probability > view.from);
   const boxes = drawn.length ? `${drawn.length} boxes: ${drawn.map(({ detail, place }) => tell(detail, place)).join("; ")}` : "no box";
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${said}; ${boxes}` });
-  svg.append(draw("image", { href: `data:image/webp;base64,${source}`, width, height, preserveAspectRatio: "none" }));
+  svg.append(draw("image", { href: `data:image/jpeg;base64,${source}`, width, height, preserveAspectRatio: "none" }));
   if (view.outline) for (const points of outline) svg.append(draw("polygon", { class: "outline", points }));
   for (const { detail, place } of drawn) svg.append(...boxOf(detail, place, edges(detail), width));
   const none = drawn.length ? "" : `; no detail above ${view.from}`;
