@@ -264,9 +264,10 @@ def _tables_of(out: Path) -> Summary:
 
 def _show(out: Path) -> None:
     """Make the report, which can be made again: whatever goes wrong with it, the tables stay. Raises PipelineError."""
-    from pipeline.report import write_report
+    from pipeline.report import keep_highest, write_report
 
     try:
+        keep_highest(out)
         write_report(out)
     except PipelineError:
         raise

@@ -14,7 +14,7 @@ from pipeline.records import Box, Detail, Event, Facts, Found, Line, ScoredSlice
 from pipeline.run.gather import gather
 from pipeline.run.journal import encode
 from pipeline.run.run_toml import Described, Network
-from pipeline.study.picture_pack import Album, study_pictures
+from pipeline.study.picture_pack import Album, deep_pictures, study_pictures
 from pipeline.study.slices import prepare
 
 LOST = (("EXCLUDED", "NO_CT", "index"), ("EXCLUDED", "NO_LUNG_FOUND", "lung"), ("FAILED", "DECODE_ERROR", "decode"))
@@ -71,7 +71,7 @@ def lost(number):
 
 
 def picture(run: Path, key, input_="0" * 16):
-    """Keep pictures of one scored study of a fabricated run: noise and two square lungs where its slices are."""
+    """Keep pictures of one scored study of a fabricated run: noise and two square lungs where its slices are; the volume."""
     slices = open_run(run).slices
     index = slices.loc[slices["study_key"] == key, "slice_index"].to_numpy(np.int32)
     index = np.append(index, index[-1] + 14)  # one more was read and left out
@@ -81,8 +81,13 @@ def picture(run: Path, key, input_="0" * 16):
     masks[:-1, 30:90, 20:55] = masks[:-1, 30:90, 70:105] = True
     hu[masks] = draw.normal(-850, 60, int(masks.sum())).clip(-1024, 0)
     volume = Volume(hu, index * 1.5, index, (2.8, 2.8), n_series=int(index[-1]) + 1)
-    pictures = study_pictures(key, input_, volume, masks, prepare(volume, masks, 1, Config()), WindowConfig())
-    Album(run / "images" / "0001-rank-00000.pack", Config().run).add(pictures)
+    without = [[[0.5, 0.4, 0.6, 0.5, 0.5, 0.5, 0.3, 0.2]]] * (len(index) - 1)
+    prepared = prepare(volume, masks, 1, Config())
+    pictures = study_pictures(key, input_, volume, masks, prepared, WindowConfig(), without=without)
+    album = Album(run / "images" / "0001-rank-00000.pack", Config().run)
+    album.add(pictures)
+    album.add_deep(deep_pictures(key, input_, volume))
+    return volume
 
 
 def fabricated_run(run: Path, n_studies=60, n_ranks=3, labels=("",)):

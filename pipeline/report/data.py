@@ -1,26 +1,37 @@
-"""The page's data files: the table of studies, column by column, and every study's slices in chunks.
+"""The page's data files: the table of studies by column and by hundreds of rows, and every study's slices in chunks.
 
-A page opened as file:// may load scripts but not fetch: each file is one call, `drenet.put(name, value)`.
+A page opened as file:// may load scripts but not fetch: each file is one call, `drenet.put(name, value)`. The page loads a file
+when it needs it: rows to show them, a column to sort or filter by it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pandas as pd
 
+from pipeline.records import MIN_LUNG_FRACTION
 from pipeline.run.read_tables import Run
 from pipeline.run.weights import above_of
 
 CHUNK = 500
-"""Studies whose slices share a file."""
+"""Studies that share a file of rows, and of slices."""
+PRINTED = 3
+"""Studies whose panels a printed page shows."""
+MOST_CHOICES = 40
+"""Different values that a filter offers as a list."""
+FIRST = frozenset({"study_key", "status", "reason"})
+"""Columns that a narrow screen shows at first, beside the scores."""
+SCORE = "mean over the scored slices of the positive class's probability"
 COLUMNS = {
     "study_key": ("study", "key", "keyed pseudonym of the study"),
     "patient_key": ("patient", "key", "keyed pseudonym of the patient"),
+    "pictured": ("pictures", "choice", "yes: pictures of it were kept, and its panel shows them"),
     "status": ("status", "choice", "OK, OK_WITH_WARNINGS, EXCLUDED (sound, nothing to screen in it) or FAILED (broken)"),
     "reason": ("reason", "text", "why it was not scored"),
     "warnings": ("warnings", "text", "what was odd but usable"),
@@ -34,6 +45,7 @@ COLUMNS = {
     "n_slices": ("in series", "number", "slices of the scored series"),
     "kvp": ("kVp", "number", "tube voltage"),
     "n_files": ("files", "number", "files that belong to the study"),
+    "seconds": ("work, s", "number", "seconds of work"),
 }
 
 
@@ -44,32 +56,52 @@ def put(path: Path, name: str, value: object) -> None:
 
 
 def choose_shown(studies: pd.DataFrame, networks: list[str], most: int, wanted: Collection[str]) -> pd.DataFrame:
-    """At most `most` studies for the page, those of `wanted` and then the highest scores, in order of study_key.
+    """At most `most` studies for the page, those of `wanted` and then the highest scores; the first network's highest go first.
 
     Of equal scores and of those without one the lower key goes first.
     """
-    if len(studies) <= most:
-        return studies
-    scores = studies[networks].max(axis=1).mask(studies["study_key"].isin(list(wanted)), math.inf)
-    return studies.loc[scores.sort_values(ascending=False, kind="stable").index[:most]].sort_index()
+    if len(studies) > most:
+        scores = studies[networks].max(axis=1).mask(studies["study_key"].isin(list(wanted)), math.inf)
+        studies = studies.loc[scores.sort_values(ascending=False, kind="stable").index[:most]].sort_index()
+    return studies.sort_values(networks[0], ascending=False, kind="stable", na_position="last", ignore_index=True)
 
 
-def write_studies(folder: Path, studies: pd.DataFrame, networks: list[str], pictured: set[str], timing: pd.DataFrame) -> None:
-    """studies.js: the columns of the table, in order of study_key; `pictured` studies have their pictures in a file."""
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a panel draws with: boxes from this normalised detail score on, and none that shows less original lung than this."""
+
+    box_from: float
+    min_lung: float
+
+
+AS_PUBLISHED = Shown(0.8, MIN_LUNG_FRACTION)
+"""The paper's figure 4 draws details from here on."""
+
+
+def write_studies(
+    folder: Path, studies: pd.DataFrame, networks: list[str], pictured: set[str], timing: pd.DataFrame, shown: Shown
+) -> None:  # fmt: skip
+    """The table, in the order of `studies`: studies.js says what there is, column-N.js hold a column, rows-N.js rows."""
     table = studies.copy()
-    wanted = list(COLUMNS)
-    wanted[3:3] = [one for name in networks for one in (name, above_of(name)) if one in table]
-    columns: list[dict[str, Any]] = [_column(table, name, networks) for name in wanted]
+    table["pictured"] = table["study_key"].isin(pictured).map({True: "yes", False: None})
     seconds = timing.set_index("study_key").drop(columns=["rank", "at_s"]).sum(axis=1)
-    spent = table["study_key"].map(seconds).round(2)
-    columns.append(
-        {"name": "seconds", "label": "work, s", "kind": "number", "told": "seconds of work", "values": _plain(spent)}
-    )
+    table["seconds"] = table["study_key"].map(seconds).round(2)
+    wanted = list(COLUMNS)
+    wanted[2:2] = [one for name in networks for one in (name, above_of(name)) if one in table]
+    columns: list[dict[str, Any]] = [_column(table, name, networks) for name in wanted]
+    for place, column in enumerate(columns):
+        put(folder / f"column-{place}.js", f"column-{place}", _whole(column))
+    for start in range(0, len(table), CHUNK):
+        rows = list(zip(*(column["values"][start : start + CHUNK] for column in columns), strict=True))
+        put(folder / f"rows-{start // CHUNK}.js", f"rows-{start // CHUNK}", rows)
     value = {
-        "columns": columns,
+        "columns": [_described(column) for column in columns],
         "networks": networks,
-        "pictured": [int(key in pictured) for key in table["study_key"]],
+        "n": len(table),
         "chunk": CHUNK,
+        "printed": [row for row, key in enumerate(table["study_key"].head(CHUNK)) if key in pictured][:PRINTED],
+        "box_from": shown.box_from,
+        "min_lung": shown.min_lung,
     }
     put(folder / "studies.js", "studies", value)
 
@@ -96,13 +128,29 @@ def write_slices(folder: Path, studies: pd.DataFrame, run: Run, networks: list[s
 
 def _column(table: pd.DataFrame, name: str, networks: list[str]) -> dict[str, Any]:
     if name in networks:
-        told = "mean over the scored slices of the positive class's probability"
-        return {"name": name, "label": name, "kind": "score", "told": told, "values": _plain(table[name].round(4))}
+        return {"name": name, "label": name, "kind": "score", "told": SCORE, "values": _plain(table[name].round(4))}
     if name in map(above_of, networks):
         told = "1: at or above the threshold that the network states for its operating point"
         return {"name": name, "label": name.replace("_", " "), "kind": "number", "told": told, "values": _plain(table[name])}
     label, kind, told = COLUMNS[name]
     return {"name": name, "label": label, "kind": kind, "told": told, "values": _plain(table[name])}
+
+
+def _described(column: dict[str, Any]) -> dict[str, Any]:
+    """A column without its values: with the few different ones, where few they are, and whether a narrow screen shows it."""
+    said = {name: column[name] for name in ("name", "label", "kind", "told")}
+    said["first"] = column["kind"] == "score" or column["name"] in FIRST
+    choices = sorted({value for value in column["values"] if value is not None}) if column["kind"] == "choice" else []
+    return said | ({"choices": choices} if 0 < len(choices) <= MOST_CHOICES else {})
+
+
+def _whole(column: dict[str, Any]) -> dict[str, Any]:
+    """All values of a column; texts that recur are written once."""
+    values = column["values"]
+    choices = {value: code for code, value in enumerate(sorted({one for one in values if isinstance(one, str)}))}
+    if not choices or len(choices) > len(values) / 4:
+        return {"values": values}
+    return {"choices": list(choices), "codes": [None if value is None else choices[value] for value in values]}
 
 
 def _plain(column: pd.Series[Any]) -> list[Any]:

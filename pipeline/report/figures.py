@@ -60,7 +60,7 @@ def _scores(studies: pd.DataFrame, name: str) -> Chart:
     axes.set(xlabel=f"{name} of a study", ylabel="studies", xlim=(0, 1))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     if list(groups) != [""]:
-        axes.legend(frameon=False)
+        _legend(axes)
     low, middle, high = scores[name].quantile([0.05, 0.5, 0.95])
     said = f"{len(scores):,} studies scored. Median {middle:.3f}; nine in ten lie between {low:.3f} and {high:.3f}."
     title = "Scores of the studies" if name == "probability" else f"Scores of the studies, {name}"
@@ -102,7 +102,7 @@ def _ranks(timing: pd.DataFrame) -> Chart:
             axes.bar(np.arange(len(spent)), top - base, 0.8, bottom=base, hatch=HATCHES[number % len(HATCHES)], **look)
         base = top
     axes.set(xlabel=f"{len(spent):,} ranks of all attempts, the busiest first", ylabel="seconds of work", xticks=[])
-    axes.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    _legend(axes)
     counts = timing["rank"].value_counts()
     said = f"{len(counts):,} ranks took {counts.min():,} to {counts.max():,} studies each; the busiest worked {base[0]:,.0f} s"
     return Chart("Work of every rank", f"{said}, the least busy {base[-1]:,.0f} s.", _source(figure, "ranks"))
@@ -113,6 +113,11 @@ def _figure() -> tuple[Figure, mpl.axes.Axes]:
     axes = figure.subplots()
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     return figure, axes
+
+
+def _legend(axes: mpl.axes.Axes) -> None:
+    """Above the axes, where it covers no curve."""
+    axes.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
 
 def _source(figure: Figure, name: str) -> str:

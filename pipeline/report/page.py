@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import jinja2
@@ -17,14 +16,15 @@ from markupsafe import Markup
 from pipeline.files import storage_error
 from pipeline.records import MIN_LUNG_FRACTION, NOTICE
 from pipeline.report.card import BLANK, card_text, fill_card
-from pipeline.report.data import choose_shown, write_slices, write_studies
+from pipeline.report.data import Shown, choose_shown, write_slices, write_studies
 from pipeline.report.evaluation import read_evaluation
 from pipeline.report.figures import charts
 from pipeline.report.flow import Flow, read_flow
+from pipeline.report.panel import allowed, asset
 from pipeline.report.pictures import write_pictures
 from pipeline.report.timing import read_timing, slowest_stages
 from pipeline.run.gather import payload_digest
-from pipeline.run.paths import REPORT
+from pipeline.run.paths import EXCLUSIONS, PATIENTS, REPORT, RESULTS, RUN_TOML, SLICES, STUDIES
 from pipeline.run.read_tables import Run, open_run
 from pipeline.run.resume import noted_places
 from pipeline.run.run_toml import Described, read_described
@@ -38,6 +38,14 @@ PARTS = {
     "provenance": "Provenance",
     "card": "Model and run card",
 }
+FILES = {
+    RUN_TOML: "settings, versions, digests",
+    STUDIES: "one row a study",
+    PATIENTS: "one row a patient",
+    SLICES: "one row a scored slice",
+    EXCLUSIONS: "what was left out or noted, with its reason",
+    RESULTS: "all of it, with every detail",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +56,8 @@ class Options:
     """Normalised detail score above which a detail is drawn as a box (the paper's figure 4)."""
     pictured: int = 100
     """Most studies whose pictures the report takes from the packs, the highest scores first."""
-    rows: int = 50_000
-    """Most studies in the page's table, the highest scores first: a browser opens so many at once."""
+    rows: int = 200_000
+    """Most studies in the page's table, the highest scores first."""
 
 
 def write_report(folder: Path, options: Options = Options()) -> Path:
@@ -75,7 +83,7 @@ def _write(run: Run, part: Path, options: Options) -> None:
     stages = slowest_stages(timing)
     pictured = write_pictures(part / "data", run, networks, places, options.pictured)
     shown = choose_shown(run.studies, networks, options.rows, pictured | set(stages["worst_study"]))
-    write_studies(part / "data", shown, networks, pictured, timing)
+    write_studies(part / "data", shown, networks, pictured, timing, Shown(options.box_from, MIN_LUNG_FRACTION))
     write_slices(part / "data", shown, run, networks)
     evaluation = read_evaluation(run.folder)
     card = fill_card(run, described, flow, options.box_from, evaluated=evaluation is not None)
@@ -93,8 +101,7 @@ def _write(run: Run, part: Path, options: Options) -> None:
         configuration=msgspec.toml.encode(described.config).decode(),
         card={name: [one for one in card if one.of == name] for name in dict.fromkeys(one.of for one in card)},
         blank=BLANK,
-        box_from=options.box_from,
-        min_lung_fraction=MIN_LUNG_FRACTION,
+        files=_files(run.folder),
         notice=NOTICE,
     )
     (part / "card.md").write_text(card_text(card), encoding="utf-8")
@@ -102,15 +109,25 @@ def _write(run: Run, part: Path, options: Options) -> None:
 
 
 def _template() -> jinja2.Template:
-    assets = files("pipeline.report") / "assets"
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string((assets / "page.html.j2").read_text(encoding="utf-8"))
+    template = environment.from_string(asset("page.html.j2"))
+    css, js = asset("panel.css") + asset("page.css"), asset("panel.js") + asset("table.js")
     template.globals.update(
         number=_number,
-        css=Markup((assets / "page.css").read_text(encoding="utf-8")),  # noqa: S704  our own files
-        js=Markup((assets / "page.js").read_text(encoding="utf-8")),  # noqa: S704
+        css=Markup(css),  # noqa: S704  our own files
+        js=Markup(js),  # noqa: S704
+        css_sha256=Markup(allowed(css)),  # noqa: S704
+        js_sha256=Markup(allowed(js)),  # noqa: S704
     )
     return template
+
+
+def _files(run: Path) -> list[tuple[str, str]]:
+    """(name, what it is) of the run's files that may travel; what a later version adds is named without a word."""
+    names = sorted(path.name for path in run.iterdir() if path.is_file() and not path.name.startswith("."))
+    evaluated = sorted((run / "evaluation").rglob("*"))
+    names += [path.relative_to(run).as_posix() for path in evaluated if path.is_file()]
+    return [(name, FILES.get(name, "")) for name in names]
 
 
 def _tiles(run: Run, flow: Flow) -> list[tuple[str, str, str]]:

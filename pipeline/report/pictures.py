@@ -6,34 +6,59 @@ Boxes come three ways: in the network's pixels, in the pixels of the volume's pi
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from pipeline.records import IDENTITY_AFFINE, Box
+from pipeline.records import IDENTITY_AFFINE, Box, Detail, StudyResult
 from pipeline.report.data import put
 from pipeline.run.journal import Place
-from pipeline.run.read_tables import Run
+from pipeline.run.read_tables import Run, open_run
+from pipeline.run.run_toml import read_described
 from pipeline.study.boxes import to_original
-from pipeline.study.picture_pack import SlicePicture, StudyPictures, find_pictures, read_pictures
+from pipeline.study.picture_pack import (
+    DeepPictures,
+    SlicePicture,
+    StudyPictures,
+    find_pictures,
+    keep_deep,
+    read_deep,
+    read_pictures,
+)
 
 NUMBERS = ("score", "attention", "probability", "lung_fraction")
 
 
+def highest(run: Run, networks: list[str]) -> list[str]:
+    """The keys of all studies, the highest score of any network first; of equal scores the lower key."""
+    scores = run.studies[networks].max(axis=1)
+    ranked: list[str] = run.studies.loc[scores.sort_values(ascending=False, kind="stable").index, "study_key"].tolist()
+    return ranked
+
+
+def keep_highest(folder: Path) -> None:
+    """Leave the full greys of the run's `images_top` highest studies: each rank kept its own."""
+    described = read_described(folder)
+    networks = [network.column for network in described.networks]
+    keep_deep(folder, set(highest(open_run(folder), networks)[: described.config.run.images_top]))
+
+
 def write_pictures(folder: Path, run: Run, networks: list[str], places: dict[str, Place], most: int) -> set[str]:
-    """images-KEY.js of the `most` highest-scoring studies that have pictures; their keys."""
+    """images-KEY.js of the `most` highest-scoring studies that have pictures, deep-KEY.js where all greys are; their keys."""
     inputs = {key: place.input for key, place in places.items() if key}
     found = find_pictures(run.folder, inputs)
-    studies = run.studies
-    scores = studies[networks].max(axis=1)
-    ranked = studies.loc[scores.sort_values(ascending=False, kind="stable").index, "study_key"]
-    chosen = [key for key in ranked if key in found][:most]
+    chosen = [key for key in highest(run, networks) if key in found][:most]
     if chosen:
         with run.results as results:
             details = Details(results, len(networks))
             for key in chosen:
-                put(folder / f"images-{key}.js", f"images-{key}", _study(read_pictures(found[key]), details.of(key)))
+                deep = read_deep(run.folder, key, inputs[key])
+                value = pictures_value(read_pictures(found[key]), details.of(key)) | {"deep": deep is not None}
+                put(folder / f"images-{key}.js", f"images-{key}", value)
+                if deep:
+                    put(folder / f"deep-{key}.js", f"deep-{key}", deep_value(deep))
     return set(chosen)
 
 
@@ -60,9 +85,28 @@ class Details:
         return found
 
 
-def _study(pictures: StudyPictures, details: dict[int, list[list[dict[str, Any]]]]) -> dict[str, Any]:
+def pictures_value(pictures: StudyPictures, details: dict[int, list[list[dict[str, Any]]]]) -> dict[str, Any]:
+    """What a panel draws of one study; `details` is slice index -> [network][detail]."""
+    value: dict[str, Any] = msgspec.to_builtins(pictures)
     slices = [_slice(one, pictures.image_px, details.get(one.index, [])) for one in pictures.slices]
-    return {"size": pictures.size, "image_px": pictures.image_px, "slices": slices}
+    return {name: value[name] for name in ("size", "image_px", "spacing_mm", "window", "coronal")} | {"slices": slices}
+
+
+def deep_value(deep: DeepPictures) -> dict[str, Any]:
+    """The full greys of one study as a panel unpacks them."""
+    value: dict[str, Any] = msgspec.to_builtins(deep, str_keys=True)
+    return {name: value[name] for name in ("size", "step", "slices")}
+
+
+def details_of(result: StudyResult) -> dict[int, list[list[dict[str, Any]]]]:
+    """The same as `Details.of`, of a study that stands in no run's tables."""
+    return {one.slice_index: [[_detail(detail) for detail in of.details] for of in one.predictions] for one in result.slices}
+
+
+def _detail(detail: Detail) -> dict[str, Any]:
+    numbers = {name: round(float(getattr(detail, name)), 4) for name in NUMBERS}
+    box, original = ([round(edge, 2) for edge in astuple(one)] for one in (detail.box, detail.original))
+    return {"box": box, "original": original, **numbers}
 
 
 def _slice(one: SlicePicture, image_px: int, details: list[list[dict[str, Any]]]) -> dict[str, Any]:

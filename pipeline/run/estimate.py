@@ -10,6 +10,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.run.manifest import read_manifest
 from pipeline.run.paths import PRIVATE
 from pipeline.run.resume import noted_places
+from pipeline.study.picture_pack import MAX_DEEP_BYTES
 
 START_S = 60.0
 """Starting, indexing again and gathering; measured in docs/cluster.md, with room."""
@@ -47,7 +48,8 @@ def estimate(run: Path, measured: Path, cluster: ClusterConfig, config: RunConfi
     per_job = -(-n_open // cluster.parts)
     walltime_s = START_S + per_job * study_s / n_working + slowest_s
     node_hours = walltime_s * cluster.nodes * cluster.parts / 3600
-    written = _written(measured, len(seconds), len(ready), config.images_mb * 1e6 * n_ranks * cluster.parts)
+    a_rank = config.images_mb * 1e6 + config.images_top * MAX_DEEP_BYTES
+    written = _written(measured, len(seconds), len(ready), a_rank * n_ranks * cluster.parts)
     return Estimate(n_open, len(seconds), study_s, slowest_s, walltime_s, node_hours, written)
 
 

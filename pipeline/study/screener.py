@@ -25,7 +25,7 @@ from pipeline.study.contact_sheet import write_contact_sheet
 from pipeline.study.drenet import load_checkpoint_bytes
 from pipeline.study.engine import Engine
 from pipeline.study.lungs import lung_masks
-from pipeline.study.picture_pack import Album, study_pictures
+from pipeline.study.picture_pack import Album, deep_pictures, study_pictures
 from pipeline.study.pool import failed_result, study_result
 from pipeline.study.slices import Mask, prepare
 
@@ -137,12 +137,16 @@ class Screener:
         seen = self._preparer.seen
         if self._album is None or seen is None or not self._album.wants(result):
             return
+        key = result.study_key
         with self._preparer.timed("pictures"):
             try:
-                pictures = study_pictures(result.study_key, input_, *seen, self._config.window)
+                pictures = study_pictures(key, input_, *seen, self._config.window, without=self._engine.without_each())
+                deep = deep_pictures(key, input_, seen[0]) if pictures and self._album.is_top(key) else None
             except Exception as error:  # noqa: BLE001  see above
                 log.warning("study %s: no pictures: %s", result.study_key, frames_of(error))
                 return
+            if deep:
+                self._album.add_deep(deep)
             if pictures:
                 self._album.add(pictures)
 

@@ -14,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from pipeline.config import EngineConfig
 from pipeline.errors import Reason, StudyError
 from pipeline.records import Box, Detail, PreparedStudy, SlicePrediction
 from pipeline.study.drenet import DreNet, DreNetOutput
+from pipeline.study.drenet.network import N_DETAILS
 from pipeline.study.engine.device import open_device
 from pipeline.study.engine.fast import fast_network, planes
 from pipeline.study.engine.shown import Integral, anchors_in_lung, lung_integral, lung_shares
@@ -31,11 +33,14 @@ class Engine:
         self._device = open_device(config, local_rank)
         self._networks = [fast_network(network, config, self._device) for network in networks]
         self._positive = [network.metadata.positive for network in networks]
+        self._looks = [_Looks(network) for network in self._networks]
 
     def predict(
         self, prepared: PreparedStudy, tick: Callable[[], None] = lambda: None
     ) -> tuple[tuple[SlicePrediction, ...], ...]:
         """[slice][network]; `tick` is called between batches. Raises StudyError NONFINITE_OUTPUT."""
+        for looks in self._looks:
+            looks.met.clear()
         images, zooms = self._on_device(prepared.images), self._on_device(prepared.zoom)
         covered = [lung_integral(lung) for lung in prepared.lung]
         at_once = len(covered) if self._device.type == "cuda" else 1
@@ -45,6 +50,15 @@ class Engine:
             rows += self._predict_batch(images[batch], zooms[batch], covered[batch])
             tick()
         return tuple(rows)
+
+    def without_each(self) -> list[list[list[float]]]:
+        """[slice][network][look]: the probability of each slice predicted last with one look's features left out.
+
+        The looks are the six details, the slice and the second look, in the order of the last layer's features; all else stays
+        as it was. No network is computed again.
+        """
+        of = [looks.without_each(positive) for looks, positive in zip(self._looks, self._positive, strict=True)]
+        return [list(rows) for rows in zip(*of, strict=True)]
 
     def _on_device(self, grey_SHW: npt.NDArray[np.uint8]) -> Tensor:
         """A study's slices as they are, a byte a pixel: the device makes planes of them."""
@@ -61,6 +75,27 @@ class Engine:
             output = DreNetOutput(*(part.cpu() for part in network(planes(image), planes(zoom), in_lung=in_lung)))
             found.append([_prediction(output, row, positive, one) for row, one in enumerate(covered)])
         return list(zip(*found, strict=True))
+
+
+class _Looks:
+    """What a network's last layer took in since it was cleared: the features of all looks, side by side."""
+
+    def __init__(self, network: DreNet) -> None:
+        self.met: list[Tensor] = []
+        self._last = network.concat_net
+        self._last.register_forward_hook(lambda _module, given, _output: self.met.append(given[0]))
+
+    @torch.inference_mode()
+    def without_each(self, positive: int) -> list[list[float]]:
+        """[slice][look]: the probability with the features of one look at 0."""
+        rows: list[list[float]] = []
+        for features_NF in self.met:
+            looks_NLF = features_NF.reshape(len(features_NF), N_DETAILS + 2, -1)
+            weights_CLF = self._last.weight.reshape(self._last.out_features, N_DETAILS + 2, -1)
+            share_NLC = torch.einsum("nlf,clf->nlc", looks_NLF, weights_CLF)
+            without_NLC = linear(features_NF, self._last.weight, self._last.bias).unsqueeze(1) - share_NLC
+            rows += torch.softmax(without_NLC, dim=2)[:, :, positive].cpu().tolist()
+        return rows
 
 
 def _prediction(output: DreNetOutput, row: int, positive: int, covered: Integral) -> SlicePrediction:
