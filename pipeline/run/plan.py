@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -77,12 +78,13 @@ class Plan(msgspec.Struct, frozen=True):
         return log_path(Path(self.home), self.attempt, rank)
 
 
-def plan(request: Request) -> Plan:
-    """Root looks before anything starts: archive, weights, key, earlier attempts. Raises ConfigurationError."""
-    if not request.networks:
-        raise ConfigurationError("no weights: name a checkpoint with --weights")
-    networks = [_network(path, number) for number, path in enumerate(request.networks)]
-    config, key = _resolved(request.config), request.key()
+def plan(request: Request, networks: list[Network] | None = None) -> Plan:
+    """Root looks before anything starts: archive, weights, key, earlier attempts. Raises ConfigurationError.
+
+    `networks` spares reading the request's checkpoints for what they say of themselves.
+    """
+    networks = networks or networks_at(request.networks)
+    config, key = resolved(request.config), request.key()
     if (request.out / RUN_TOML).exists():
         _check_unchanged(request, config, networks, key)
     return Plan(
@@ -123,6 +125,13 @@ def read_weights(path: Path, sha256: str) -> bytes:
     return data
 
 
+def networks_at(weights: Sequence[Path]) -> list[Network]:
+    """What the checkpoints say of themselves. Raises ConfigurationError."""
+    if not weights:
+        raise ConfigurationError("no weights: name a checkpoint with --weights")
+    return [_network(path, number) for number, path in enumerate(weights)]
+
+
 def _network(path: Path, number: int) -> Network:
     from pipeline.study.drenet import load_checkpoint
 
@@ -150,7 +159,7 @@ def _check_unchanged(request: Request, config: Config, networks: list[Network], 
         )
 
 
-def _resolved(config: Config) -> Config:
+def resolved(config: Config) -> Config:
     """Root settles `engine = auto` for all ranks, and for every resume."""
     from pipeline.study.engine import resolve_engine
 
