@@ -111,9 +111,8 @@ def run(
         with ExitStack() as preparing:
             if request.part:
                 on_root(world, lambda: preparing.enter_context(hold_briefly(request.out)))
-            made = msgspec.json.decode(
-                agreed(world, lambda: msgspec.json.encode(plan(request, kept.networks if kept else None))), type=Plan
-            )
+            known = kept.networks if kept else None
+            made = msgspec.json.decode(agreed(world, lambda: msgspec.json.encode(plan(request, known))), type=Plan)
             begun(made.log(world.rank))
             if made.index_needed:
                 _index(world, request, made.config, stop)

@@ -29,7 +29,7 @@ LAYERS = (  # lowest first; rooms of one layer know nothing of each other
     {"single"},
     {"cohort"},
     {"evaluation"},
-    {"submission", "training"},
+    {"server", "submission", "training"},
     {"cli"},
     {"__main__"},
 )

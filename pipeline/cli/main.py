@@ -7,7 +7,7 @@ import logging
 import sys
 
 from pipeline import __version__
-from pipeline.cli import jobs, networks, runs, synthetic
+from pipeline.cli import jobs, networks, online, runs, synthetic
 from pipeline.cli.shared import LOG_FORMAT
 from pipeline.errors import PipelineError, RankDied
 from pipeline.mpi.launch import end_all_ranks, launched_rank, part_ways
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="drenet", description=f"Screen chest-CT archives with DRE-Net. {NOTICE}")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for room in (runs, jobs, networks, synthetic):
+    for room in (runs, online, jobs, networks, synthetic):
         room.add(commands)
     return parser
 
