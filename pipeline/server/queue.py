@@ -110,12 +110,13 @@ class Queue:
             raise Problem("QUEUE_FULL")
 
     def add(self, id_: str, n_files: int, n_bytes: int) -> None:
-        """The upload of `id_` is whole: it waits. Raises Problem QUEUE_FULL."""
+        """The upload of `id_` is whole: it waits. Raises Problem QUEUE_FULL, EMPTY_UPLOAD."""
         self.check_room()
-        values = (id_, secrets.token_urlsafe(ID_BYTES), "queued", time.time(), n_files, n_bytes)
-        self._base.execute(
-            "INSERT INTO studies (id, ticket, state, created, n_files, n_bytes) VALUES (?, ?, ?, ?, ?, ?)", values
-        )
+        if not n_files:
+            raise Problem("EMPTY_UPLOAD")
+        values = (id_, secrets.token_urlsafe(ID_BYTES), time.time(), n_files, n_bytes)
+        columns = "id, ticket, state, created, n_files, n_bytes"
+        self._base.execute(f"INSERT INTO studies ({columns}) VALUES (?, ?, 'queued', ?, ?, ?)", values)  # noqa: S608  ours
 
     def find(self, id_: str) -> Row:
         """Raises Problem NO_SUCH_STUDY."""

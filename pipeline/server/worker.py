@@ -14,7 +14,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO
 
@@ -82,11 +84,19 @@ def main() -> None:
     except PipelineError as error:
         tell(News("refused", str(error)))
         return
+    _warm()
     tell(News("ready", networks=kept.networks))
     while True:
         task = msgspec.json.decode(lines.get(), type=Task)
         request = Request(Path(task.archive), weights, Path(task.out), config, _key(begin), contact_sheet=True)
         tell(News("done", outcome=answer(request, kept, clock)))
+
+
+def _warm() -> None:
+    """Load now what the first study would wait for."""
+    for name in ("pipeline.report", "pipeline.report.dicom", "pipeline.run.gather"):
+        with suppress(ImportError):
+            import_module(name)
 
 
 def _key(begin: Begin) -> Path | None:
