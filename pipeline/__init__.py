@@ -6,7 +6,7 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """`screen` and `open_run`, imported when first asked for: torch is not needed to say --help."""
+    """The public functions, imported when first asked for: torch is not needed to say --help."""
     if name == "screen":
         from pipeline.mpi.launch import join
 
@@ -14,6 +14,10 @@ def __getattr__(name: str) -> Any:
         from pipeline.screening import screen
 
         return screen
+    if name in ("screen_one", "screen_few"):
+        from pipeline import single
+
+        return getattr(single, name)
     if name == "open_run":
         from pipeline.run.read_tables import open_run
 

@@ -27,7 +27,7 @@ from pipeline.mpi.stop import Stop, asked_to_stop
 from pipeline.mpi.watcher import InHand, nobody_watches
 from pipeline.mpi.world import Alone, World
 from pipeline.records import DealtStudy, Line
-from pipeline.run.beforehand import check_request
+from pipeline.run.beforehand import check_request, check_weights
 from pipeline.run.index import index
 from pipeline.run.journal import Journal, encode
 from pipeline.run.legs import end_leg
@@ -36,15 +36,42 @@ from pipeline.run.manifest import check_has_ct, read_manifest
 from pipeline.run.open_studies import Report, Share, StudySource, journal_findings
 from pipeline.run.pace import Pace
 from pipeline.run.paths import IMAGES, PRIVATE, part_homes
-from pipeline.run.plan import Plan, Request, describe, plan, read_weights
+from pipeline.run.plan import Plan, Request, describe, networks_at, plan, read_weights, resolved
 from pipeline.run.resume import compact, last_places, noted_places
-from pipeline.run.run_toml import provenance, read_described
+from pipeline.run.run_toml import Network, provenance, read_described
 from pipeline.run.weights import Weights, weights_of
 
 if TYPE_CHECKING:
     from pipeline.run.gather import Summary
+    from pipeline.study.engine import Engine
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a process that screens again and again keeps: the networks, and who is told which stage begins."""
+
+    networks: list[Network]
+    engine: Engine
+    begins: Callable[[str], None] = lambda _: None
+
+
+def keep(
+    weights: Sequence[str | Path | Weights], config: Config, begins: Callable[[str], None] = lambda _: None
+) -> Kept:  # fmt: skip
+    """Load networks once, for many runs with this `config`. Raises PipelineError."""
+    from pipeline.study.drenet import load_checkpoint_bytes
+    from pipeline.study.engine import Engine
+
+    asked = [weights_of(one) for one in weights]
+    for one in asked:
+        check_weights(one.path)
+    networks = networks_at(asked)
+    loaded = [
+        load_checkpoint_bytes(read_weights(one.path, network.sha256)) for one, network in zip(asked, networks, strict=True)
+    ]
+    return Kept(networks, Engine(loaded, resolved(config).engine), begins)
 
 
 def screen(  # noqa: PLR0913  what a run can be asked, all with defaults
@@ -75,9 +102,12 @@ def screen(  # noqa: PLR0913  what a run can be asked, all with defaults
 
 
 def run(
-    world: Alone | World, request: Request, begun: Callable[[Path], None] = lambda _: None, in_hand: InHand = nobody_watches
+    world: Alone | World, request: Request, begun: Callable[[Path], None] = lambda _: None, in_hand: InHand = nobody_watches,
+    kept: Kept | None = None,
 ) -> Summary | None:  # fmt: skip
     """Carry out `request` on all ranks; `begun` is told each rank's log file, `in_hand` what to record should the rank die.
+
+    `kept` spares loading the request's networks, which it must hold.
 
     None on root where other parts of the run are still open. Raises PipelineError, Drained when stopped.
     """
@@ -87,12 +117,13 @@ def run(
         with ExitStack() as preparing:
             if request.part:
                 on_root(world, lambda: preparing.enter_context(hold_briefly(request.out)))
-            made = msgspec.json.decode(agreed(world, lambda: msgspec.json.encode(plan(request))), type=Plan)
+            known = kept.networks if kept else None
+            made = msgspec.json.decode(agreed(world, lambda: msgspec.json.encode(plan(request, known))), type=Plan)
             begun(made.log(world.rank))
             if made.index_needed:
                 _index(world, request, made.config, stop)
             source = on_root(world, lambda: _open(request, made, world.size))
-        networks = [
+        networks = kept or [
             agreed(world, partial(read_weights, one.path, network.sha256))
             for one, network in zip(request.networks, made.networks, strict=True)
         ]
@@ -180,14 +211,16 @@ def _open(request: Request, made: Plan, size: int) -> StudySource:
 
 
 def _screen_dealt(
-    world: Alone | World, made: Plan, networks: list[bytes], source: StudySource | None, stop: Stop, in_hand: InHand
+    world: Alone | World, made: Plan, networks: list[bytes] | Kept, source: StudySource | None, stop: Stop, in_hand: InHand
 ) -> None:  # fmt: skip
     """Every rank takes studies until none is left; trouble on one rank is every rank's."""
     from pipeline.study.engine import hint
     from pipeline.study.screener import Outputs, Screener, lost_line  # torch is for who screens: to index needs none
 
     path = made.journal(world.rank)
-    outputs = Outputs(Path(made.out) / IMAGES if made.contact_sheet else None, made.pack(world.rank))
+    begins = networks.begins if isinstance(networks, Kept) else _nobody
+    outputs = Outputs(Path(made.out) / IMAGES if made.contact_sheet else None, made.pack(world.rank), begins)
+    ready = networks.engine if isinstance(networks, Kept) else networks
 
     def tick() -> None:
         world.tick()
@@ -202,7 +235,7 @@ def _screen_dealt(
     with ExitStack() as stack:
         with trouble_shared(world):
             archive, rank = Path(made.archive), local_rank()
-            screener = stack.enter_context(Screener(archive, made.config, networks, outputs, local_rank=rank, tick=tick))
+            screener = stack.enter_context(Screener(archive, made.config, ready, outputs, local_rank=rank, tick=tick))
             journal = stack.enter_context(Journal(path, made.config.run.fsync_every_s))
         if world.rank == 0 and (said := hint(made.config.engine)):
             log.info(said)
@@ -216,6 +249,10 @@ def _screen_dealt(
                 report = _report(line)
                 own.measured(1.0, report.seconds)
                 done(msgspec.json.encode(report))
+
+
+def _nobody(_: str) -> None:
+    """Nobody is told which stage begins."""
 
 
 def _report(line: Line) -> Report:

@@ -7,7 +7,7 @@ import logging
 import sys
 
 from pipeline import __version__
-from pipeline.cli import completion, jobs, networks, origins, runs, synthetic
+from pipeline.cli import completion, jobs, networks, online, origins, runs, synthetic
 from pipeline.cli.shared import LOG_FORMAT
 from pipeline.errors import PipelineError, RankDied
 from pipeline.mpi.launch import end_all_ranks, part_ways
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="drenet", description=f"Screen chest-CT archives with DRE-Net. {NOTICE}")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for room in (runs, origins, jobs, networks, synthetic, completion):
+    for room in (runs, origins, online, jobs, networks, synthetic, completion):
         room.add(commands)
     for command in commands.choices.values():
         command.formatter_class = Formatter

@@ -79,12 +79,13 @@ class Plan(msgspec.Struct, frozen=True):
         return log_path(Path(self.home), self.attempt, rank)
 
 
-def plan(request: Request) -> Plan:
-    """Root looks before anything starts: archive, weights, key, earlier attempts. Raises ConfigurationError."""
-    if not request.networks:
-        raise ConfigurationError("no weights: name a checkpoint with --weights")
-    networks = _networks(request.networks)
-    config, key = _resolved(request.config), request.key()
+def plan(request: Request, networks: list[Network] | None = None) -> Plan:
+    """Root looks before anything starts: archive, weights, key, earlier attempts. Raises ConfigurationError.
+
+    `networks` spares reading the request's checkpoints for what they say of themselves.
+    """
+    networks = networks or networks_at(request.networks)
+    config, key = resolved(request.config), request.key()
     if (request.out / RUN_TOML).exists():
         _check_unchanged(request, config, networks, key)
     return Plan(
@@ -125,7 +126,10 @@ def read_weights(path: Path, sha256: str) -> bytes:
     return data
 
 
-def _networks(asked: Sequence[Weights]) -> list[Network]:
+def networks_at(asked: Sequence[Weights]) -> list[Network]:
+    """What the checkpoints say of themselves. Raises ConfigurationError."""
+    if not asked:
+        raise ConfigurationError("no weights: name a checkpoint with --weights")
     from pipeline.study.drenet import load_checkpoint
 
     told = [load_checkpoint(one.path).metadata for one in asked]
@@ -154,7 +158,7 @@ def _check_unchanged(request: Request, config: Config, networks: list[Network], 
         )
 
 
-def _resolved(config: Config) -> Config:
+def resolved(config: Config) -> Config:
     """Root settles `engine = auto` for all ranks, and for every resume."""
     from pipeline.study.engine import resolve_engine
 

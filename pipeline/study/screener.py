@@ -36,9 +36,11 @@ class Preparer:
     """Reads a study of one archive and makes of it what networks see. A context manager; holds the decoder."""
 
     def __init__(
-        self, archive: Path, config: Config, *, tick: Callable[[], None] = lambda: None, sheets: Path | None = None
-    ) -> None:
+        self, archive: Path, config: Config, *, tick: Callable[[], None] = lambda: None, sheets: Path | None = None,
+        begins: Callable[[str], None] = lambda _: None,
+    ) -> None:  # fmt: skip
         self._archive, self._config, self._tick, self._sheets = root_of(archive), config, tick, sheets
+        self._begins = begins
         cv2.setNumThreads(config.engine.threads)
         self._decoder = Decoder(config.run.decode_cpu_s, tick)
         self.seconds: dict[str, float] = {}
@@ -89,6 +91,7 @@ class Preparer:
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add what the stage takes to `seconds`."""
+        self._begins(stage)
         begun = time.monotonic()
         yield
         moved()
@@ -98,22 +101,31 @@ class Preparer:
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Where pictures go, beside the journal: contact sheets into the folder `sheets`, a few studies' slices into `pack`."""
+    """Where pictures go, beside the journal: contact sheets into the folder `sheets`, a few studies' slices into `pack`.
+
+    `begins` is told the name of each stage.
+    """
 
     sheets: Path | None = None
     pack: Path | None = None
+    begins: Callable[[str], None] = lambda _: None
 
 
 class Screener:
-    """One rank's replica: the networks, the decoder, and how to take a study through them. A context manager."""
+    """One rank's replica: the networks, the decoder, and how to take a study through them. A context manager.
+
+    `networks` are checkpoints, or an engine that holds them already.
+    """
 
     def __init__(
-        self, archive: Path, config: Config, networks: Sequence[bytes], outputs: Outputs = Outputs(), *,
+        self, archive: Path, config: Config, networks: Sequence[bytes] | Engine, outputs: Outputs = Outputs(), *,
         local_rank: int = 0, tick: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self._config, self._tick = config, tick
-        self._preparer = Preparer(archive, config, tick=tick, sheets=outputs.sheets)
-        self._engine = Engine([load_checkpoint_bytes(data) for data in networks], config.engine, local_rank=local_rank)
+        self._preparer = Preparer(archive, config, tick=tick, sheets=outputs.sheets, begins=outputs.begins)
+        if not isinstance(networks, Engine):
+            networks = Engine([load_checkpoint_bytes(data) for data in networks], config.engine, local_rank=local_rank)
+        self._engine = networks
         self._album = Album(outputs.pack, config.run) if outputs.pack else None
 
     def __enter__(self) -> Screener:

@@ -1,0 +1,352 @@
+"""The addresses of the server: the upload, the study, its events, panel and files; health, metrics; the page."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import logging
+import re
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from functools import cache
+from importlib.resources import files
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipeline.records import NOTICE, StudyResult
+from pipeline.server.answer import Answer, Outcome, Progress, Said
+from pipeline.server.crew import Board, Crew
+from pipeline.server.metrics import Metrics
+from pipeline.server.openapi import document
+from pipeline.server.problems import Problem
+from pipeline.server.queue import Queue, Row
+from pipeline.server.settings import Settings
+from pipeline.server.upload import Files, Limits, receive
+
+log = logging.getLogger(__name__)
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+OPEN = ("/", "/healthz", "/readyz", "/openapi.json")
+"""What needs no token; the page's own files and panels, whose addresses are secrets, besides."""
+ASSETS = {"page.css": "text/css", "page.js": "text/javascript"}
+SILENT_S = 15.0
+"""A stream of events says something so often."""
+
+
+class Server:
+    """What all addresses share."""
+
+    def __init__(self, settings: Settings, queue: Queue, board: Board, metrics: Metrics, crew: Crew) -> None:
+        self.settings, self.queue, self.board, self.metrics, self.crew = settings, queue, board, metrics, crew
+
+    def app(self, more: list[Route] | None = None) -> ASGIApp:
+        """The application; `more` are other doors into the same queue."""
+        study = "/v1/studies/{id}"
+        routes = [
+            Route("/", self.page),
+            Route("/assets/{name}", self.asset),
+            Route("/v1/studies", self.upload, methods=["POST"]),
+            Route(study, self.study, methods=["GET"]),
+            Route(study, self.delete, methods=["DELETE"]),
+            Route(study + "/events", self.events),
+            Route(study + "/panel", self.panel),
+            Route(study + "/files/{name:path}", self.file),
+            Route("/panels/{ticket}/{name:path}", self.panel_file),
+            Route("/healthz", self.healthz),
+            Route("/readyz", self.readyz),
+            Route("/metrics", self.prometheus),
+            Route("/openapi.json", self.openapi),
+            *(more or []),
+        ]
+        handlers = {Problem: _refused, HTTPException: _http, OSError: _storage, Exception: _unexpected}
+        return Guard(Starlette(routes=routes, exception_handlers=handlers), self.settings, self.metrics)
+
+    async def upload(self, request: Request) -> Response:
+        """Take an upload into the queue."""
+        self.check_open()
+        id_ = self.queue.new_id()
+        sink = Files(self.queue.home(id_) / "upload")
+        try:
+            n_bytes = await self.taken(request, sink)
+            self.queue.add(id_, sink.n_files, n_bytes)
+        except BaseException:
+            shutil.rmtree(self.queue.home(id_), ignore_errors=True)
+            raise
+        self.board.changed()
+        row = self.queue.find(id_)
+        body = {"id": id_, "state": row.state, "place": self.queue.place(row)}
+        return _json(body, 202, location=f"/v1/studies/{id_}")
+
+    def check_open(self) -> None:
+        """Raises Problem where no study is taken now."""
+        if self.board.draining:
+            raise Problem("DRAINING")
+        self.queue.check_room()
+
+    async def taken(self, request: Request, sink: Files) -> int:
+        """The body of `request`, in `sink`; its bytes. Raises Problem."""
+        settings, headers = self.settings, request.headers
+        limits = Limits(settings.max_bytes, settings.max_files, settings.upload_s)
+        kind, declared = headers.get("content-type", ""), headers.get("content-length", "")
+        try:
+            n_bytes = await receive(request.stream(), kind, declared, sink, limits)
+        except ClientDisconnect:
+            raise Problem("NOT_MULTIPART", "the connection broke off") from None
+        self.metrics.bytes_in += n_bytes
+        return n_bytes
+
+    def _row(self, request: Request) -> Row:
+        return self.queue.find(request.path_params["id"])
+
+    async def study(self, request: Request) -> Response:
+        """The state, and the numbers."""
+        return _json(self.answer(self._row(request)))
+
+    def answer(self, row: Row) -> Answer:
+        """What is said of a study."""
+        outcome, now = msgspec.json.decode(row.outcome, type=Outcome), self.board.now.get(row.id)
+        results = outcome.results or (list(now.results) if now else [])
+        return Answer(
+            id=row.id,
+            state=row.state,
+            stage=now.stage if now else "",
+            place=self.queue.place(row),
+            created=row.created,
+            started=row.started,
+            ended=row.ended,
+            expires=row.ended + self.queue.keep_s if row.ended else 0.0,
+            n_files=row.n_files,
+            n_bytes=row.n_bytes,
+            code=outcome.code,
+            cure=outcome.cure,
+            networks=outcome.networks or self.crew.networks,
+            results=results,
+            left_out=outcome.left_out,
+            explained=_explained(results, outcome),
+            files=outcome.files,
+            seconds=outcome.seconds,
+            panel=f"/panels/{row.ticket}/index.html" if row.state == "done" else "",
+            returned=row.returned,
+        )
+
+    async def delete(self, request: Request) -> Response:
+        """Cancel, or forget."""
+        row = self._row(request)
+        self.crew.cancel(row.id, "cancelled")
+        self.queue.cancel(row)
+        self.board.changed()
+        return Response(status_code=204)
+
+    async def events(self, request: Request) -> Response:
+        """News as they come."""
+        row = self._row(request)
+        return StreamingResponse(self._stream(row.id), media_type="text/event-stream")
+
+    async def _stream(self, id_: str) -> AsyncIterator[str]:
+        before = None
+        while not self.board.draining:
+            try:
+                row = self.queue.find(id_)
+            except Problem:
+                return
+            now = self.board.now.get(id_)
+            said = Progress(row.state, now.stage if now else "", self.queue.place(row), len(now.results) if now else 0)
+            yield f"event: progress\ndata: {msgspec.json.encode(said).decode()}\n\n" if said != before else ": waiting\n\n"
+            if row.is_final:
+                return
+            before = said
+            await self.board.change(SILENT_S)
+
+    async def panel(self, request: Request) -> Response:
+        """Where the report's page of the study is."""
+        row = self._row(request)
+        if row.state != "done":
+            raise Problem("NOT_ANSWERED" if not row.is_final else "NO_SUCH_FILE")
+        return RedirectResponse(f"/panels/{row.ticket}/index.html", 303)
+
+    async def panel_file(self, request: Request) -> Response:
+        """A file of the report's folder; its page may run the scripts that stand in it, and no other."""
+        row = self.queue.by_ticket(request.path_params["ticket"])
+        report = self.queue.out(row) / "report"
+        path = report / request.path_params["name"]
+        if not path.resolve().is_relative_to(report.resolve()) or not path.is_file():
+            raise Problem("NO_SUCH_FILE")
+        if path.name != "index.html":
+            return FileResponse(path)
+        page = path.read_text(encoding="utf-8")
+        return Response(page, media_type="text/html", headers={"Content-Security-Policy": policy_of(page)})
+
+    async def file(self, request: Request) -> Response:
+        """A file of the answer."""
+        row, name = self._row(request), request.path_params["name"]
+        if not row.is_final:
+            raise Problem("NOT_ANSWERED")
+        if name == "answer.json":
+            return _json(self.answer(row), disposition='attachment; filename="answer.json"')
+        if name not in {one.name for one in msgspec.json.decode(row.outcome, type=Outcome).files}:
+            raise Problem("NO_SUCH_FILE")
+        return FileResponse(self.queue.out(row) / name, filename=name.replace("/", "-"))
+
+    async def page(self, _: Request) -> Response:
+        """The page for a browser."""
+        text = _read("page.html").replace("{notice}", NOTICE)
+        meant = "; ".join(f"{one.column}: {one.meaning}" for one in self.crew.networks if one.meaning)
+        return Response(text.replace("{meaning}", meant), media_type="text/html")
+
+    async def asset(self, request: Request) -> Response:
+        """The page's own files."""
+        name = request.path_params["name"]
+        if name not in ASSETS:
+            raise Problem("NOT_FOUND")
+        return Response(_read(name), media_type=ASSETS[name])
+
+    async def healthz(self, _: Request) -> Response:
+        """It runs."""
+        return Response("ok\n", media_type="text/plain")
+
+    async def readyz(self, _: Request) -> Response:
+        """It takes studies, and somebody screens them."""
+        self.check_open()
+        if not self.crew.n_ready and not self.queue.counts()["running"]:
+            raise Problem("DRAINING", "no worker is ready")
+        return Response("ready\n", media_type="text/plain")
+
+    async def prometheus(self, _: Request) -> Response:
+        """Metrics."""
+        return Response(self.metrics.text(self.queue.counts()), media_type="text/plain; version=0.0.4")
+
+    async def openapi(self, _: Request) -> Response:
+        """The document of all this."""
+        return _json(document())
+
+
+class Guard:
+    """Before every address: whose request it is; after it: the headers that all answers have."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
+        self._app, self._settings, self._metrics = app, settings, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._metrics.responses[str(message["status"])] += 1
+                there = {name.lower() for name, _ in message["headers"]}
+                missing = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                message["headers"] = [*message["headers"], *(pair for pair in missing if pair[0] not in there)]
+            await send(message)
+
+        request = Request(scope)
+        try:
+            self._check(request)
+        except Problem as problem:
+            await _problem(problem)(scope, receive, counted)
+            return
+        await self._app(scope, receive, counted)
+
+    def _check(self, request: Request) -> None:
+        """Raises Problem."""
+        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != host:
+            raise Problem("WRONG_ORIGIN")
+        if not self._settings.token:
+            name = re.sub(r":\d*$", "", host).strip("[]").lower()
+            if name not in {"localhost", "127.0.0.1", "::1", self._settings.host}:
+                raise Problem("WRONG_HOST")  # a name that another's DNS leads here
+            return
+        path = request.url.path
+        if path in OPEN or path.startswith(("/assets/", "/panels/")):
+            return
+        given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        if not hmac.compare_digest(given.encode("latin-1"), self._settings.token.encode()):
+            raise Problem("TOKEN_MISSING")
+
+
+def policy_of(page: str) -> str:
+    """A Content-Security-Policy that lets the page's own inline scripts and styles pass, by their digests."""
+    scripts = " ".join(_digests(page, "script"))
+    styles = " ".join(_digests(page, "style"))
+    return (
+        f"default-src 'none'; script-src 'self' {scripts}; style-src-elem {styles}; style-src-attr 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+    )
+
+
+def _digests(page: str, tag: str) -> list[str]:
+    found = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+    return [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in found]
+
+
+def _explained(results: Sequence[StudyResult], outcome: Outcome) -> dict[str, Said]:
+    """Every code of an answer in plain words."""
+    codes = {event.code for event in outcome.left_out}
+    for result in results:
+        codes |= {result.reason, *result.warnings} - {""}
+    known = reasons()
+    return {code: known[code] for code in sorted(codes) if code in known}
+
+
+@cache
+def reasons() -> dict[str, Said]:
+    """What reason codes mean, and their cures: the tables of docs/reasons.md."""
+    return msgspec.json.decode(_read("reasons.json"), type=dict[str, Said])
+
+
+@cache
+def _read(name: str) -> str:
+    return (files("pipeline.server") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _json(value: object, status: int = 200, *, location: str = "", disposition: str = "") -> Response:
+    said = {"Location": location, "Content-Disposition": disposition}
+    return Response(msgspec.json.encode(value), status, {name: text for name, text in said.items() if text}, "application/json")
+
+
+def _problem(problem: Problem) -> Response:
+    headers = {"Retry-After": "60"} if problem.kind.status == 503 else {}
+    if problem.kind.status == 401:
+        headers = {"WWW-Authenticate": "Bearer"}
+    if problem.kind.status in (400, 408, 413, 503):
+        headers["Connection"] = "close"  # what is left of the body is not read
+    return Response(msgspec.json.encode(problem.body()), problem.kind.status, headers, "application/problem+json")
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    if not isinstance(error, Problem):
+        raise error
+    return _problem(error)
+
+
+async def _http(_: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    return _problem(Problem({404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}.get(status, "BAD_REQUEST")))
+
+
+async def _storage(_: Request, error: Exception) -> Response:
+    log.error("storage: %s", error.strerror if isinstance(error, OSError) else "")
+    return _problem(Problem("STORAGE_FULL"))
+
+
+async def _unexpected(_: Request, error: Exception) -> Response:
+    log.error("unexpected: %s", type(error).__name__)
+    return _problem(Problem("INTERNAL_ERROR"))
