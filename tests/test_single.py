@@ -46,7 +46,7 @@ def test_a_zip_gives_the_numbers_of_the_bulk_run_with_networks_that_are_kept(pla
         result = pipeline.screen_one(tmp_path / "study.zip", weights, key_file=key, kept=kept, out=tmp_path / name)
         assert numbers(result) == numbers(_of(plain, result.study_key))
         assert (tmp_path / name / "report" / "index.html").exists()
-    assert stages == ["read", "lung", "prepare", "infer"] * 2
+    assert stages == ["read", "lung", "prepare", "infer", "pictures"] * 2
 
 
 @pytest.mark.long
