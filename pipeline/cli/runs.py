@@ -56,6 +56,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--box-from", type=number(0, 1), default=0.8, help="detail score above which a box is drawn (default 0.8)"
     )
     report.add_argument("--pictured", type=whole(0), default=100, help="most studies shown with pictures (default 100)")
+    report.add_argument("--against", type=Path, metavar="OTHER", help="another run: which scores moved, and what differs")
     report.add_argument("--dicom", type=Path, metavar="DIR", help="DICOM SR, SEG and overlays, which carry patients' identity")
     report.add_argument(
         "--dicom-studies", type=whole(1), default=10, help="of this many studies, the highest scores (default 10)"
@@ -158,7 +159,8 @@ def _status(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from pipeline.report import Options, write_report
 
-    print(f"{write_report(options.run, Options(box_from=options.box_from, pictured=options.pictured))}. {NOTICE}")
+    wanted = Options(box_from=options.box_from, pictured=options.pictured, against=options.against)
+    print(f"{write_report(options.run, wanted)}. {NOTICE}")
     if options.dicom:
         from pipeline.report.dicom import write_dicom
 
