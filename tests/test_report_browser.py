@@ -276,8 +276,11 @@ def test_boxes_that_are_no_finding_are_drawn_only_when_asked_for(panel):
     wait(panel, "return document.querySelectorAll('#panel .box-line.in-fill').length > 0")
 
 
-GREY = """const canvas = document.querySelectorAll('#panel canvas')[3], context = canvas.getContext('2d');
-return [...context.getImageData(arguments[0], arguments[1], 1, 1).data].slice(0, 1)[0]"""
+GREY = """const canvas = document.querySelectorAll('#panel canvas')[3], copy = document.createElement('canvas');
+const context = copy.getContext('2d', { willReadFrequently: true });
+[copy.width, copy.height] = [1, 1];
+context.drawImage(canvas, arguments[0], arguments[1], 1, 1, 0, 0, 1, 1);
+return context.getImageData(0, 0, 1, 1).data[0]"""
 
 
 def test_the_window_of_a_picture_can_be_changed_to_every_grey_of_the_volume(panel, volume):
@@ -335,9 +338,8 @@ def test_shares_of_slices_and_details_are_told(panel, run):
     panel.execute_script("document.querySelector('#panel details').open = true")
     slices = open_run(run).slices
     p = slices.loc[slices["study_key"] == top_study(run), network(run)].to_numpy()
-    rows = panel.execute_script(
-        "return [...document.querySelectorAll('#panel details tbody tr')].map((row) => [...row.cells].map((cell) => cell.textContent))"
-    )
+    script = "return [...document.querySelectorAll(arguments[0])].map((row) => [...row.cells].map((cell) => cell.textContent))"
+    rows = panel.execute_script(script, "#panel details tbody tr")
     assert [float(row[4].rstrip(" %")) for row in rows] == pytest.approx(100 * p / p.sum(), abs=0.06)
     assert [float(row[5]) for row in rows] == pytest.approx((p.sum() - p) / (len(p) - 1), abs=6e-4)
     assert "slice's score without it" in panel.find_element("id", "panel-body").text
@@ -432,9 +434,8 @@ def test_on_paper_the_table_keeps_its_columns_and_the_top_study_its_pictures(pag
 def test_one_study_has_a_page_of_its_own_by_the_same_code(browser, run, volume, tmp_path):
     key, places = top_study(run), last_places(run)
     pictures = read_pictures(find_pictures(run, {key: places[key].input})[key])
-    result = next(
-        one for one in (decode(read_raw(place)).result for name, place in places.items() if name) if one.study_key == key
-    )
+    (raw,) = read_raw([places[key]])
+    result = decode(raw).result
     value = study_value(result, [network(run)], pictures, read_deep(run, key, places[key].input))
     (tmp_path / "study.html").write_text(study_page(value))
     browser.get((tmp_path / "study.html").as_uri())
