@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,10 @@ def compare(run: Run, there: Path) -> Comparison:
 def _pairs(here: list[Network], there: list[Network]) -> list[tuple[Network, Network]]:
     """Networks of one column, then of the same weights, then the only one of each."""
     pairs: list[tuple[Network, Network]] = []
-    for alike in (lambda a, b: a.column == b.column, lambda a, b: a.sha256 == b.sha256):
+    for alike in (attrgetter("column"), attrgetter("sha256")):
         for mine in here:
             taken = {id(one) for pair in pairs for one in pair}
-            other = next((one for one in there if id(one) not in taken and alike(mine, one)), None)
+            other = next((one for one in there if id(one) not in taken and alike(mine) == alike(one)), None)
             if id(mine) not in taken and other is not None:
                 pairs.append((mine, other))
     if not pairs and len(here) == len(there) == 1:
