@@ -6,6 +6,7 @@ import re
 import shutil
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from msgspec import structs
 
@@ -234,3 +235,27 @@ def test_a_run_without_a_study_has_its_report(tmp_path):
     fabricated_run(tmp_path, n_studies=0)
     assert [step.count for step in read_flow(open_run(tmp_path)).studies] == [0, 0, 0]
     assert "NOT_DICOM" in write_report(tmp_path).read_text()
+
+
+def test_no_legend_covers_a_curve(run, monkeypatch):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from pipeline.evaluation import plots
+    from pipeline.evaluation.intervals import Scored
+    from pipeline.report import figures
+
+    drawn = []
+    monkeypatch.setattr(figures, "_source", lambda figure, _: drawn.append(figure) or "")
+    monkeypatch.setattr(plots, "_bytes", lambda figure, _: drawn.append(figure) or b"")
+    tables = open_run(run)
+    figures.charts(tables.studies, data(run, "studies")["networks"], read_timing(run, last_places(run)))
+    scored = Scored(np.array([0, 1] * 20), np.linspace(0, 1, 40), np.arange(40))
+    plots.draw(scored, scored, 0.5)
+    legends = 0
+    for figure in drawn:
+        FigureCanvasAgg(figure).draw()
+        for axes in figure.axes:
+            if axes.get_legend():
+                legends += 1
+                assert not axes.get_legend().get_window_extent().overlaps(axes.bbox)
+    assert legends >= 5

@@ -1,11 +1,20 @@
 """The report in a real browser: a silent console, a table that sorts and filters, panels that open, by mouse or keyboard."""
 
+import base64
+import io
 import re
+from pathlib import Path
+from urllib.parse import unquote, urlparse
 
+import pandas as pd
 import pytest
 
 from pipeline import open_run
-from pipeline.report import write_report
+from pipeline.report import study_page, study_value, write_report
+from pipeline.run.journal import decode, read_raw
+from pipeline.run.resume import last_places
+from pipeline.run.run_toml import read_described
+from pipeline.study.picture_pack import find_pictures, read_deep, read_pictures
 from tests.browser import chromium
 from tests.fabricate_run import fabricated_run, picture
 
@@ -20,9 +29,18 @@ def top_study(run):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
     fabricated_run(folder, 90, labels=("covid", "healthy"))
-    picture(folder, top_study(folder))
+    SHOWN["volume"] = picture(folder, top_study(folder))
     write_report(folder)
     return folder
+
+
+SHOWN = {}
+
+
+@pytest.fixture
+def volume(run):
+    """What the pictured study shows."""
+    return SHOWN["volume"]
 
 
 @pytest.fixture(scope="module")
@@ -84,30 +102,72 @@ def test_at_first_the_studies_stand_by_descending_probability(page, run):
 
 @pytest.mark.parametrize("name", ["n_slices_scored", "study_key", "seconds"])
 def test_a_header_sorts_one_way_and_then_the_other(name, page, run):
-    click(page, f"th[data-name={name}] button")
-    first = page.execute_script("return order.map((row) => column[arguments[0]][row])", name)
-    click(page, f"th[data-name={name}] button")
-    second = page.execute_script("return order.map((row) => column[arguments[0]][row])", name)
-    known = sorted(value for value in first if value is not None)
-    missing = [None] * (len(first) - len(known))
-    assert [first, second] in ([known[::-1] + missing, known + missing], [known + missing, known[::-1] + missing])
+    values = "return Promise.all([valuesOf(arguments[0])]).then(([values]) => shown.map((row) => values[row]))"
+    orders = []
+    for said in ("descending", "ascending") if name != "study_key" else ("ascending", "descending"):
+        before = page.execute_script("return asked")
+        click(page, f"th[data-name={name}] button")
+        wait(page, f"return asked > {before}")
+        assert page.execute_script(f"return document.querySelector('th[data-name={name}]').ariaSort") == said
+        orders.append(page.execute_script(f"return renew().then(() => 0).then(() => {{ {values} }})", name))
+    known = sorted(value for value in orders[0] if value is not None)
+    missing = [None] * (len(orders[0]) - len(known))
+    wanted = [known[::-1] + missing, known + missing]
+    assert orders == (wanted if name != "study_key" else wanted[::-1])
 
 
-def test_filters_leave_exactly_what_they_name(page, run):
+def network(run):
+    return read_described(run).networks[0].column
+
+
+def test_every_column_filters(page, run):
     studies = open_run(run).studies
-    type_into(page, "#low", "0.6")
-    n_high = int((studies["probability"] >= 0.6).sum())
+    type_into(page, f"input[data-name={network(run)}]", ">= 0.6")
+    n_high = int((studies[network(run)] >= 0.6).sum())
+    wait(page, f"return shown.length === {n_high}")
     assert f"{n_high} of 90 studies" in page.find_element("id", "shown").text
     click(page, "#filters button[type=reset]")
     wait(page, "return shown.length === 90")
-    page.execute_script("document.getElementById('status').value = 'FAILED'")
-    page.execute_script("document.getElementById('status').dispatchEvent(new Event('input', {bubbles: true}))")
+    choose(page, "select[data-name=status]", "FAILED")
+    wait(page, f"return shown.length === {(studies['status'] == 'FAILED').sum()}")
     assert set(column(page, "status")) == {"FAILED"}
-    assert len(keys_shown(page)) == int((studies["status"] == "FAILED").sum())
-    click(page, "#filters button[type=reset]")
+    choose(page, "select[data-name=status]", "")
+    type_into(page, "input[data-name=n_slices_scored]", "7..8")
+    wait(page, f"return shown.length === {studies['n_slices_scored'].between(7, 8).sum()}")
+    type_into(page, "input[data-name=n_slices_scored]", "many")
+    wait(page, "return shown.length === 90")
+    assert page.find_element("css selector", "input[data-name=n_slices_scored]").get_attribute("aria-invalid") == "true"
     type_into(page, "#find", "no_lung")
     wait(page, "return shown.length < 90")
     assert set(column(page, "reason")) == {"NO_LUNG_FOUND"}
+
+
+def choose(browser, css, value):
+    browser.execute_script(
+        """const field = document.querySelector(arguments[0]); field.value = arguments[1];
+        field.dispatchEvent(new Event('input', {bubbles: true}));""",
+        css,
+        value,
+    )
+
+
+def test_what_is_shown_can_be_had_as_csv(page, run):
+    page.execute_script("document.querySelector('#columns').closest('details').open = true")
+    page.find_element("xpath", "//fieldset[@id='columns']//label[normalize-space()='kernel']/input").click()
+    choose(page, "select[data-name=label]", "covid")
+    n_covid = int((open_run(run).studies["label"] == "covid").sum())
+    wait(page, f"return shown.length === {n_covid}")
+    table = pd.read_csv(io.StringIO(page.execute_script("return csv()")))
+    assert "kernel" not in table
+    ordered = open_run(run).studies.query("label == 'covid'").sort_values(network(run), ascending=False, kind="stable")
+    assert table["study_key"].tolist() == ordered["study_key"].tolist()
+    assert table[network(run)].tolist() == pytest.approx(ordered[network(run)].tolist(), abs=1e-4, nan_ok=True)
+
+
+def test_every_file_of_the_run_is_linked(page, run):
+    links = page.execute_script("return [...document.querySelectorAll('#files a')].map((link) => link.href)")
+    assert {Path(unquote(urlparse(link).path)).name for link in links} >= {"studies.csv", "results.h5", "run.toml"}
+    assert all(Path(unquote(urlparse(link).path)).is_file() for link in links)
 
 
 def test_the_pager_shows_every_study_once(page, run):
@@ -116,7 +176,9 @@ def test_the_pager_shows_every_study_once(page, run):
         met += keys_shown(page)
         if page.execute_script("return document.getElementById('next').disabled"):
             break
+        number = page.execute_script("return page")
         click(page, "#next")
+        wait(page, f"return document.getElementById('page').textContent.startsWith('page {number + 2} of')")
     assert sorted(met) == open_run(run).studies["study_key"].tolist()
 
 
@@ -172,6 +234,7 @@ def test_the_top_three_slices_show_exactly_the_details_above_the_threshold(panel
         results["studies/first_slice"][row] + results["studies/n_slices_scored"][row],
     )
     best = sorted(range(first, last), key=lambda n: -results["slices/probability"][n])[:3]
+    click(panel, "#in-fill")
     for threshold in (0.8, 0.3):
         panel.execute_script("document.getElementById('box-from').value = arguments[0]", threshold)
         panel.execute_script("document.getElementById('box-from').dispatchEvent(new Event('input'))")
@@ -196,14 +259,92 @@ def test_the_scroll_walks_through_every_slice_by_keyboard(panel, run):
     assert "No network saw it" in panel.find_element("id", "panel-body").text
 
 
-def test_every_picture_is_shown_and_told_in_words(panel):
-    figures = panel.execute_script(
-        """return Promise.all([...document.querySelectorAll('#panel .picture')].map(async (figure) => {
-        const picture = new Image(); picture.src = figure.querySelector('image').getAttribute('href'); await picture.decode();
-        return [picture.naturalWidth, figure.querySelector('svg').getAttribute('aria-label')]; }))"""
+PAINTED = "return [...document.querySelectorAll('#panel canvas')].map((canvas) => canvas.dataset.painted ?? '')"
+
+
+def test_every_picture_is_painted_and_told_in_words(panel):
+    wait(panel, f"{PAINTED}.join() === 'deep,deep,deep,deep,preview'")  # three on top, the original and what the network saw
+    said = panel.execute_script("return [...document.querySelectorAll('#panel .picture svg')].map((svg) => svg.ariaLabel)")
+    assert all(re.search(r"slice \d+.*(no box|scored)", one) for one in said)
+
+
+def test_boxes_that_are_no_finding_are_drawn_only_when_asked_for(panel):
+    choose(panel, "#box-from", "0")
+    wait(panel, "return document.querySelectorAll('#panel .box-line').length > 0")
+    assert not panel.find_elements("css selector", "#panel .box-line.in-fill")
+    click(panel, "#in-fill")
+    wait(panel, "return document.querySelectorAll('#panel .box-line.in-fill').length > 0")
+
+
+GREY = """const canvas = document.querySelectorAll('#panel canvas')[3], copy = document.createElement('canvas');
+const context = copy.getContext('2d', { willReadFrequently: true });
+[copy.width, copy.height] = [1, 1];
+context.drawImage(canvas, arguments[0], arguments[1], 1, 1, 0, 0, 1, 1);
+return context.getImageData(0, 0, 1, 1).data[0]"""
+
+
+def test_the_window_of_a_picture_can_be_changed_to_every_grey_of_the_volume(panel, volume):
+    wait(panel, f"{PAINTED}[3] === 'deep'")
+    place = panel.execute_script("return Number(document.getElementById('scroll').value)")
+    row, column = 64, 64  # between the lungs
+    shown = round(768 * (column + 0.5) / 128), round(768 * (row + 0.5) / 128)
+    assert panel.execute_script(GREY, *shown) > 240  # soft tissue is white in the window of the lung
+    choose(panel, "#window", "mediastinal")
+    around = volume.hu[place, row - 1 : row + 2, column - 1 : column + 2].astype(float)
+    lowest, highest = ((edge + 160) * 255 / 400 for edge in (around.min(), around.max()))
+    wait(panel, f"return ((...place) => {{ {GREY.replace('arguments', 'place')} }})({shown[0]}, {shown[1]}) < 240")
+    assert lowest - 2 <= panel.execute_script(GREY, *shown) <= highest + 2
+
+
+VIEW = "return document.querySelectorAll('#panel .picture .frame svg')[3].getAttribute('viewBox').split(' ').map(Number)"
+
+
+def test_a_picture_is_zoomed_and_moved_by_keyboard_mouse_and_buttons(panel):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
+
+    whole = panel.execute_script(VIEW)
+    frame = panel.find_elements("css selector", "#panel .picture .frame")[3]
+    panel.execute_script("arguments[0].scrollIntoView({block: 'center'}); arguments[0].focus()", frame)
+    press(panel, "+", "+")
+    near = panel.execute_script(VIEW)
+    assert near[2] == pytest.approx(whole[2] / 2.25)
+    ActionChains(panel).drag_and_drop_by_offset(frame, -40, 0).perform()
+    moved = panel.execute_script(VIEW)
+    assert moved[0] > near[0]
+    assert moved[1:] == near[1:]
+    ActionChains(panel).scroll_from_origin(ScrollOrigin.from_element(frame), 0, -100).perform()
+    assert panel.execute_script(VIEW)[2] < near[2]
+    press(panel, "0")
+    assert panel.execute_script(VIEW) == whole
+    click(panel, "#panel button[title='zoom in']")
+    assert panel.execute_script(VIEW)[2] < whole[2]
+
+
+def test_sides_scale_and_read_slices_are_marked(panel, volume):
+    frame = "[...document.querySelectorAll('#panel .picture .frame')][3]"
+    letters = panel.execute_script(f"return [...{frame}.querySelectorAll('.letter')].map((one) => one.textContent).join('')")
+    assert letters == "RLAP"
+    scale = panel.execute_script(
+        f"return [{frame}.querySelector('.scale').style.width, {frame}.querySelector('.scale').textContent]"
     )
-    assert len(figures) == 5  # three on top, the original and what the network saw
-    assert all(width > 100 and re.search(r"slice \d+.*(no box|scored)", said) for width, said in figures)
+    assert scale[1] == "100 mm"
+    assert float(scale[0].rstrip("%")) == pytest.approx(100 * 100 / (128 * 2.8), abs=0.01)
+    assert len(panel.find_elements("css selector", "#panel .coronal .read")) == len(volume.hu)
+    assert len(panel.find_elements("css selector", "#panel .coronal .read.left-out")) == 1
+
+
+def test_shares_of_slices_and_details_are_told(panel, run):
+    panel.execute_script("document.querySelector('#panel details').open = true")
+    slices = open_run(run).slices
+    p = slices.loc[slices["study_key"] == top_study(run), network(run)].to_numpy()
+    script = "return [...document.querySelectorAll(arguments[0])].map((row) => [...row.cells].map((cell) => cell.textContent))"
+    rows = panel.execute_script(script, "#panel details tbody tr")
+    assert [float(row[4].rstrip(" %")) for row in rows] == pytest.approx(100 * p / p.sum(), abs=0.06)
+    assert [float(row[5]) for row in rows] == pytest.approx((p.sum() - p) / (len(p) - 1), abs=6e-4)
+    assert "slice's score without it" in panel.find_element("id", "panel-body").text
+    click(panel, "#shade")
+    wait(panel, "return document.querySelectorAll('#panel .raises, #panel .lowers').length >= 6")
 
 
 def test_the_outline_can_be_taken_away(panel):
@@ -214,7 +355,7 @@ def test_the_outline_can_be_taken_away(panel):
 
 def test_a_study_that_was_not_scored_says_so(page):
     type_into(page, "#find", "DECODE_ERROR")
-    wait(page, "return shown.length < 90")
+    wait(page, "return shown.length < 90 && document.querySelectorAll('#table tbody tr').length < 25")
     click(page, "td button.key")
     wait(page, "return document.getElementById('panel-body').textContent.includes('No slice of this study was scored')")
 
@@ -228,5 +369,79 @@ def test_an_address_with_a_key_opens_that_study(browser, run):
     assert browser.get_log("browser") == []
 
 
-def test_nothing_is_wider_than_the_window(page):
-    assert page.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+@pytest.fixture(params=[(1400, "light"), (1400, "dark"), (390, "light"), (390, "dark")], ids=lambda one: f"{one[0]} {one[1]}")
+def screen(request, browser, run):
+    """The report on a screen so wide and so lit, the panel of a study with pictures open."""
+    width, scheme = request.param
+    device = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", device)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    browser.get("about:blank")
+    browser.get((run / "report" / "index.html").as_uri())
+    wait(browser, "return document.querySelectorAll('#table tbody tr').length > 0")
+    yield browser, width, scheme
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+def faults(browser, where):
+    """What axe finds serious, as (rule, first element)."""
+    import axe_core_python
+
+    browser.execute_script((Path(axe_core_python.__file__).parent / "axe.min.js").read_text())
+    browser.set_script_timeout(120)
+    found = browser.execute_async_script("axe.run(arguments[0]).then(arguments[1])", where)
+    serious = [one for one in found["violations"] if one["impact"] in ("serious", "critical")]
+    return [(one["id"], one["nodes"][0]["html"]) for one in serious]
+
+
+def test_on_every_screen_nothing_is_too_wide_and_axe_finds_no_serious_fault(screen):
+    browser, width, scheme = screen
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    light = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert light == {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 20, 20)"}[scheme]
+    assert faults(browser, "main") == []
+    click(browser, "td button.key")
+    wait(browser, "return document.querySelectorAll('#panel .picture').length >= 3")
+    assert (
+        browser.execute_script(
+            "const { scrollWidth, clientWidth } = document.getElementById('panel'); return scrollWidth - clientWidth"
+        )
+        == 0
+    )
+    assert faults(browser, "#panel") == []
+
+
+def test_on_paper_the_table_keeps_its_columns_and_the_top_study_its_pictures(page, run):
+    """A4 in black on white: what the browser lays out for print."""
+    page.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"media": "print", "features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+    )
+    try:
+        wait(page, "return [...document.querySelectorAll('#printed canvas')].filter((one) => one.dataset.painted).length === 3")
+        assert page.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        shown = "(one) => one.offsetWidth > 0"
+        assert page.execute_script(f"return [...document.querySelectorAll('#table thead tr:first-child th')].every({shown})")
+        assert page.execute_script(f"return [...document.querySelectorAll('#printed .picture')].filter({shown}).length") == 3
+        assert not page.execute_script(f"return [...document.querySelectorAll('form, nav, .filter')].some({shown})")
+        pdf = base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"])
+        sizes = {tuple(round(float(edge)) for edge in box.split()[2:]) for box in re.findall(rb"/MediaBox \[([^\]]*)\]", pdf)}
+        assert sizes == {(595, 842), (842, 595)}
+    finally:
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+
+
+def test_one_study_has_a_page_of_its_own_by_the_same_code(browser, run, volume, tmp_path):
+    key, places = top_study(run), last_places(run)
+    pictures = read_pictures(find_pictures(run, {key: places[key].input})[key])
+    (raw,) = read_raw([places[key]])
+    result = decode(raw).result
+    value = study_value(result, [network(run)], pictures, read_deep(run, key, places[key].input))
+    (tmp_path / "study.html").write_text(study_page(value))
+    browser.get((tmp_path / "study.html").as_uri())
+    wait(
+        browser, "return [...document.querySelectorAll('canvas')].filter((one) => one.dataset.painted === 'deep').length === 4"
+    )
+    assert len(browser.find_elements("css selector", ".chart-dot")) == len(volume.hu) - 1
+    assert len(browser.find_elements("css selector", ".plain tbody tr")) >= 8
+    assert browser.get_log("browser") == []

@@ -289,3 +289,17 @@ def test_a_gpu_without_bf16_is_refused(monkeypatch, precision):
 def test_a_faster_precision_is_hinted_at_where_the_hardware_has_it(precision, has_bf16, hinted, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_bf16, "sse": True})
     assert ("mixed" in device.hint(EngineConfig(name="torch", precision=precision))) == hinted
+
+
+def test_a_slice_without_one_look_is_what_the_last_layer_says_with_that_looks_weights_at_nought(network, study):
+    engine = Engine([network], EngineConfig(name="torch"))
+    engine.predict(study)
+    engine.predict(_rows(study, slice(0, 2)))
+    without = engine.without_each()
+    assert [len(of_slice[0]) for of_slice in without] == [8, 8]  # of the two slices predicted last
+    for look in (0, 5, 6, 7):
+        cut = formula_network(WIDTH)
+        with torch.no_grad():
+            cut.concat_net.weight.view(2, 8, -1)[:, look] = 0.0
+        (expected,), _ = Engine([cut], EngineConfig(name="torch")).predict(_rows(study, slice(0, 2)))
+        assert without[0][0][look] == pytest.approx(expected.probability, abs=1e-5)

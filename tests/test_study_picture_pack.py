@@ -3,6 +3,8 @@
 import base64
 import re
 import shutil
+import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +16,19 @@ from pipeline.records import StudyResult, Volume
 from pipeline.report import write_report
 from pipeline.run.gather import payload_digest
 from pipeline.run.resume import last_places
-from pipeline.study.picture_pack import MAX_BYTES, Album, find_pictures, outlines, read_pictures, study_pictures
+from pipeline.study.picture_pack import (
+    MAX_BYTES,
+    Album,
+    coronal,
+    deep_pictures,
+    find_pictures,
+    keep_deep,
+    outlines,
+    pack_slice,
+    read_deep,
+    read_pictures,
+    study_pictures,
+)
 from pipeline.study.slices import prepare
 
 
@@ -75,6 +89,72 @@ def test_the_pictures_of_a_study_are_bounded_whatever_it_shows(monkeypatch):
     assert study_pictures("K", "input", *study, WindowConfig()) is None
 
 
+def _unpacked(packed, size, step):
+    """The inverse of pack_slice, pixel by pixel as a browser does it."""
+    coded = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(2, *size).astype(int)
+    folded = coded[0] + 256 * coded[1]
+    grey = np.zeros((size[0] + 1, size[1] + 1), int)  # an empty row and column before the first
+    for row, column in np.ndindex(*size):
+        left, above, corner = grey[row + 1, column], grey[row, column + 1], grey[row, column]
+        foretold = sorted((left, above, left + above - corner))[1]
+        value = folded[row, column]
+        grey[row + 1, column + 1] = foretold + (-(value + 1) // 2 if value % 2 else value // 2)
+    return grey[1:, 1:] * step - 1024
+
+
+@pytest.mark.parametrize("step", [1, 2, 8])
+def test_every_grey_comes_back_from_a_packed_slice_to_half_a_step(step):
+    hu = np.random.default_rng(0).integers(-1024, 3072, (23, 17)).astype(np.int16)
+    hu[0], hu[:, 0] = 3071, -1024
+    assert abs(_unpacked(pack_slice(hu, step), hu.shape, step) - hu).max() <= step / 2
+
+
+def test_the_full_greys_of_a_study_are_bounded_whatever_it_shows(monkeypatch):
+    volume, _, _ = _study(n_slices=3, matrix=64)
+    whole = deep_pictures("K", "input", volume)
+    assert (whole.step, whole.size) == (1, (64, 64))
+    n_bytes = sum(map(len, whole.slices.values()))
+    monkeypatch.setattr("pipeline.study.picture_pack.MAX_DEEP_BYTES", n_bytes)
+    coarser = deep_pictures("K", "input", volume)
+    assert coarser.step > 1
+    assert sum(map(len, coarser.slices.values())) * 4 / 3 <= n_bytes
+    monkeypatch.setattr("pipeline.study.picture_pack.MAX_DEEP_BYTES", 10)
+    assert deep_pictures("K", "input", volume) is None
+
+
+def test_full_greys_are_those_of_the_highest_scores_only_and_of_the_present_input(tmp_path):
+    album = Album(tmp_path / "images" / "x.pack", RunConfig(images_top=2, images_flag_at=2.0))
+    volume, _, _ = _study(n_slices=2, matrix=32)
+    for key, score in (("a", 0.2), ("b", 0.9), ("c", 0.5), ("d", 0.5)):
+        if album.wants(_result(score, key)) and album.is_top(key):
+            album.add_deep(deep_pictures(key, "1", volume))
+    assert sorted(path.stem for path in (tmp_path / "images").iterdir()) == ["b", "c"]
+    assert set(read_deep(tmp_path, "b", "1").slices) == {0, 1}
+    assert read_deep(tmp_path, "b", "2") is None
+    assert read_deep(tmp_path, "a", "1") is None
+    keep_deep(tmp_path, {"c"})
+    assert [path.stem for path in (tmp_path / "images").iterdir()] == ["c"]
+
+
+def test_the_view_from_the_front_has_the_head_on_top_and_the_slices_where_they_lie(monkeypatch):
+    monkeypatch.setattr("pipeline.study.picture_pack._webp", lambda picture, *_: picture)
+    volume, masks, _ = _study(n_slices=4, matrix=64)
+    volume.hu[-1] = 3071
+    front = coronal(volume, masks, WindowConfig())
+    assert (front.z_top, front.z_bottom, front.width_mm) == (60.0, 0.0, pytest.approx(360))
+    assert front.image[0].min() > 200 > front.image[-1].min()
+    assert front.image.shape[0] / front.image.shape[1] == pytest.approx(60 / 360, abs=0.01)
+    assert coronal(replace(volume, z_mm=np.zeros(4)), masks, WindowConfig()) is None
+
+
+def test_of_exported_pictures_no_side_and_no_size_is_claimed():
+    volume, masks, prepared = _study(n_slices=3, matrix=256)
+    known = study_pictures("K", "input", volume, masks, prepared, WindowConfig())
+    assert known.spacing_mm == volume.spacing_mm
+    unknown = study_pictures("K", "input", replace(volume, masks=("", "", "")), masks, prepared, WindowConfig())
+    assert unknown.spacing_mm is unknown.coronal is None
+
+
 def test_torn_lines_and_pictures_of_another_input_are_passed_over(tmp_path):
     album = Album(tmp_path / "images" / "0001-rank-00000.pack", RunConfig())
     small = _study(5, 64 * 4)
@@ -113,6 +193,7 @@ def test_a_run_killed_between_two_studies_has_the_pictures_of_its_top_after_a_re
     top = pipeline.open_run(out).studies.sort_values("probability", ascending=False)["study_key"].tolist()[:3]
     assert set(top) <= set(find_pictures(out, {key: place.input for key, place in last_places(out).items()}))
     assert len(list((out / "images").glob("*.pack"))) == 2
+    assert {path.stem for path in (out / "images").glob("*.deep")} == set(top)
 
 
 def test_whatever_goes_wrong_with_drawing_or_the_report_the_tables_are_complete(plain, weights, tmp_path, monkeypatch, caplog):

@@ -67,6 +67,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     report.add_argument("--pictured", type=whole(0), default=100, help="most studies shown with pictures (default 100)")
     report.add_argument(
+        "--against", type=Path, metavar="OTHER", help="another run: which scores moved, what differs (default: none)"
+    )
+    report.add_argument(
         "--dicom",
         type=Path,
         metavar="DIR",
@@ -186,7 +189,8 @@ def _status(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from pipeline.report import Options, write_report
 
-    print(f"{write_report(options.run, Options(box_from=options.box_from, pictured=options.pictured))}. {NOTICE}")
+    wanted = Options(box_from=options.box_from, pictured=options.pictured, against=options.against)
+    print(f"{write_report(options.run, wanted)}. {NOTICE}")
     if options.dicom:
         from pipeline.report.dicom import write_dicom
 

@@ -19,7 +19,7 @@ def draw(by_image: Scored, by_patient: Scored, threshold: float) -> list[tuple[s
     """(file name, bytes) of every picture."""
     from matplotlib.figure import Figure
 
-    curves = Figure(figsize=(13, 4), layout="constrained")
+    curves = Figure(figsize=(13, 4.8), layout="constrained")
     roc, recall, calibration = curves.subplots(1, 3)
     for name, scored in (("image", by_image), ("patient", by_patient)):
         _curves(roc, recall, calibration, (name, scored))
@@ -29,7 +29,7 @@ def draw(by_image: Scored, by_patient: Scored, threshold: float) -> list[tuple[s
     calibration.plot([0, 1], [0, 1], color="grey", linestyle=":")
     calibration.set(xlabel="mean probability", ylabel="share of positives", title="calibration")
     for axes in (roc, recall, calibration):
-        axes.legend(loc="lower right", fontsize=8)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=8)  # below, where it covers no curve
     matrices = Figure(figsize=(8, 3.8), layout="constrained")
     for axes, (name, scored) in zip(matrices.subplots(1, 2), (("image", by_image), ("patient", by_patient)), strict=True):
         _confusion(axes, name, scored, threshold)

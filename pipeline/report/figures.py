@@ -22,6 +22,8 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 DASHES = ("-", "--", ":", "-.")
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++")
 MANY_RANKS = 64
+MANY_POINTS = 2000
+"""More than this are drawn as one picture."""
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "path", "axes.axisbelow": True}
 
 
@@ -106,6 +108,21 @@ def _ranks(timing: pd.DataFrame) -> Chart:
     counts = timing["rank"].value_counts()
     said = f"{len(counts):,} ranks took {counts.min():,} to {counts.max():,} studies each; the busiest worked {base[0]:,.0f} s"
     return Chart("Work of every rank", f"{said}, the least busy {base[-1]:,.0f} s.", _source(figure, "ranks"))
+
+
+def bland_altman(both: pd.DataFrame, name: str, limits: tuple[float, float, float]) -> Chart:
+    """Each study's change of score (`here` - `there`) over the mean of its two scores; `limits` are low, mean, high."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure()
+        mean, change = (both["here"] + both["there"]) / 2, both["change"]
+        axes.scatter(mean, change, s=10, color=COLOURS[0], alpha=0.6, linewidths=0, rasterized=len(both) > MANY_POINTS)
+        for value, dash, said in zip(limits, (":", "-", ":"), ("lower limit", "mean", "upper limit"), strict=True):
+            axes.axhline(value, color=COLOURS[5], linestyle=dash, linewidth=1.2)
+            axes.annotate(f"{said} {value:+.3f}", (1.01, value), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+        axes.set(xlabel=f"mean of the two scores, {name}", ylabel="here less there", xlim=(0, 1))
+        low, middle, high = limits
+        told = f"{len(both):,} studies with both scores; mean change {middle:+.4f}, limits {low:+.4f} and {high:+.4f}."
+        return Chart(f"Change of score, {name} (Bland-Altman)", told, _source(figure, f"change of {name}"))
 
 
 def _figure() -> tuple[Figure, mpl.axes.Axes]:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from pipeline.files import storage_error
 from pipeline.records import MIN_LUNG_FRACTION, NOTICE
 from pipeline.report.card import BLANK, card_text, fill_card
+from pipeline.report.compare import compare
 from pipeline.report.data import Shown, choose_shown, write_slices, write_studies
 from pipeline.report.evaluation import read_evaluation
 from pipeline.report.figures import charts
@@ -32,6 +33,7 @@ from pipeline.run.run_toml import Described, read_described
 PARTS = {
     "overview": "Overview",
     "studies": "Studies",
+    "compare": "Against another run",
     "flow": "Flow",
     "charts": "Scores and speed",
     "evaluation": "Evaluation",
@@ -58,6 +60,8 @@ class Options:
     """Most studies whose pictures the report takes from the packs, the highest scores first."""
     rows: int = 200_000
     """Most studies in the page's table, the highest scores first."""
+    against: Path | None = None
+    """Another run's folder, to be compared with."""
 
 
 def write_report(folder: Path, options: Options = Options()) -> Path:
@@ -87,16 +91,17 @@ def _write(run: Run, part: Path, options: Options) -> None:
     write_slices(part / "data", shown, run, networks)
     evaluation = read_evaluation(run.folder)
     card = fill_card(run, described, flow, options.box_from, evaluated=evaluation is not None)
+    optional = {"evaluation": evaluation, "compare": compare(run, options.against) if options.against else None}
     page = _template().render(
+        **optional,
         run=described,
-        parts=[(name, title) for name, title in PARTS.items() if name != "evaluation" or evaluation],
+        parts=[(name, title) for name, title in PARTS.items() if optional.get(name, True)],
         tiles=_tiles(run, flow),
         flow=flow,
         charts=charts(run.studies, networks, timing),
         n_shown=len(shown),
         n_studies=len(run.studies),
         stages=stages.to_dict("records"),
-        evaluation=evaluation,
         provenance=_provenance(described, run.folder),
         configuration=msgspec.toml.encode(described.config).decode(),
         card={name: [one for one in card if one.of == name] for name in dict.fromkeys(one.of for one in card)},

@@ -135,7 +135,7 @@ function windowControls(view) {
 // ---- along z ----
 
 function slicesChart(view) {
-  const [width, height, left, bottom, top] = [720, 170, 44, 34, 8];
+  const [width, height, left, bottom, top] = [window.innerWidth < 640 ? 380 : 720, 170, 44, 34, 8]; // its letters stay legible
   const z = view.scores.map((slice) => slice[1]), p = view.scores.map((slice) => slice[3 + view.network]);
   const [z0, z1] = [Math.min(...z), Math.max(...z)];
   const x = (mm) => left + ((mm - z0) / (z1 - z0 || 1)) * (width - left - 12);
