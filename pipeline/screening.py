@@ -28,6 +28,7 @@ from pipeline.mpi.watcher import InHand, nobody_watches
 from pipeline.mpi.world import Alone, World
 from pipeline.records import DealtStudy, Line
 from pipeline.run.beforehand import check_request, check_weights
+from pipeline.run.crate import write_crate
 from pipeline.run.index import index
 from pipeline.run.journal import Journal, encode
 from pipeline.run.legs import end_leg
@@ -39,6 +40,7 @@ from pipeline.run.paths import IMAGES, PRIVATE, part_homes
 from pipeline.run.plan import Plan, Request, describe, networks_at, plan, read_weights, resolved
 from pipeline.run.resume import compact, last_places, noted_places
 from pipeline.run.run_toml import Network, provenance, read_described
+from pipeline.run.textfile import Textfile
 from pipeline.run.weights import Weights, weights_of
 
 if TYPE_CHECKING:
@@ -160,7 +162,9 @@ def gather_run(out: Path) -> Summary:
     from pipeline.run.gather import gather
 
     described = read_described(out)
-    return gather(out, described.networks, provenance(described))
+    summary = gather(out, described.networks, provenance(described))
+    write_crate(out)
+    return summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +211,10 @@ def _open(request: Request, made: Plan, size: int) -> StudySource:
     share = Share(*(request.part or (1, 1)), Pace(end_time()), retry_lost=request.retry_lost)
     with Journal(made.journal(0).with_name("root.jsonl"), fsync_every_s=1.0) as journal:
         journal_findings(journal, manifest, done, share.numbers(manifest))
-    return StudySource(manifest, done, size, made.config.run, share, partial(noted_places, request.out))
+    source = StudySource(manifest, done, size, made.config.run, share, partial(noted_places, request.out))
+    if request.textfile:
+        source.progress.tell(Textfile(request.textfile))
+    return source
 
 
 def _screen_dealt(
@@ -294,6 +301,7 @@ def _tables_of(out: Path) -> Summary:
     summary = gather_run(out)
     moved()
     _show(out)
+    write_crate(out)  # anew, with the report
     if not any(status.startswith("OK") for status in summary.by_status):
         check_has_ct(out / PRIVATE)
     return summary

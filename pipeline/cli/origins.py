@@ -1,4 +1,4 @@
-"""find: what lies behind the keys of a run's tables, for who may see the archive."""
+"""find, export: what lies behind the keys of a run's tables, for who may see the archive, and chosen studies to hand on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.cli.shared import add_json, as_json
+from pipeline.cli.shared import add_json, as_json, whole
+from pipeline.records import NOTICE
 
 if TYPE_CHECKING:
     from pipeline.run.find import Origin
@@ -24,6 +25,26 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     add_json(find)
     find.set_defaults(command=_find)
+
+    export = commands.add_parser("export", help="chosen studies in a folder of their own: rows, results, pictures")
+    export.add_argument("run", type=Path, help="the run's folder")
+    export.add_argument("keys", nargs="*", metavar="STUDY_KEY", help="studies to write; none: the highest scores")
+    export.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="where to, a new folder")
+    export.add_argument("--top", type=whole(1), default=10, help="without keys: so many studies")
+    export.add_argument("--dicom", action="store_true", help="with DICOM SR, SEG and overlays, which carry patients' identity")
+    export.set_defaults(command=_export)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from pipeline.report.export import export
+
+    done = export(options.run, options.to, options.keys, top=options.top, dicom=options.dicom)
+    print(
+        f"{done.n_studies} studies in {options.to}, {done.n_pictured} with pictures, {done.n_objects} DICOM objects. {NOTICE}"
+    )
+    if options.dicom:
+        print("The DICOM objects carry the patients' identity as the originals do: keep them where the archive is kept.")
+    return 0
 
 
 def _find(options: argparse.Namespace) -> int:

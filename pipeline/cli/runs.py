@@ -23,6 +23,7 @@ from pipeline.cli.shared import (
 from pipeline.mpi.front import start_ranks
 from pipeline.mpi.launched import launched_size
 from pipeline.records import NOTICE
+from pipeline.run.beforehand import check_textfile
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,6 +37,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     screen.add_argument("--retry-lost", action="store_true", help="try studies again that were left out as WORKER_LOST")
     screen.add_argument("--contact-sheet", action="store_true", help="write a labelled picture a study into images/")
+    screen.add_argument(
+        "--prometheus-textfile", type=Path, metavar="FILE", help="how far it is, to a .prom file (default: none)"
+    )
     add_json(screen)
     screen.set_defaults(command=_screen)
 
@@ -100,6 +104,7 @@ def _screen(options: argparse.Namespace) -> int:
     from pipeline.config import read_config
 
     config = read_config(options.config)
+    check_textfile(options.prometheus_textfile)
     check_before_start(options, options.weights)
     if options.ranks > 1 and launched_size() == 1:
         return start_ranks(options.ranks, options.given)
@@ -120,6 +125,7 @@ def _screen(options: argparse.Namespace) -> int:
         contact_sheet=options.contact_sheet,
         part=options.part,
         retry_lost=options.retry_lost,
+        textfile=options.prometheus_textfile,
     )
     summary = run(world, request, begun=log_to_file, in_hand=in_hand)
     if summary is not None and options.json:

@@ -85,3 +85,13 @@ def check_key(named: Path | None) -> None:
     """The key that is named is there and sound; the user's own may still have to be made."""
     if named or default_key_file().exists():
         read_key(named or default_key_file())
+
+
+def check_textfile(path: Path | None) -> None:
+    """Raises ConfigurationError for a file that the collector would pass over, or in a folder that is not there."""
+    if path is None:
+        return
+    if path.suffix != ".prom":
+        raise ConfigurationError(f"{path}: node_exporter reads files that end in .prom only")
+    if not path.parent.is_dir():
+        raise ConfigurationError(f"cannot write {path}: there is no folder {path.parent}")

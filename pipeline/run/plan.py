@@ -43,6 +43,7 @@ class Request:
     contact_sheet: bool = False
     part: tuple[int, int] | None = None
     retry_lost: bool = False
+    textfile: Path | None = None
 
     @property
     def home(self) -> Path:

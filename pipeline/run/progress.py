@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from tqdm import tqdm
 
 from pipeline.mpi.terminal import bar_options
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How far a run is; failures and the rate are those since it was started last."""
+
+    n_studies: int
+    n_done: int
+    n_failed: int
+    rate_per_s: float
 
 
 class Progress:
@@ -19,7 +31,13 @@ class Progress:
         self._n_open, self._n_studies, self._every_s = n_open, n_studies, every_s
         self._n = self._n_failed = 0
         self._begun = self._said = time.monotonic()
+        self._listeners: list[Callable[[Count], None]] = []
         self._bar = tqdm(total=n_studies, initial=n_studies - n_open, unit="study", **bar_options())
+
+    def tell(self, listener: Callable[[Count], None]) -> None:
+        """Tell `listener` now, and whenever something is said."""
+        self._listeners.append(listener)
+        listener(self._count(0.0))
 
     def step(self, *, failed: bool) -> None:
         """One more study is finished."""
@@ -39,5 +57,12 @@ class Progress:
         self._said = time.monotonic()
         rate = self._n / max(1e-9, self._said - self._begun)
         left = f"{(self._n_open - self._n) / rate:.0f} s left, " if rate else ""
-        done = self._n_studies - self._n_open + self._n
-        log.info("%d of %d studies, %.2f studies/s, %s%d failed so far", done, self._n_studies, rate, left, self._n_failed)
+        count = self._count(rate)
+        for listener in self._listeners:
+            listener(count)
+        log.info(
+            "%d of %d studies, %.2f studies/s, %s%d failed so far", count.n_done, self._n_studies, rate, left, self._n_failed
+        )
+
+    def _count(self, rate: float) -> Count:
+        return Count(self._n_studies, self._n_studies - self._n_open + self._n, self._n_failed, rate)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,15 +34,15 @@ class Written:
     n_left_out: int
 
 
-def write_dicom(run: Path, folder: Path, *, studies: int = 10, box_from: float = 0.8) -> Written:
-    """Objects of the `studies` highest-scoring studies of `run` into `folder`, which must be empty or absent."""
+def write_dicom(run: Path, folder: Path, *, studies: int = 10, box_from: float = 0.8, keys: Collection[str] = ()) -> Written:
+    """Objects of the `studies` highest-scoring studies of `run`, or of those of `keys`, into `folder`, empty or absent."""
     described = read_described(run)
     folder = _prepared(folder)
     manifest = read_manifest(run / PRIVATE)
     first = described.networks[0]
     network = Network(0, first.column, first.sha256, first.positive, described.code_version)
     n_studies = n_objects = n_left_out = 0
-    for result in _highest(run, studies):
+    for result in _chosen(run, keys) if keys else _highest(run, studies):
         try:
             subject = _subject(manifest, result, network, described.config.lung.recipe)
             objects = _objects(subject, box_from)
@@ -68,6 +68,12 @@ def _prepared(folder: Path) -> Path:
 def _highest(run: Path, count: int) -> list[StudyResult]:
     """The results of the studies that score highest."""
     return heapq.nsmallest(count, _results(run), key=lambda result: (-result.probabilities[0], result.study_key))
+
+
+def _chosen(run: Path, keys: Collection[str]) -> list[StudyResult]:
+    """Those of `keys` that were scored."""
+    wanted = set(keys)
+    return [result for result in _results(run) if result.study_key in wanted]
 
 
 def _results(run: Path) -> Iterator[StudyResult]:
