@@ -4,6 +4,7 @@ import contextlib
 import csv
 import os
 import random
+import shutil
 import signal
 import subprocess
 import tarfile
@@ -13,9 +14,13 @@ from collections import Counter
 from pathlib import Path
 
 import h5py
+import msgspec
 import pytest
 
+import pipeline
 from pipeline import open_run
+from pipeline.config import Config, EngineConfig, RunConfig
+from pipeline.errors import ConfigurationError
 from pipeline.pseudonym import make_key
 from pipeline.run.resume import last_places
 
@@ -190,6 +195,18 @@ def _n_lines(run):
 
 
 @pytest.mark.long
+def test_a_run_is_resumed_with_the_engine_that_began_it(plain, weights, tmp_path):
+    run, settings = tmp_path / "run", Config(run=RunConfig(images_top=3, images_flag_at=2.0))
+    shutil.copytree(plain.run, run)
+    begun = (run / "run.toml").read_text().replace('name = "openvino"', 'name = "torch"')  # as an older version settled it
+    (run / "run.toml").write_text(begun)
+    pipeline.screen(plain.archive, weights, run, config=settings, key_file=plain.run.parent / "key")
+    assert 'name = "torch"' in (run / "run.toml").read_text()
+    named = msgspec.structs.replace(settings, engine=EngineConfig(name="openvino"))
+    with pytest.raises(ConfigurationError, match=r"engine\.name"):
+        pipeline.screen(plain.archive, weights, run, config=named, key_file=plain.run.parent / "key")
+
+
 def test_a_resume_that_would_change_results_is_refused_naming_the_field(screened, archive, weights, drenet, tmp_path):
     from pipeline.study.drenet import formula_network, save_checkpoint
 

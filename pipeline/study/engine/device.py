@@ -14,12 +14,12 @@ from pipeline.errors import DeviceError
 
 
 def resolve_engine(name: str) -> str:
-    """`auto` -> cuda where this process sees a GPU, else torch; root does it once for all ranks.
+    """`auto` -> cuda where this process sees a GPU, else openvino; root does it once for all ranks.
 
-    OpenVINO is used only when it is named: what happens to be installed must not choose the numbers.
+    What happens to be installed never chooses the numbers: where OpenVINO is missing, it is missing.
     """
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "torch"
+        name = "cuda" if torch.cuda.is_available() else "openvino"
     if name == "cuda" and not torch.cuda.is_available():
         raise DeviceError("engine = cuda, but this rank sees no CUDA device: check --gpus-per-task, or choose torch")
     if name == "openvino" and find_spec("openvino") is None:

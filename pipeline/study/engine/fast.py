@@ -23,6 +23,7 @@ from pipeline.config import EngineConfig
 from pipeline.study.drenet import DreNet
 from pipeline.study.drenet.network import network_of
 from pipeline.study.drenet.resnet import ResNet, fold_batch_norms
+from pipeline.study.engine.device import resolve_engine
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -70,7 +71,7 @@ def fast_network(network: DreNet, config: EngineConfig, device: torch.device) ->
 
 
 def _features(trunk: ResNet, config: EngineConfig, device: torch.device, dtype: torch.dtype) -> Features:
-    if config.name == "openvino":
+    if resolve_engine(config.name) == "openvino":
         from pipeline.study.engine.openvino import openvino_features
 
         return openvino_features(trunk, config, dtype)
