@@ -30,6 +30,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     serve.add_argument("--max-queued", type=whole(1), default=200, help="most uploads that wait (default 200)")
     serve.add_argument("--upload-s", type=number(1, 86400), default=3600.0, help="longest upload (default 3600)")
     serve.add_argument("--study-s", type=number(1, 86400), default=600.0, help="longest screening of an upload (default 600)")
+    serve.add_argument("--settle-s", type=number(0.1, 86400), default=60.0, help="a PACS's study is whole after such a pause")
+    serve.add_argument("--return-to", default="", metavar="URL", help="DICOMweb address that gets a PACS's SR and SEG")
     serve.set_defaults(command=_serve)
 
 
@@ -58,6 +60,8 @@ def _serve(options: argparse.Namespace) -> int:
         max_queued=options.max_queued,
         upload_s=options.upload_s,
         study_s=options.study_s,
+        settle_s=options.settle_s,
+        return_to=options.return_to,
     )
     try:
         from pipeline.server.serve import serve
