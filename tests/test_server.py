@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import threading
 import time
 import zipfile
@@ -355,3 +356,34 @@ def test_stow_says_of_each_instance_what_became_of_it(server, study):
     ):
         headers, body = related(parts)
         assert server.ask("/dicom-web/studies", body, "POST", headers)[0] == status
+
+
+@pytest.mark.long
+def test_a_dicom_node_takes_instances_from_the_callers_it_knows(weights, key, study, plain, tmp_path):
+    from pydicom import dcmread
+    from pynetdicom import AE
+    from pynetdicom.sop_class import CTImageStorage, Verification
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    more = ("--settle-s", 2, "--dimse", port, "--caller", "SCANNER")
+    with serving(weights, tmp_path / "spool", *more, key=key) as served:
+        instances = [dcmread(io.BytesIO(data)) for _, data in study]
+        for title, is_known in (("STRANGER", False), ("SCANNER", True)):
+            entity = AE(ae_title=title)
+            entity.add_requested_context(Verification)
+            entity.add_requested_context(CTImageStorage, instances[0].file_meta.TransferSyntaxUID)
+            line = entity.associate("127.0.0.1", port)
+            assert line.is_established == is_known
+        assert line.send_c_echo().Status == 0
+        assert [line.send_c_store(one).Status for one in instances] == [0] * len(instances)
+        line.release()
+        end = time.monotonic() + 200
+        while "answered" not in (log := served.logs.read_text()):
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        expected = next(one for one in results_of(plain.run) if one.study_key in log)
+        with sqlite3.connect(tmp_path / "spool" / "queue.sqlite") as base:
+            (id_,) = base.execute("SELECT id FROM studies").fetchone()
+        assert [numbers(one) for one in served.results(id_)] == [numbers(expected)]

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -22,6 +23,9 @@ from pipeline.server.metrics import Metrics
 from pipeline.server.queue import Queue
 from pipeline.server.settings import Settings, check
 from pipeline.server.stow import Stow
+
+if TYPE_CHECKING:
+    from pipeline.server.dimse import Node
 
 log = logging.getLogger(__name__)
 PATIENCE_S = 60.0
@@ -80,6 +84,7 @@ async def _serve(settings: Settings, queue: Queue, listening: socket.socket, beg
         app, access_log=False, log_config=None, log_level="warning", server_header=False, lifespan="off",
         timeout_graceful_shutdown=int(PATIENCE_S), h11_max_incomplete_event_size=64 << 10,
     )  # fmt: skip
+    node = _node(settings, server, inbox)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     listening.listen()
     begun(f"http://{host}:{listening.getsockname()[1]}/")
@@ -87,10 +92,23 @@ async def _serve(settings: Settings, queue: Queue, listening: socket.socket, beg
         await _Uvicorn(config, board).serve(sockets=[listening])
     finally:
         board.draining = True
+        if node is not None:
+            node.close()
         for chore in chores:
             chore.cancel()
         with suppress(asyncio.CancelledError):
             await crew.stop(PATIENCE_S)
+
+
+def _node(settings: Settings, server: Server, inbox: Inbox) -> Node | None:
+    """The DICOM node, where one is asked for. Raises ConfigurationError."""
+    if not settings.dimse_port:
+        return None
+    try:
+        from pipeline.server.dimse import Node
+    except ImportError as error:
+        raise ConfigurationError("the DICOM node needs: pip install 'drenet-pipeline[dimse]'") from error
+    return Node(settings, server, inbox)
 
 
 async def _clean(queue: Queue) -> None:
