@@ -1,4 +1,4 @@
-"""A headless Chromium that may open files, and servers of this machine, and nothing else; needs the system packages chromium and chromium-driver."""
+"""A headless Chromium that may open files, and what this machine serves; needs the packages chromium and chromium-driver."""
 
 import os
 import shutil

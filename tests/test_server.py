@@ -4,10 +4,12 @@ import http.server
 import io
 import json
 import os
+import random
 import re
 import signal
 import socket
 import sqlite3
+import tarfile
 import threading
 import time
 import zipfile
@@ -24,7 +26,7 @@ from pipeline.server.queue import Queue
 from pipeline.server.settings import Settings, check, read_token
 from pipeline.server.upload import create, harmless
 from pipeline.single import results_of
-from tests.serving import serving
+from tests.serving import multipart, serving
 from tests.test_archive_nifti import bytes_of, image_of
 from tests.test_single import numbers
 
@@ -105,6 +107,62 @@ def test_what_cannot_be_screened_is_an_answer_with_a_code_and_a_cure(server, stu
         assert code in {one["code"] for one in said["left_out"]}
         assert said["explained"][code]["cure"]
         assert said["cure"]
+
+
+def hostile():
+    """(name, bytes, the code it ends as)."""
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as file:
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        file.addfile(link)
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("zeros", bytes(300 << 20))
+    inner = zipped([("a", b"a")])
+    return [
+        ("link.tar", tar.getvalue(), "ZIP_SLIP"),
+        ("slip.zip", zipped([("../../../tmp/CANARY", b"x" * 999)]), "ZIP_SLIP"),
+        ("bomb.zip", bomb.getvalue(), "DECOMPRESSION_BOMB"),
+        ("nested.zip", zipped([("inner.zip", inner)]), "ARCHIVE_NESTED"),
+        ("half.zip", zipped([("a", b"b" * 9999)])[:500], "ARCHIVE_CORRUPT"),
+        ("deep.dcm", bytes(128) + b"DICM" + b"\xff" * 500, "HEADER_CORRUPT"),
+    ]
+
+
+def test_hostile_containers_end_in_their_reason_codes_beside_a_sound_study(server, study, plain):
+    cases = hostile()
+    id_ = server.accepted([("study.zip", zipped(study)), *((name, data) for name, data, _ in cases)])
+    (result,) = server.results(id_)
+    assert numbers(result) == numbers(batch(plain, result))
+    left_out = {one["code"] for one in server.state(id_)["left_out"]}
+    assert {code for _, _, code in cases} <= left_out
+
+
+@pytest.mark.long
+def test_a_whole_cluttered_archive_is_answered_as_in_bulk(server, archive, truth):
+    paths = [path for path in sorted(archive.rglob("*")) if path.is_file() and not path.is_symlink()]
+    names = [str(path.relative_to(archive)).encode("utf-8", "replace").decode() for path in paths]
+    id_ = server.accepted([(name, path.read_bytes()) for name, path in zip(names, paths, strict=True)])
+    got = sorted((one.status, one.reason) for one in server.results(id_))
+    assert got == sorted((row["expected_status"], row["expected_reason"]) for row in truth.values())
+
+
+@pytest.mark.long
+def test_damaged_uploads_never_end_in_a_server_error(server, study):
+    draw, sound = random.Random(1), zipped(study[:6])
+    kind, body = multipart([("study.zip", sound)])
+    for number in range(60):
+        data = bytearray(body)
+        for _ in range(draw.randint(1, 40)):
+            data[draw.choice([draw.randrange(300), draw.randrange(len(data))])] = draw.randrange(256)
+        cut = bytes(data[: draw.randrange(len(data))]) if number % 3 == 0 else bytes(data)
+        status, _, said = server.ask("/v1/studies", cut, headers={"Content-Type": kind})
+        assert status in (202, 400), said
+        if status == 202 and number % 4:
+            server.ask(f"/v1/studies/{json.loads(said)['id']}", method="DELETE")
+        elif status == 202:
+            assert server.answer(json.loads(said)["id"])["state"] in ("done", "failed")
 
 
 @pytest.mark.parametrize(
