@@ -280,6 +280,7 @@ def test_a_token_is_asked_for_and_a_second_server_refused(weights, key, study, t
         done = drenet("serve", "--weights", weights, "--spool", tmp_path / "spool", "--port", 0)
         assert done.returncode == 2
         assert "is held by" in done.stdout
+        assert "--spool" in done.stdout
 
 
 def test_what_would_leave_a_server_open_is_refused(tmp_path):

@@ -41,7 +41,6 @@ class Node:
         """Raises ConfigurationError where the port cannot be had."""
         self._server, self._inbox, self._loop = server, inbox, asyncio.get_running_loop()
         entity = AE(ae_title=TITLE)
-        entity.maximum_pdu_size = 0
         entity.require_calling_aet = list(settings.callers)
         entity.add_supported_context(Verification)
         for context in AllStoragePresentationContexts:

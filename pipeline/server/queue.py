@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from pipeline.errors import LOST_LIMIT
+from pipeline.errors import LOST_LIMIT, ConfigurationError
 from pipeline.files import storage_error
 from pipeline.run.lock import Held, hold
 from pipeline.server.answer import FINAL, Outcome, State
@@ -65,7 +65,10 @@ class Queue:
     def __init__(self, spool: Path, *, max_queued: int, keep_s: float) -> None:
         """Raises ConfigurationError where another server holds the spool, StorageError where it cannot be written."""
         self._spool, self._max_queued, self.keep_s = spool, max_queued, keep_s
-        self._held: Held = hold(spool, "to serve")
+        try:
+            self._held: Held = hold(spool, "to serve")
+        except ConfigurationError as error:
+            raise ConfigurationError(str(error).replace("--out", "--spool")) from error
         try:
             spool.chmod(0o700)
             self._base = sqlite3.connect(spool / "queue.sqlite", isolation_level=None)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 PATIENCE_S = 60.0
 """A running study may take so long to end when the server is asked to stop."""
+UPLOAD_PATIENCE_S = 20
+"""And, before that, an upload on its way."""
 CLEAN_EVERY_S = 60.0
 
 
@@ -82,7 +84,7 @@ async def _serve(settings: Settings, queue: Queue, listening: socket.socket, beg
     app = server.app(Stow(server, inbox).routes())
     config = uvicorn.Config(
         app, access_log=False, log_config=None, log_level="warning", server_header=False, lifespan="off",
-        timeout_graceful_shutdown=int(PATIENCE_S), h11_max_incomplete_event_size=64 << 10,
+        timeout_graceful_shutdown=UPLOAD_PATIENCE_S, h11_max_incomplete_event_size=64 << 10,
     )  # fmt: skip
     node = _node(settings, server, inbox)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
