@@ -197,6 +197,7 @@ def test_a_huge_declared_length_is_refused_before_it_is_sent(server):
         assert b" 413 " in line.recv(100)
 
 
+@pytest.mark.long
 def test_a_study_can_be_cancelled_while_it_is_screened_and_the_server_goes_on(server, study):
     first, second = server.accepted([("a.zip", zipped(study))]), server.accepted([("b.zip", zipped(study))])
     assert server.ask(f"/v1/studies/{first}", method="DELETE")[0] == 204
