@@ -140,15 +140,6 @@ def test_hostile_containers_end_in_their_reason_codes_beside_a_sound_study(serve
 
 
 @pytest.mark.long
-def test_a_whole_cluttered_archive_is_answered_as_in_bulk(server, archive, truth):
-    paths = [path for path in sorted(archive.rglob("*")) if path.is_file() and not path.is_symlink()]
-    names = [str(path.relative_to(archive)).encode("utf-8", "replace").decode() for path in paths]
-    id_ = server.accepted([(name, path.read_bytes()) for name, path in zip(names, paths, strict=True)])
-    got = sorted((one.status, one.reason) for one in server.results(id_))
-    assert got == sorted((row["expected_status"], row["expected_reason"]) for row in truth.values())
-
-
-@pytest.mark.long
 def test_damaged_uploads_never_end_in_a_server_error(server, study):
     draw, sound = random.Random(1), zipped(study[:6])
     kind, body = multipart([("study.zip", sound)])
