@@ -1,4 +1,4 @@
-"""A headless Chromium that may open files and nothing else; needs the system packages chromium and chromium-driver."""
+"""A headless Chromium that may open files, and what this machine serves; needs the packages chromium and chromium-driver."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
-NO_NETWORK = ("--host-resolver-rules=MAP * ~NOTFOUND", "--disable-background-networking", "--no-first-run")
+NO_NETWORK = ("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--disable-background-networking", "--no-first-run")
 
 
 @contextmanager

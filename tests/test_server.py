@@ -1,11 +1,16 @@
 """The server: one study in, the batch's numbers out; what is hostile, broken or killed ends as an answer."""
 
+import http.server
 import io
 import json
 import os
+import random
 import re
 import signal
 import socket
+import sqlite3
+import tarfile
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -21,7 +26,7 @@ from pipeline.server.queue import Queue
 from pipeline.server.settings import Settings, check, read_token
 from pipeline.server.upload import create, harmless
 from pipeline.single import results_of
-from tests.serving import serving
+from tests.serving import multipart, serving
 from tests.test_archive_nifti import bytes_of, image_of
 from tests.test_single import numbers
 
@@ -69,11 +74,10 @@ def test_a_zip_is_answered_with_the_numbers_of_the_bulk_run_and_its_files(server
         assert (status, len(data)) == (200, file["bytes"])
     ends = {name["name"].rpartition("/")[2] for name in said["files"]}
     assert {"studies.csv", "exclusions.csv", f"{result.study_key}.png", "report.dcm", "lungs.dcm"} <= ends
-    panel, headers, page = server.ask(f"/v1/studies/{id_}/panel")
+    panel, headers, _ = server.ask(f"/v1/studies/{id_}/panel")
     assert panel == 200
     assert "'unsafe-inline'" not in headers["Content-Security-Policy"].partition("style-src-attr")[0]
-    assert result.study_key not in page.decode()  # stands in the page's data
-    assert server.ask(said["panel"].replace("index.html", "data/studies.js"))[0] == 200
+    assert result.study_key in server.ask(said["panel"].replace("index.html", "data/studies.js"))[2].decode()
     assert server.ask(said["panel"].replace("index.html", "..%2f..%2fstudies.csv"))[0] == 404
 
 
@@ -103,6 +107,53 @@ def test_what_cannot_be_screened_is_an_answer_with_a_code_and_a_cure(server, stu
         assert code in {one["code"] for one in said["left_out"]}
         assert said["explained"][code]["cure"]
         assert said["cure"]
+
+
+def hostile():
+    """(name, bytes, the code it ends as)."""
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as file:
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        file.addfile(link)
+    bomb = io.BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("zeros", bytes(300 << 20))
+    inner = zipped([("a", b"a")])
+    return [
+        ("link.tar", tar.getvalue(), "ZIP_SLIP"),
+        ("slip.zip", zipped([("../../../tmp/CANARY", b"x" * 999)]), "ZIP_SLIP"),
+        ("bomb.zip", bomb.getvalue(), "DECOMPRESSION_BOMB"),
+        ("nested.zip", zipped([("inner.zip", inner)]), "ARCHIVE_NESTED"),
+        ("half.zip", zipped([("a", b"b" * 9999)])[:500], "ARCHIVE_CORRUPT"),
+        ("deep.dcm", bytes(128) + b"DICM" + b"\xff" * 500, "HEADER_CORRUPT"),
+    ]
+
+
+def test_hostile_containers_end_in_their_reason_codes_beside_a_sound_study(server, study, plain):
+    cases = hostile()
+    id_ = server.accepted([("study.zip", zipped(study)), *((name, data) for name, data, _ in cases)])
+    (result,) = server.results(id_)
+    assert numbers(result) == numbers(batch(plain, result))
+    left_out = {one["code"] for one in server.state(id_)["left_out"]}
+    assert {code for _, _, code in cases} <= left_out
+
+
+@pytest.mark.long
+def test_damaged_uploads_never_end_in_a_server_error(server, study):
+    draw, sound = random.Random(1), zipped(study[:6])
+    kind, body = multipart([("study.zip", sound)])
+    for number in range(60):
+        data = bytearray(body)
+        for _ in range(draw.randint(1, 40)):
+            data[draw.choice([draw.randrange(300), draw.randrange(len(data))])] = draw.randrange(256)
+        cut = bytes(data[: draw.randrange(len(data))]) if number % 3 == 0 else bytes(data)
+        status, _, said = server.ask("/v1/studies", cut, headers={"Content-Type": kind})
+        assert status in (202, 400), said
+        if status == 202 and number % 4:
+            server.ask(f"/v1/studies/{json.loads(said)['id']}", method="DELETE")
+        elif status == 202:
+            assert server.answer(json.loads(said)["id"])["state"] in ("done", "failed")
 
 
 @pytest.mark.parametrize(
@@ -137,6 +188,7 @@ def test_a_huge_declared_length_is_refused_before_it_is_sent(server):
         assert b" 413 " in line.recv(100)
 
 
+@pytest.mark.long
 def test_a_study_can_be_cancelled_while_it_is_screened_and_the_server_goes_on(server, study):
     first, second = server.accepted([("a.zip", zipped(study))]), server.accepted([("b.zip", zipped(study))])
     assert server.ask(f"/v1/studies/{first}", method="DELETE")[0] == 204
@@ -146,6 +198,7 @@ def test_a_study_can_be_cancelled_while_it_is_screened_and_the_server_goes_on(se
     assert server.ask(f"/v1/studies/{second}")[0] == 404
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_is_replaced_and_the_study_is_answered(server, study):
     id_ = server.accepted([("a.zip", zipped(study))])
     while server.state(id_)["state"] == "queued":
@@ -196,6 +249,7 @@ def test_nothing_of_the_patient_is_written_logged_or_served(server, study, plain
     assert id_ not in server.logs.read_text()
 
 
+@pytest.mark.long
 def test_a_killed_server_goes_on_where_it_stopped(weights, key, study, tmp_path):
     with serving(weights, tmp_path / "spool", key=key) as first:
         ids = [first.accepted([("a.zip", zipped(study))]) for _ in range(2)]
@@ -206,6 +260,7 @@ def test_a_killed_server_goes_on_where_it_stopped(weights, key, study, tmp_path)
         assert [second.answer(id_)["state"] for id_ in ids] == ["done", "done"]
 
 
+@pytest.mark.long
 def test_a_token_is_asked_for_and_a_second_server_refused(weights, key, study, tmp_path, drenet):
     (tmp_path / "token").write_text("0123456789abcdef" * 2)
     (tmp_path / "token").chmod(0o600)
@@ -217,6 +272,7 @@ def test_a_token_is_asked_for_and_a_second_server_refused(weights, key, study, t
         done = drenet("serve", "--weights", weights, "--spool", tmp_path / "spool", "--port", 0)
         assert done.returncode == 2
         assert "is held by" in done.stdout
+        assert "--spool" in done.stdout
 
 
 def test_what_would_leave_a_server_open_is_refused(tmp_path):
@@ -279,3 +335,106 @@ def test_a_policy_names_the_scripts_of_its_page_and_no_others():
     policy = policy_of("<style>a</style><script>alert(1)</script>")
     assert "'sha256-bhHHL3z2vDgxUt0W3dWQOrprscmda2Y5pLsLg4GF+pI='" in policy
     assert "script-src 'self' 'sha256-" in policy
+
+
+def related(parts):
+    """A STOW-RS body of (type, bytes) parts."""
+    body = b"".join(f"--mark\r\nContent-Type: {kind}\r\n\r\n".encode() + data + b"\r\n" for kind, data in parts)
+    return {"Content-Type": 'multipart/related; type="application/dicom"; boundary=mark'}, body + b"--mark--\r\n"
+
+
+class Pacs(http.server.BaseHTTPRequestHandler):
+    """A PACS that is down for the first request, and keeps what it gets afterwards."""
+
+    got, n_asked = [], 0
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        Pacs.n_asked += 1
+        self.send_response(503 if Pacs.n_asked == 1 else 200)
+        self.end_headers()
+        if Pacs.n_asked > 1:
+            Pacs.got.append(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def pacs():
+    Pacs.got, Pacs.n_asked = [], 0
+    with http.server.HTTPServer(("127.0.0.1", 0), Pacs) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.server_port}/dicom-web/studies"
+        listening.shutdown()
+
+
+@pytest.mark.long
+def test_a_pacs_that_stores_in_parts_gets_the_numbers_of_the_bulk_run_and_the_objects_back(
+    weights, key, study, plain, pacs, tmp_path
+):
+    more = ("--settle-s", 3, "--return-to", pacs)
+    with serving(weights, tmp_path / "spool", *more, key=key) as served:
+        links = set()
+        for some in (study[:10], study[10:], study[:3]):  # the last ones a second time
+            headers, body = related([("application/dicom", data) for _, data in some])
+            status, said, stored = served.ask("/dicom-web/studies", body, "POST", headers)
+            assert (status, said["Content-Type"]) == (200, "application/dicom+json")
+            assert len(json.loads(stored)["00081199"]["Value"]) == len(some)
+            links.add(said["Link"])
+        (link,) = links
+        id_ = re.search(r"/v1/studies/([\w-]+)", link).group(1)
+        assert served.state(id_)["state"] == "receiving"
+        (result,) = served.results(id_)
+        assert numbers(result) == numbers(batch(plain, result))
+        while not (returned := served.state(id_)["returned"]):
+            time.sleep(0.1)
+        assert returned == "sent"
+        (body,) = Pacs.got
+        assert body.count(b"DICM") == 2
+        headers, body = related([("application/dicom", data) for _, data in study[:3]])  # late ones: a study of their own
+        _, said, _ = served.ask("/dicom-web/studies", body, "POST", headers)
+        late = served.answer(re.search(r"/v1/studies/([\w-]+)", said["Link"]).group(1))
+        assert [one["reason"] for one in late["results"]] == ["TOO_FEW_SLICES"]
+
+
+def test_stow_says_of_each_instance_what_became_of_it(server, study):
+    for parts, status in (
+        ([("application/dicom", study[0][1]), ("application/dicom", b"nonsense")], 202),
+        ([("application/dicom", b"")], 409),
+        ([("text/plain", study[0][1])], 409),
+        ([], 400),
+    ):
+        headers, body = related(parts)
+        assert server.ask("/dicom-web/studies", body, "POST", headers)[0] == status
+
+
+@pytest.mark.long
+def test_a_dicom_node_takes_instances_from_the_callers_it_knows(weights, key, study, plain, tmp_path):
+    from pydicom import dcmread
+    from pynetdicom import AE
+    from pynetdicom.sop_class import CTImageStorage, Verification
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    more = ("--settle-s", 2, "--dimse", port, "--caller", "SCANNER")
+    with serving(weights, tmp_path / "spool", *more, key=key) as served:
+        instances = [dcmread(io.BytesIO(data)) for _, data in study]
+        for title, is_known in (("STRANGER", False), ("SCANNER", True)):
+            entity = AE(ae_title=title)
+            entity.add_requested_context(Verification)
+            entity.add_requested_context(CTImageStorage, instances[0].file_meta.TransferSyntaxUID)
+            line = entity.associate("127.0.0.1", port)
+            assert line.is_established == is_known
+        assert line.send_c_echo().Status == 0
+        assert [line.send_c_store(one).Status for one in instances] == [0] * len(instances)
+        line.release()
+        end = time.monotonic() + 200
+        while "answered" not in (log := served.logs.read_text()):
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        expected = next(one for one in results_of(plain.run) if one.study_key in log)
+        with sqlite3.connect(tmp_path / "spool" / "queue.sqlite") as base:
+            (id_,) = base.execute("SELECT id FROM studies").fetchone()
+        assert [numbers(one) for one in served.results(id_)] == [numbers(expected)]

@@ -57,7 +57,7 @@ def test_several_studies_are_answered_each(plain, weights):
         pipeline.screen_one(plain.archive, weights)
 
 
-@pytest.mark.parametrize("kind", ["nifti", "pictures"])
+@pytest.mark.parametrize("kind", ["nifti", pytest.param("pictures", marks=pytest.mark.long)])
 def test_volumes_and_pictures_give_the_numbers_of_a_bulk_run(kind, weights, tmp_path):
     phantom = chest(81_000, "covid", matrix=128, slices=26)
     if kind == "nifti":

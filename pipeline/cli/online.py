@@ -31,6 +31,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     serve.add_argument("--max-queued", type=whole(1), default=200, help="most uploads that wait (default 200)")
     serve.add_argument("--upload-s", type=number(1, 86400), default=3600.0, help="longest upload (default 3600)")
     serve.add_argument("--study-s", type=number(1, 86400), default=600.0, help="longest screening of an upload (default 600)")
+    serve.add_argument("--settle-s", type=number(0.1, 86400), default=60.0, help="a PACS's study is whole after such a pause")
+    serve.add_argument("--return-to", default="", metavar="URL", help="DICOMweb address that gets a PACS's SR and SEG")
+    serve.add_argument("--dimse", type=whole(0, 65535), default=0, metavar="PORT", help="a DICOM node too; extra [dimse]")
+    serve.add_argument("--caller", action="append", default=[], metavar="AET", help="AE title that may send; may repeat")
     serve.set_defaults(command=_serve)
 
 
@@ -60,6 +64,10 @@ def _serve(options: argparse.Namespace) -> int:
         max_queued=options.max_queued,
         upload_s=options.upload_s,
         study_s=options.study_s,
+        settle_s=options.settle_s,
+        return_to=options.return_to,
+        dimse_port=options.dimse,
+        callers=tuple(options.caller),
     )
     try:
         from pipeline.server.serve import serve

@@ -28,7 +28,7 @@ from pipeline.server.openapi import document
 from pipeline.server.problems import Problem
 from pipeline.server.queue import Queue, Row
 from pipeline.server.settings import Settings
-from pipeline.server.upload import Files, Limits, receive
+from pipeline.server.upload import Files, Limits, Sink, receive
 
 log = logging.getLogger(__name__)
 POLICY = (
@@ -55,10 +55,11 @@ class Server:
     def __init__(self, settings: Settings, queue: Queue, board: Board, metrics: Metrics, crew: Crew) -> None:
         self.settings, self.queue, self.board, self.metrics, self.crew = settings, queue, board, metrics, crew
 
-    def app(self, more: list[Route] | None = None) -> ASGIApp:
+    def app(self, more: Sequence[Route] = ()) -> ASGIApp:
         """The application; `more` are other doors into the same queue."""
         study = "/v1/studies/{id}"
         routes = [
+            *more,
             Route("/", self.page),
             Route("/assets/{name}", self.asset),
             Route("/v1/studies", self.upload, methods=["POST"]),
@@ -72,7 +73,6 @@ class Server:
             Route("/readyz", self.readyz),
             Route("/metrics", self.prometheus),
             Route("/openapi.json", self.openapi),
-            *(more or []),
         ]
         handlers = {Problem: _refused, HTTPException: _http, OSError: _storage, Exception: _unexpected}
         return Guard(Starlette(routes=routes, exception_handlers=handlers), self.settings, self.metrics)
@@ -99,7 +99,7 @@ class Server:
             raise Problem("DRAINING")
         self.queue.check_room()
 
-    async def taken(self, request: Request, sink: Files) -> int:
+    async def taken(self, request: Request, sink: Sink) -> int:
         """The body of `request`, in `sink`; its bytes. Raises Problem."""
         settings, headers = self.settings, request.headers
         limits = Limits(settings.max_bytes, settings.max_files, settings.upload_s)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sqlite3
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -102,6 +103,9 @@ class Crew:
                 log.error("a worker died before it was ready; the next in %.0f s", pause_s)  # noqa: TRY400  no fault of ours
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            except (OSError, sqlite3.Error) as error:  # the spool's disk: what ran is done again by the next start
+                log.error("storage: %s", type(error).__name__)  # noqa: TRY400  its message holds a path
+                await asyncio.sleep(LONGEST_PAUSE_S)
             finally:
                 if process is not None:
                     self._kill(process)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import warnings
 from datetime import UTC, datetime
 
 
@@ -21,7 +22,10 @@ class JsonLines(logging.Formatter):
 
 
 def log_json(level: int) -> None:
-    """Every logger's records from `level` on go to standard error."""
+    """Every logger's records from `level` on go to standard error; libraries that tell values are silent."""
+    warnings.simplefilter("ignore")
+    for library in ("highdicom", "pynetdicom", "pydicom"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     root = logging.getLogger()

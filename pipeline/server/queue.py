@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from pipeline.errors import LOST_LIMIT
+from pipeline.errors import LOST_LIMIT, ConfigurationError
 from pipeline.files import storage_error
 from pipeline.run.lock import Held, hold
 from pipeline.server.answer import FINAL, Outcome, State
@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS studies (
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, ticket TEXT UNIQUE NOT NULL, state TEXT NOT NULL,
     created REAL NOT NULL, started REAL NOT NULL DEFAULT 0, ended REAL NOT NULL DEFAULT 0, starts INTEGER NOT NULL DEFAULT 0,
     lost INTEGER NOT NULL DEFAULT 0, n_files INTEGER NOT NULL, n_bytes INTEGER NOT NULL, outcome BLOB NOT NULL DEFAULT '{}',
-    returned TEXT NOT NULL DEFAULT ''
+    returned TEXT NOT NULL DEFAULT '', study TEXT NOT NULL DEFAULT ''
 )
 """
 COLUMNS = "number, id, ticket, state, created, started, ended, starts, lost, n_files, n_bytes, outcome, returned"
@@ -65,7 +65,10 @@ class Queue:
     def __init__(self, spool: Path, *, max_queued: int, keep_s: float) -> None:
         """Raises ConfigurationError where another server holds the spool, StorageError where it cannot be written."""
         self._spool, self._max_queued, self.keep_s = spool, max_queued, keep_s
-        self._held: Held = hold(spool, "to serve")
+        try:
+            self._held: Held = hold(spool, "to serve")
+        except ConfigurationError as error:
+            raise ConfigurationError(str(error).replace("--out", "--spool")) from error
         try:
             spool.chmod(0o700)
             self._base = sqlite3.connect(spool / "queue.sqlite", isolation_level=None)
@@ -96,6 +99,11 @@ class Queue:
         """An id that nobody guesses."""
         return secrets.token_urlsafe(ID_BYTES)
 
+    @property
+    def incoming(self) -> Path:
+        """Where instances are written while they come."""
+        return self._spool / "incoming"
+
     def home(self, id_: str) -> Path:
         """The study's folder."""
         return self._spool / "studies" / hashlib.sha256(id_.encode()).hexdigest()[:32]
@@ -117,6 +125,30 @@ class Queue:
         values = (id_, secrets.token_urlsafe(ID_BYTES), time.time(), n_files, n_bytes)
         columns = "id, ticket, state, created, n_files, n_bytes"
         self._base.execute(f"INSERT INTO studies ({columns}) VALUES (?, ?, 'queued', ?, ?, ?)", values)  # noqa: S608  ours
+
+    def begin(self, id_: str, study: str) -> None:
+        """A study whose instances come one by one; `study` is its pseudonym."""
+        self.check_room()
+        values = (id_, secrets.token_urlsafe(ID_BYTES), time.time(), study)
+        columns = "id, ticket, state, created, n_files, n_bytes, study"
+        self._base.execute(f"INSERT INTO studies ({columns}) VALUES (?, ?, 'receiving', ?, 0, 0, ?)", values)  # noqa: S608  ours
+
+    def receiving(self) -> dict[str, str]:
+        """Pseudonym -> id of the studies that are still coming in."""
+        found = self._base.execute("SELECT study, id FROM studies WHERE state = 'receiving'")
+        return dict(found.fetchall())
+
+    def grown(self, id_: str, n_bytes: int) -> None:
+        """One more instance came."""
+        self._set(id_, "n_files = n_files + 1, n_bytes = n_bytes + ?", n_bytes)
+
+    def settled(self, id_: str) -> None:
+        """No more comes: the study waits to be screened."""
+        self._base.execute("UPDATE studies SET state = 'queued' WHERE id = ? AND state = 'receiving'", (id_,))
+
+    def to_return(self) -> list[Row]:
+        """Answered studies that a PACS sent, and that have not been sent back."""
+        return self._rows("state = 'done' AND study != '' AND returned = ''")
 
     def find(self, id_: str) -> Row:
         """Raises Problem NO_SUCH_STUDY."""

@@ -9,19 +9,29 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from pipeline.errors import ConfigurationError
+from pipeline.pseudonym import key_of
 from pipeline.server.app import Server
 from pipeline.server.crew import Board, Crew
+from pipeline.server.give_back import give_back
+from pipeline.server.inbox import Inbox
 from pipeline.server.metrics import Metrics
 from pipeline.server.queue import Queue
 from pipeline.server.settings import Settings, check
+from pipeline.server.stow import Stow
+
+if TYPE_CHECKING:
+    from pipeline.server.dimse import Node
 
 log = logging.getLogger(__name__)
 PATIENCE_S = 60.0
 """A running study may take so long to end when the server is asked to stop."""
+UPLOAD_PATIENCE_S = 20
+"""And, before that, an upload on its way."""
 CLEAN_EVERY_S = 60.0
 
 
@@ -66,21 +76,41 @@ async def _serve(settings: Settings, queue: Queue, listening: socket.socket, beg
     board, metrics = Board(), Metrics()
     crew = Crew(settings, queue, board, metrics)
     await crew.start()
-    app = Server(settings, queue, board, metrics, crew).app()
+    server = Server(settings, queue, board, metrics, crew)
+    inbox = Inbox(queue, board, key_of(settings.key_file), settings.settle_s)
+    chores = [asyncio.create_task(_clean(queue)), asyncio.create_task(inbox.settle())]
+    if settings.return_to:
+        chores.append(asyncio.create_task(give_back(queue, board, settings.return_to)))
+    app = server.app(Stow(server, inbox).routes())
     config = uvicorn.Config(
         app, access_log=False, log_config=None, log_level="warning", server_header=False, lifespan="off",
-        timeout_graceful_shutdown=int(PATIENCE_S), h11_max_incomplete_event_size=64 << 10,
+        timeout_graceful_shutdown=UPLOAD_PATIENCE_S, h11_max_incomplete_event_size=64 << 10,
     )  # fmt: skip
-    cleaning = asyncio.create_task(_clean(queue))
+    node = _node(settings, server, inbox)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    listening.listen()
     begun(f"http://{host}:{listening.getsockname()[1]}/")
     try:
         await _Uvicorn(config, board).serve(sockets=[listening])
     finally:
         board.draining = True
-        cleaning.cancel()
+        if node is not None:
+            node.close()
+        for chore in chores:
+            chore.cancel()
         with suppress(asyncio.CancelledError):
             await crew.stop(PATIENCE_S)
+
+
+def _node(settings: Settings, server: Server, inbox: Inbox) -> Node | None:
+    """The DICOM node, where one is asked for. Raises ConfigurationError."""
+    if not settings.dimse_port:
+        return None
+    try:
+        from pipeline.server.dimse import Node
+    except ImportError as error:
+        raise ConfigurationError("the DICOM node needs: pip install 'drenet-pipeline[dimse]'") from error
+    return Node(settings, server, inbox)
 
 
 async def _clean(queue: Queue) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pipeline.errors import ConfigurationError
 from pipeline.pseudonym import OTHERS
@@ -52,6 +53,8 @@ def check(settings: Settings) -> None:
             f"{settings.host} can be reached by others: name a secret with --token-file (and put TLS before it), or stay "
             "on 127.0.0.1"
         )
+    if settings.return_to and urlsplit(settings.return_to).scheme not in ("http", "https"):
+        raise ConfigurationError("--return-to is the http or https address of a DICOMweb server's studies")
     if settings.dimse_port and not settings.is_loopback and not settings.callers:
         raise ConfigurationError("a DICOM node that others can reach needs --caller: the AE titles that may send")
 

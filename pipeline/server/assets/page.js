@@ -135,7 +135,7 @@ async function follow(id) {
   }
   if (id !== study) return;
   busy(false);
-  stages("");
+  at("stages").replaceChildren();
   if (last === "cancelled") say("Cancelled. What was sent is deleted.");
   else await show(id, true);
 }
@@ -204,7 +204,7 @@ function score(value, network, result) {
   const limit = network.threshold;
   const side = limit === undefined || limit === null ? "its network states no operating threshold" : `${value >= limit ? "at or above" : "below"} the network's operating threshold of ${limit.toFixed(3)}`;
   const meant = `mean over ${result.slices.length} slices of the probability of “${network.positive}”; ${side}.`;
-  return [make("p", { class: "score" }, value.toFixed(3)), make("p", {}, `${network.column}: ${meant} `, network.meaning || "")];
+  return [make("p", { class: "score" }, value.toFixed(3)), make("p", {}, `${network.column}: ${meant} `, network.meaning ? `What it means: ${network.meaning}.` : "")];
 }
 
 function finish(said) {
