@@ -162,7 +162,7 @@ def _check_unchanged(request: Request, config: Config, networks: list[Network], 
 
 
 def resolved(config: Config, out: Path | None = None) -> Config:
-    """Root settles `engine = auto` for all ranks; a resume of the run at `out` goes on with the engine that it was begun with."""
+    """Root settles `engine = auto` for all ranks; a resume of the run at `out` goes on with the engine that it began with."""
     from pipeline.study.engine import resolve_engine
 
     name = config.engine.name
