@@ -1,4 +1,4 @@
-"""Whether a lung mask can be believed: three signs of a slice, each with one limit; all at WORK_MM a pixel.
+"""Whether a lung mask can be believed: three signs of a slice; all at WORK_MM a pixel.
 
 Organ: a thick piece of soft tissue as dense as muscle, liver or blood. Outside: a part of the mask that lies beyond the body.
 Lost: aerated lung in the body that the mask leaves out. Consolidated lung is soft tissue too, but a little less dense.
@@ -14,6 +14,8 @@ from pipeline.study.lungs.air import WORK_MM
 from pipeline.study.lungs.shapes import Bits, disk
 
 SOFT_HU, ORGAN_HU, ORGAN_CM2 = -100, 36.0, 4.0
+DENSE_HU, DENSE_PX, DENSE_CM2 = 30, 2, 2.5
+"""A piece that is part lesion, part organ: what is dense throughout, over 7 pixels, need not be as large nor as thick."""
 OUTSIDE_CM2 = 3.0
 LUNG_HU, LOST_CM2, LOST_SHARE = (-960, -400), 8.0, 0.1
 THICK_PX = 3
@@ -35,17 +37,25 @@ def signs(lung: Bits, hu: Hu, body: Bits) -> tuple[bool, bool, bool]:
     if not lung.any():
         return False, False, False
     smooth = np.asarray(cv2.blur(hu, (5, 5)), np.int16)
-    return organ_cm2(lung, hu, smooth) > ORGAN_CM2, outside_cm2(lung, body) > OUTSIDE_CM2, _is_lost(lung, smooth, body)
+    return _has_organ(lung, hu, smooth), outside_cm2(lung, body) > OUTSIDE_CM2, _is_lost(lung, smooth, body)
 
 
-def organ_cm2(lung: Bits, hu: Hu, smooth: Hu) -> float:
-    """The largest thick piece of the mask that is as dense as an organ."""
+def _has_organ(lung: Bits, hu: Hu, smooth: Hu) -> bool:
+    """Whether a thick piece of the mask is as dense as an organ: on the whole, or a smaller one throughout."""
     solid = cv2.morphologyEx((smooth > SOFT_HU) * lung, cv2.MORPH_OPEN, disk(THICK_PX))
-    if cv2.countNonZero(solid) * PIXEL_CM2 <= ORGAN_CM2:
-        return 0.0
-    n, labels = cv2.connectedComponents(solid, connectivity=4)
-    pieces = [hu[labels == number] for number in range(1, n)]
-    return max(len(piece) * PIXEL_CM2 if np.median(piece) > ORGAN_HU else 0.0 for piece in pieces)
+    if any(np.median(hu[piece]) > ORGAN_HU for piece in _pieces(solid, ORGAN_CM2)):
+        return True
+    dense = cv2.morphologyEx((cv2.blur(smooth, (3, 3)) > DENSE_HU) * lung, cv2.MORPH_OPEN, disk(DENSE_PX))
+    return bool(_pieces(dense, DENSE_CM2))
+
+
+def _pieces(mask: Bits, least_cm2: float) -> list[Doubts]:
+    """The connected pieces of `mask` that are larger than so much."""
+    if cv2.countNonZero(mask) * PIXEL_CM2 <= least_cm2:
+        return []
+    n, labels = cv2.connectedComponents(mask, connectivity=4)
+    sizes = np.bincount(labels.ravel(), minlength=n) * PIXEL_CM2
+    return [labels == number for number in range(1, n) if sizes[number] > least_cm2]
 
 
 def outside_cm2(lung: Bits, body: Bits) -> float:
