@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from lung import fifteen, organ_cm2
-from lung_real import each_series
+from lung_real import each_series, rows_of
 
 from pipeline.config import SliceConfig
 from pipeline.errors import StudyError
@@ -25,8 +25,7 @@ LOSSES = ("lobe", "half a lung", "one lung")
 ORGAN_CM2, LEAST_LEFT = 5.0, 0.85
 """A slice is damaged from so much organ, or below this share of its lung."""
 CHOSEN_ON = ("P001", "cap001", "ldx1-L", "ricord-ge")
-WRONG = {("ldx1-L", -324), ("ldx1-B", -324), ("ldx1-B", -219), ("ricord-ge", 93)}
-"""Slices of the real series whose own masks hold too much organ, by eye (docs/lung-verdicts.csv)."""
+VERDICTS = Path(__file__).parent.parent / "docs" / "lung-verdicts.csv"
 SOFT_HU, STEEP_HU, BONE_HU = -30, -300, 220
 
 
@@ -163,11 +162,12 @@ def main():
     cv2.setNumThreads(1)
     n, matrix, first = map(int, [*sys.argv[1:4], *("60", "256", "30060")[len(sys.argv[1:4]) :]])
     tally = Counter()
+    wrong = {(row["series"], row["z_mm"]) for row in rows_of(VERDICTS) if row["verdict"] != "right"}
     for number in range(first, first + n):
         counted("phantoms", made(number, matrix), tally, number)
     for name, hu, masks, z_mm, pixel_cm2 in each_series(Path(sys.argv[4])) if len(sys.argv) > 4 else ():
         group = "real, chosen on" if name in CHOSEN_ON else "real, others"
-        sound = np.array([(name, round(z)) not in WRONG for z in z_mm])
+        sound = np.array([(name, f"{z:.1f}") not in wrong for z in z_mm])
         counted(group, (hu, masks, (float(np.sqrt(pixel_cm2 * 100)),) * 2, sound), tally, 1)
     print_tally(tally)
 
