@@ -13,9 +13,9 @@ import numpy.typing as npt
 from pipeline.study.lungs.air import WORK_MM
 from pipeline.study.lungs.shapes import Bits, disk
 
-SOFT_HU, ORGAN_HU, ORGAN_CM2 = -100, 36.0, 4.0
-DENSE_HU, DENSE_PX, DENSE_CM2 = 30, 2, 2.5
-"""A piece that is part lesion, part organ: what is dense throughout, over 7 pixels, need not be as large nor as thick."""
+SOFT_HU, ORGAN_HU, ORGAN_CM2 = -100, 38.0, 4.0
+DENSE_HU, DENSE_PX, DENSE_CM2 = 34, 2, 4.0
+"""A piece that is part lesion, part organ: what is dense throughout, over 7 pixels, need not be as thick."""
 OUTSIDE_CM2 = 3.0
 LUNG_HU, LOST_CM2, LOST_SHARE = (-960, -400), 8.0, 0.1
 THICK_PX = 3
