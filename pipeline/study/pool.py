@@ -23,7 +23,7 @@ from pipeline.records import (
 )
 from pipeline.study.boxes import to_original, within
 
-EXCLUDING = frozenset({Reason.NO_LUNG_FOUND, Reason.NOT_CHEST, Reason.GREY_UNKNOWN})
+EXCLUDING = frozenset({Reason.NO_LUNG_FOUND, Reason.LUNG_IMPLAUSIBLE, Reason.NOT_CHEST, Reason.GREY_UNKNOWN})
 """Reasons met after indexing that exclude a study rather than fail it: the input is sound, it is not ours."""
 
 

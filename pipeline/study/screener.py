@@ -24,12 +24,16 @@ from pipeline.records import DealtStudy, Line, PreparedStudy, Series, Study, Stu
 from pipeline.study.contact_sheet import write_contact_sheet
 from pipeline.study.drenet import load_checkpoint_bytes
 from pipeline.study.engine import Engine
-from pipeline.study.lungs import lung_masks
+from pipeline.study.lungs import judged_masks
 from pipeline.study.picture_pack import Album, deep_pictures, study_pictures
 from pipeline.study.pool import failed_result, study_result
-from pipeline.study.slices import Mask, prepare
+from pipeline.study.slices import Chosen, Mask, prepare
 
 log = logging.getLogger(__name__)
+
+
+WITHOUT_LUNGS = frozenset({Reason.NO_LUNG_FOUND, Reason.LUNG_IMPLAUSIBLE})
+"""Reasons for which the next candidate is tried."""
 
 
 class Preparer:
@@ -53,13 +57,13 @@ class Preparer:
         self._decoder.close()
 
     def best(self, study: Study) -> tuple[Series, PreparedStudy]:
-        """The best series, prepared; one without lungs falls through to the next. Raises StudyError."""
+        """The best series, prepared; one without believable lungs falls through to the next. Raises StudyError."""
         self.seconds, self.seen = {}, None
         for series in study.candidates:
             try:
                 return series, self._prepared(study, series)
             except StudyError as error:
-                if error.reason != Reason.NO_LUNG_FOUND or series is study.candidates[-1]:
+                if error.reason not in WITHOUT_LUNGS or series is study.candidates[-1]:
                     raise
         raise StudyError(Reason.NO_SUITABLE_SERIES, "select")
 
@@ -68,25 +72,26 @@ class Preparer:
         with self.timed("read"):
             volume = read_volume(self._archive, series, range(len(series.slices)), self._decoder)
         with self.timed("lung"):
-            masks = self._masks(volume)
+            masks, doubts = self._masks(volume)
         with self.timed("prepare"):
-            prepared = prepare(volume, masks, series.seed, config)
+            prepared = prepare(volume, masks, series.seed, config, doubts)
         self.seen = (volume, masks, prepared)
         if self._sheets:
             with self.timed("pictures"):
                 write_contact_sheet(self._sheets / f"{study.study_key}.png", volume, masks, prepared)
         return prepared
 
-    def _masks(self, volume: Volume) -> Mask:
-        """The lungs as found, or as given with exported pictures."""
+    def _masks(self, volume: Volume) -> tuple[Mask, Chosen]:
+        """The lungs as found, or as given with exported pictures, and whose masks are implausible: no given one is."""
         given = [(row, path) for row, path in enumerate(volume.masks) if path]
         if len(given) == len(volume.hu):
-            masks = np.zeros(volume.hu.shape, bool)
+            masks, doubts = np.zeros(volume.hu.shape, bool), np.zeros(len(volume.hu), bool)
         else:
-            masks = lung_masks(volume.hu, volume.z_mm, volume.spacing_mm, self._config.lung.recipe)
+            masks, doubts = judged_masks(volume.hu, volume.z_mm, volume.spacing_mm, self._config.lung.recipe)
         for row, path in given:
             masks[row] = read_mask(self._archive, path, volume.hu.shape[1:], self._decoder)
-        return masks
+            doubts[row] = False
+        return masks, doubts
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

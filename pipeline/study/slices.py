@@ -19,6 +19,7 @@ from pipeline.study.fill import fill
 
 Grey = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
+Chosen = npt.NDArray[np.bool_]
 
 MIN_LUNG_MM2 = 7000.0
 """The fullest slice of a chest shows more lung than this (8,000 to 60,000 mm2); heads and abdomens show less."""
@@ -27,6 +28,8 @@ LOWEST_SHARE = 0.10
 TRUNCATED_SHARE = 0.3
 """A series whose first or last slice shows more than this share of its largest lung ends inside the lung."""
 RIM_MM = 2.0
+IMPLAUSIBLE_SHARE = 0.5
+"""A study with implausible masks on more of the slices that would count than this is refused."""
 
 
 def choose_slices(z_mm: Sequence[float], config: SliceConfig) -> list[int]:
@@ -42,14 +45,33 @@ def kept_slices(area_mm2: npt.NDArray[np.float64], config: SliceConfig) -> list[
     wanted = min(MIN_LUNG_SLICES, -(-len(area_mm2) // 3))  # patients of one or two exported pictures are none the less some
     if (area_mm2 > MIN_LUNG_MM2 / 4).sum() < wanted or area_mm2.max() < MIN_LUNG_MM2:
         raise StudyError(Reason.NO_LUNG_FOUND, "lung")
+    return _enough(area_mm2, config)
+
+
+def _enough(area_mm2: npt.NDArray[np.float64], config: SliceConfig) -> list[int]:
     share = max(config.keep_fraction, LOWEST_SHARE)
     return np.flatnonzero(area_mm2 >= share * area_mm2.max()).tolist()
 
 
-def prepare(volume: Volume, masks: Mask, seed: int, config: Config) -> PreparedStudy:
-    """The kept slices as a network sees them; `masks` [S, R, C]. Raises StudyError NO_LUNG_FOUND."""
+def believed_slices(area_mm2: npt.NDArray[np.float64], doubts: Chosen, config: SliceConfig) -> tuple[list[int], int]:
+    """`kept_slices` without those of implausible masks, and how many these are; areas are held against believed ones only.
+
+    Raises StudyError NO_LUNG_FOUND, or LUNG_IMPLAUSIBLE where too few can be believed.
+    """
+    n_kept = len(kept := kept_slices(area_mm2, config))
+    n_doubted = int(doubts[kept].sum())
+    if n_doubted > IMPLAUSIBLE_SHARE * n_kept:
+        raise StudyError(Reason.LUNG_IMPLAUSIBLE, "lung")
+    return _enough(np.where(doubts, 0.0, area_mm2), config), n_doubted
+
+
+def prepare(volume: Volume, masks: Mask, seed: int, config: Config, doubts: Chosen | None = None) -> PreparedStudy:
+    """The kept slices as a network sees them; `masks` [S, R, C], `doubts` [S]: whose masks are implausible (None: none).
+
+    Raises StudyError NO_LUNG_FOUND, LUNG_IMPLAUSIBLE.
+    """
     area_mm2 = masks.sum(axis=(1, 2)) * (volume.spacing_mm[0] * volume.spacing_mm[1])
-    kept = kept_slices(area_mm2, config.slices)
+    kept, n_doubted = believed_slices(area_mm2, np.zeros(len(masks), bool) if doubts is None else doubts, config.slices)
     crops = [_crop(masks[row], config.lung.margin_px) for row in kept]
     pictures, lungs, zooms = [], [], []
     for row, (top, left, bottom, right) in zip(kept, crops, strict=True):
@@ -62,6 +84,7 @@ def prepare(volume: Volume, masks: Mask, seed: int, config: Config) -> PreparedS
         zooms.append(_resized(filled, config.window.zoom_px))
         lungs.append(_resized(shown.astype(np.uint8) * 255, config.window.image_px) > 127)
     cut_off = [Event("study", "lung", Reason.LUNG_TRUNCATED)] if truncated(volume, area_mm2) else []
+    doubted = [Event("study", "lung", Reason.LUNG_IMPLAUSIBLE, n_doubted)] if n_doubted else []
     return PreparedStudy(
         images=np.stack(pictures),
         zoom=np.stack(zooms),
@@ -71,7 +94,7 @@ def prepare(volume: Volume, masks: Mask, seed: int, config: Config) -> PreparedS
         crops=tuple(Box(*map(float, crop)) for crop in crops),
         lung_area_mm2=area_mm2[kept].astype(np.float64),
         original_affine=volume.original_affine,
-        events=(*volume.events, *cut_off),
+        events=(*volume.events, *cut_off, *doubted),
     )
 
 

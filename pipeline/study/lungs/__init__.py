@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from pipeline.study.lungs.air import body, lung_air, shrunk
 from pipeline.study.lungs.field import unwalled, walled
+from pipeline.study.lungs.plausible import Doubts, doubted
 from pipeline.study.lungs.published import published_masks
-from pipeline.study.lungs.shapes import Mask
+from pipeline.study.lungs.shapes import Bits, Mask
 from pipeline.study.lungs.wall import closed_lungs
 
-__all__ = ["lung_masks"]
+__all__ = ["judged_masks", "lung_masks"]
 
 OUTLINE = 76
 """Of 255: a little outside the middle of the edge pixel, where a hazy lesion meets the pleura."""
@@ -26,16 +27,30 @@ Hu = npt.NDArray[np.int16]
 
 def lung_masks(hu: Hu, z_mm: npt.NDArray[np.float64], spacing_mm: tuple[float, float], recipe: str = "chest-wall") -> Mask:
     """Lung of each slice: hu [S, R, C] ordered by z -> bool [S, R, C]; slices may be dense or centimetres apart."""
+    return judged_masks(hu, z_mm, spacing_mm, recipe)[0]
+
+
+def judged_masks(
+    hu: Hu, z_mm: npt.NDArray[np.float64], spacing_mm: tuple[float, float], recipe: str = "chest-wall"
+) -> tuple[Mask, Doubts]:
+    """The same, and which slices' masks are implausible, bool [S]; those of the published recipe are not judged."""
+    nobody = np.zeros(len(hu), bool)
     if len(hu) == 0:
-        return np.zeros(hu.shape, bool)
+        return np.zeros(hu.shape, bool), nobody
     if len(hu) != len(z_mm):
         raise ValueError(f"{len(hu)} slices but {len(z_mm)} positions")
     if recipe == "published":
-        return published_masks(hu)
+        return published_masks(hu), nobody
+    small, bodies = seen(hu, spacing_mm)
+    lungs = closed_lungs(lung_air(small, bodies, z_mm), small, bodies, z_mm)
+    doubts = doubted(lungs, small, bodies)
+    return np.stack([_grown(mask, hu.shape[1:]) for mask in unwalled(lungs)]), doubts
+
+
+def seen(hu: Hu, spacing_mm: tuple[float, float]) -> tuple[Hu, Bits]:
+    """What the rules look at: slices at WORK_MM a pixel, a wall where the field of view cuts a lung; and bodies."""
     small = np.stack([shrunk(image, spacing_mm) for image in hu])
-    small, bodies = walled(small, np.stack([body(image) for image in small]))
-    lungs = unwalled(closed_lungs(lung_air(small, bodies, z_mm), small, bodies, z_mm))
-    return np.stack([_grown(mask, hu.shape[1:]) for mask in lungs])
+    return walled(small, np.stack([body(image) for image in small]))
 
 
 def _grown(mask: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> Mask:

@@ -1,0 +1,70 @@
+"""Whether a lung mask can be believed: three signs of a slice; all at WORK_MM a pixel.
+
+Organ: a thick piece of soft tissue as dense as muscle, liver or blood. Outside: a part of the mask that lies beyond the body.
+Lost: aerated lung in the body that the mask leaves out. Consolidated lung is soft tissue too, but a little less dense.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.study.lungs.air import WORK_MM
+from pipeline.study.lungs.shapes import Bits, disk
+
+SOFT_HU, ORGAN_HU, ORGAN_CM2 = -100, 38.0, 4.0
+DENSE_HU, DENSE_PX, DENSE_CM2 = 34, 2, 4.0
+"""A piece that is part lesion, part organ: what is dense throughout, over 7 pixels, need not be as thick."""
+OUTSIDE_CM2 = 3.0
+LUNG_HU, LOST_CM2, LOST_SHARE = (-960, -400), 8.0, 0.1
+THICK_PX = 3
+"""What is thinner than twice this is vessel, rim of a dome, or bronchus."""
+PIXEL_CM2 = WORK_MM**2 / 100
+SQUARE = np.ones((5, 5), np.uint8)
+
+Hu = npt.NDArray[np.int16]
+Doubts = npt.NDArray[np.bool_]
+
+
+def doubted(lungs: Bits, hu: Hu, bodies: Bits) -> Doubts:
+    """Which slices' masks are implausible: `lungs`, `hu` and `bodies` [S, r, c] -> bool [S]; none where there is no lung."""
+    return np.array([any(signs(*each)) for each in zip(lungs, hu, bodies, strict=True)], bool)
+
+
+def signs(lung: Bits, hu: Hu, body: Bits) -> tuple[bool, bool, bool]:
+    """(organ, outside, lost) of one slice [r, c]."""
+    if not lung.any():
+        return False, False, False
+    smooth = np.asarray(cv2.blur(hu, (5, 5)), np.int16)
+    return _has_organ(lung, hu, smooth), outside_cm2(lung, body) > OUTSIDE_CM2, _is_lost(lung, smooth, body)
+
+
+def _has_organ(lung: Bits, hu: Hu, smooth: Hu) -> bool:
+    """Whether a thick piece of the mask is as dense as an organ: on the whole, or a smaller one throughout."""
+    solid = cv2.morphologyEx((smooth > SOFT_HU) * lung, cv2.MORPH_OPEN, disk(THICK_PX))
+    if any(np.median(hu[piece]) > ORGAN_HU for piece in _pieces(solid, ORGAN_CM2)):
+        return True
+    dense = cv2.morphologyEx((cv2.blur(smooth, (3, 3)) > DENSE_HU) * lung, cv2.MORPH_OPEN, disk(DENSE_PX))
+    return bool(_pieces(dense, DENSE_CM2))
+
+
+def _pieces(mask: Bits, least_cm2: float) -> list[Doubts]:
+    """The connected pieces of `mask` that are larger than so much."""
+    if cv2.countNonZero(mask) * PIXEL_CM2 <= least_cm2:
+        return []
+    n, labels = cv2.connectedComponents(mask, connectivity=4)
+    sizes = np.bincount(labels.ravel(), minlength=n) * PIXEL_CM2
+    return [labels == number for number in range(1, n) if sizes[number] > least_cm2]
+
+
+def outside_cm2(lung: Bits, body: Bits) -> float:
+    """How much of the mask lies outside the body, slivers aside."""
+    return cv2.countNonZero(cv2.morphologyEx(lung & (1 - body), cv2.MORPH_OPEN, SQUARE[:3, :3])) * PIXEL_CM2
+
+
+def _is_lost(lung: Bits, smooth: Hu, body: Bits) -> bool:
+    """Whether much of the body's aerated lung is not in the mask; windpipe and bowel gas are darker."""
+    airy = (smooth > LUNG_HU[0]) & (smooth < LUNG_HU[1]) & (lung == 0)
+    lost = cv2.countNonZero(cv2.morphologyEx(airy * body, cv2.MORPH_OPEN, disk(THICK_PX)))
+    return lost * PIXEL_CM2 > LOST_CM2 and lost > LOST_SHARE * cv2.countNonZero(lung)
