@@ -1,6 +1,7 @@
 # The set-up and the two commands of the README. MPI comes from a wheel: no system package is needed.
 PYTHON ?= python3
 VENV   ?= .venv
+SPREAD  = -n $(or $(JOBS),2) --dist loadfile
 INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm test-scale weights study mutants bench-scale test-starts test-long
@@ -9,7 +10,7 @@ demo: $(VENV)/demo-ready
 	$(VENV)/bin/drenet demo demo
 
 test: test-env
-	$(VENV)/bin/python -m pytest -q -m "not long and not slow and not slurm and not browser"
+	$(VENV)/bin/python -m pytest -q $(SPREAD) -m "not long and not slow and not slurm and not browser"
 
 test-long: test-env  # what `make test` leaves out for its length, ten minutes or so
 	$(VENV)/bin/python -m pytest -q -m "long and not slow"

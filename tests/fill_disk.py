@@ -16,7 +16,7 @@ from pipeline.run.gather import gather, payload_digest
 
 
 def n_bytes(folder):
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
 
 
 def mount(folder, kib, *, again=True):
@@ -40,7 +40,7 @@ def main(folder):
         before = payload_digest(folder / "run")
         needed = n_bytes(folder / "run") // 1024
         columns.BATCH = gathering.BATCH = 10  # several batches, so that the room ends in the middle too
-        for kib in range(needed + 20, needed + 400, 20):
+        for kib in range(needed + 20, needed + 820, 40):
             mount(folder, kib)
             print(kib, tried(folder / "run", before), flush=True)
     finally:

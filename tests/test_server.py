@@ -77,7 +77,7 @@ def test_a_zip_is_answered_with_the_numbers_of_the_bulk_run_and_its_files(server
     panel, headers, _ = server.ask(f"/v1/studies/{id_}/panel")
     assert panel == 200
     assert "'unsafe-inline'" not in headers["Content-Security-Policy"].partition("style-src-attr")[0]
-    assert result.study_key in server.ask(said["panel"].replace("index.html", "data/studies.js"))[2].decode()
+    assert result.study_key in server.ask(said["panel"].replace("index.html", "data/rows-0.js"))[2].decode()
     assert server.ask(said["panel"].replace("index.html", "..%2f..%2fstudies.csv"))[0] == 404
 
 

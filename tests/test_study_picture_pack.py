@@ -137,7 +137,7 @@ def test_full_greys_are_those_of_the_highest_scores_only_and_of_the_present_inpu
 
 
 def test_the_view_from_the_front_has_the_head_on_top_and_the_slices_where_they_lie(monkeypatch):
-    monkeypatch.setattr("pipeline.study.picture_pack._webp", lambda picture, *_: picture)
+    monkeypatch.setattr("pipeline.study.picture_pack._jpeg", lambda picture, *_: picture)
     volume, masks, _ = _study(n_slices=4, matrix=64)
     volume.hu[-1] = 3071
     front = coronal(volume, masks, WindowConfig())

@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 SHELL = {"bash", "mount", "umount"}  # what any Linux has
 # marked slurm or browser: not of `make test`
-OF_THE_SYSTEM = {"slurm_bed.py", "test_submission_slurm.py", "test_report_dicom.py"}
+OF_THE_SYSTEM = {"slurm_bed.py", "test_submission_slurm.py", "test_report_dicom.py", "test_server_orthanc.py"}
 
 
 @pytest.mark.parametrize("name", ["mpiexec", "shellcheck", "ruff", "mypy"])

@@ -82,7 +82,10 @@ class Preparer:
         return prepared
 
     def _masks(self, volume: Volume) -> tuple[Mask, Chosen]:
-        """The lungs as found, or as given with exported pictures, and whose masks are implausible: no given one is."""
+        """The lungs as found, or as given with exported pictures, and whose masks are implausible.
+
+        Pictures' are never: their HU, told by their greys, are too coarse to tell an organ from consolidation.
+        """
         given = [(row, path) for row, path in enumerate(volume.masks) if path]
         if len(given) == len(volume.hu):
             masks, doubts = np.zeros(volume.hu.shape, bool), np.zeros(len(volume.hu), bool)
@@ -90,8 +93,7 @@ class Preparer:
             masks, doubts = judged_masks(volume.hu, volume.z_mm, volume.spacing_mm, self._config.lung.recipe)
         for row, path in given:
             masks[row] = read_mask(self._archive, path, volume.hu.shape[1:], self._decoder)
-            doubts[row] = False
-        return masks, doubts
+        return masks, doubts & (not volume.masks)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
