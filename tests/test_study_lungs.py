@@ -10,7 +10,7 @@ from pipeline.phantom import chest
 from pipeline.study.lungs import along, lung_masks
 from pipeline.study.lungs.air import body
 from pipeline.study.lungs.along import bridged
-from pipeline.study.lungs.consolidation import bordering_hu, bronchial
+from pipeline.study.lungs.consolidation import bordering_hu, bronchial, consolidated
 from pipeline.study.lungs.field import WALL_PX, walled
 from pipeline.study.lungs.published import published_mask
 from pipeline.study.lungs.rays import RAYS, Rays
@@ -361,3 +361,20 @@ def test_bronchi_are_small_spots_that_run_through_a_region_and_no_windpipe_at_it
     windpipe[25:35, 25:35] = -980
     edge[8:10, 8:10] = edge[14:16, 8:10] = -600
     assert [bool(bronchial(labels, 2, hu, core)[1]) for hu in (spots, windpipe, edge)] == [True, False, False]
+
+
+def test_slivers_of_a_windpipe_beside_the_midline_are_no_bronchi():
+    """The other half of it lies on the other side; bronchi of the same place and size do prove a region."""
+    body_ = np.zeros((80, 120), np.uint8)
+    body_[5:75, 5:115] = 1
+    lung, mirror = np.zeros_like(body_), np.zeros_like(body_)
+    lung[15:65, 10:30] = 1
+    mirror[30:52, 31:52] = 1
+    hu = np.where(lung, -850, 40).astype(np.int16)
+    rays = Rays.round_middle(body_[None], hu[None])
+    windpipe, bronchi = hu.copy(), hu.copy()
+    for row in (34, 45):
+        cv2.circle(windpipe, (53, row), 5, -1000, -1)
+        cv2.circle(bronchi, (44, row), 1, -1000, -1)
+    joined = [consolidated(lung, mirror, image, mirror, rays)[36:43, 35:45].any() for image in (windpipe, bronchi)]
+    assert joined == [False, True]

@@ -50,10 +50,9 @@ def test_the_wanted_positions_divide_the_series_equally(screened):
         assert steps.max() - steps.min() <= 4.01  # two slice distances of 2 mm
 
 
-def test_a_slice_whose_mask_holds_the_arch_of_the_aorta_is_left_out(screened):
-    """20 cm2 of it on the normal patient; on the others every mask is believed."""
-    doubted = open_run(screened).exclusions.query("code == 'LUNG_IMPLAUSIBLE'")
-    assert doubted["count"].tolist() == [1]
+def test_no_mask_of_theirs_is_doubted(screened):
+    """On the normal patient a sliver of windpipe beside the midline once made lung of the aorta's arch, 20 cm2 of it."""
+    assert "LUNG_IMPLAUSIBLE" not in set(open_run(screened).exclusions["code"])
 
 
 def test_every_study_has_a_labelled_picture(screened):

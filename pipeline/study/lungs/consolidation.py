@@ -33,8 +33,8 @@ def consolidated(lung: Bits, mirror: Bits, hu: Hu, free: Bits, rays: Rays) -> Bi
     joined = _proven(_within_ribs(lung, hu, rays) & free, lung, hu, bronchi_only=False)
     across = mirror & free & (1 - joined)
     if across.any():
-        lumens = cv2.morphologyEx((hu < AIR_HU) * across, cv2.MORPH_OPEN, disk(2))
-        joined |= _proven(across & (1 - cv2.dilate(lumens, disk(LUMEN_PX))), lung, hu, bronchi_only=True)
+        windpipe = cv2.morphologyEx((hu < AIR_HU) * (1 - lung), cv2.MORPH_OPEN, disk(2))
+        joined |= _proven(across & (1 - cv2.dilate(windpipe, disk(LUMEN_PX))), lung, hu, bronchi_only=True)
     return np.asarray(joined, np.uint8)
 
 
