@@ -192,9 +192,10 @@ def report(run: Path, n: int) -> None:
 def index(archive: Path, n: int) -> None:
     """Read the headers of the files, on as many ranks as this was started with."""
     from pipeline.mpi.launch import connect
+    from pipeline.pseudonym import make_key
     from pipeline.screening import index_only
 
-    (archive.parent / "key").write_text("ab" * 32)
+    make_key(archive.parent / "key", may_exist=True)
     found = index_only(connect(), archive, archive.parent / "run", Config(), archive.parent / "key")
     _check(found is None or (found.n_files == n and found.n_ready == n // SLICES_A_FOLDER))
 
