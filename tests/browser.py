@@ -3,6 +3,7 @@
 import os
 import shutil
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -29,3 +30,14 @@ def chromium(width=1280, height=1000):
         yield driver
     finally:
         driver.quit()
+
+
+def faults(browser, where):
+    """What axe finds serious, as (rule, first element)."""
+    import axe_core_python
+
+    browser.execute_script((Path(axe_core_python.__file__).parent / "axe.min.js").read_text())
+    browser.set_script_timeout(120)
+    found = browser.execute_async_script("axe.run(arguments[0]).then(arguments[1])", where)
+    serious = [one for one in found["violations"] if one["impact"] in ("serious", "critical")]
+    return [(one["id"], one["nodes"][0]["html"]) for one in serious]

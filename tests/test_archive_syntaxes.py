@@ -44,9 +44,9 @@ def group(**values):
     return Sequence([item])
 
 
-def multi_frame(sop_class, *, vendor=0):
-    """The fabricated series as one object: its geometry and rescale stand in functional groups."""
-    slices = images(vendor=vendor)
+def multi_frame(sop_class, *, vendor=0, slices=None):
+    """A series, the fabricated one or `slices`, as one object: its geometry and rescale stand in functional groups."""
+    slices = slices or images(vendor=vendor)
     data = dcmread(to_bytes(slices[0]))
     data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = sop_class
     data.NumberOfFrames = len(slices)

@@ -15,7 +15,7 @@ from pipeline.run.journal import decode, read_raw
 from pipeline.run.resume import last_places
 from pipeline.run.run_toml import read_described
 from pipeline.study.picture_pack import find_pictures, read_deep, read_pictures
-from tests.browser import chromium
+from tests.browser import chromium, faults
 from tests.fabricate_run import fabricated_run, picture
 
 pytestmark = pytest.mark.browser
@@ -382,17 +382,6 @@ def screen(request, browser, run):
     yield browser, width, scheme
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-
-
-def faults(browser, where):
-    """What axe finds serious, as (rule, first element)."""
-    import axe_core_python
-
-    browser.execute_script((Path(axe_core_python.__file__).parent / "axe.min.js").read_text())
-    browser.set_script_timeout(120)
-    found = browser.execute_async_script("axe.run(arguments[0]).then(arguments[1])", where)
-    serious = [one for one in found["violations"] if one["impact"] in ("serious", "critical")]
-    return [(one["id"], one["nodes"][0]["html"]) for one in serious]
 
 
 def test_on_every_screen_nothing_is_too_wide_and_axe_finds_no_serious_fault(screen):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import chromium
+from tests.browser import chromium, faults
 from tests.serving import serving
 from tests.test_server import zipped
 
@@ -94,10 +94,67 @@ def test_a_broken_zip_is_told_with_its_cure(page, study, tmp_path):
     keep_screenshot(page, f"broken-{width_of(page)}.png")
 
 
-def test_a_study_can_be_cancelled(page, study):
+def test_a_study_can_be_cancelled(page, study, server):
+    for _ in range(3):  # before it, so that it is not answered first
+        server.accepted([("study.zip", study.read_bytes())])
     send(page, study)
     until(page, "return /Waiting|screened/.test(document.getElementById('said').textContent)")
     keep_screenshot(page, f"stages-{width_of(page)}.png")
     page.find_element("id", "cancel").click()
     until(page, "return document.getElementById('said').textContent.startsWith('Cancelled')")
     assert page.find_element("id", "go").is_enabled()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault_before_the_study_with_its_answer_or_with_a_problem(page, study, scheme, tmp_path):
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    assert faults(page, "body") == []
+    (tmp_path / "broken.zip").write_bytes(study.read_bytes()[:200])
+    send(page, tmp_path / "broken.zip")
+    until(page, "return !document.getElementById('problem').hidden")
+    assert faults(page, "body") == []
+    send(page, study)
+    until(page, "return !document.getElementById('rest').hidden")
+    until(page, "return document.getElementById('panel').contentDocument?.querySelector('#panel-body svg image') !== null")
+    assert page.execute_script("return document.documentElement.scrollWidth") <= width_of(page)
+    keep_screenshot(page, f"{scheme}-{width_of(page)}.png")
+    page.execute_script("document.getElementById('panel').scrollIntoView()")
+    keep_screenshot(page, f"{scheme}-panel-{width_of(page)}.png")
+    assert faults(page, "body") == []
+
+
+def test_it_works_by_keyboard_alone(page, study):
+    from selenium.webdriver import ActionChains, Keys
+
+    def press(key, until_on):
+        for _ in range(40):
+            ActionChains(page).send_keys(key).perform()
+            if page.switch_to.active_element.get_attribute("id") == until_on:
+                return
+        raise AssertionError(until_on)
+
+    page.find_element("id", "files").send_keys(str(study))  # the chooser is the browser's own
+    page.execute_script("document.body.tabIndex = -1; document.body.focus()")
+    press(Keys.TAB, "files")
+    press(Keys.TAB, "go")
+    ActionChains(page).send_keys(Keys.ENTER).perform()
+    until(page, "return !document.getElementById('rest').hidden")
+    press(Keys.TAB, "forget")
+    outline = "const style = getComputedStyle(document.activeElement); return style.outlineStyle + style.outlineWidth"
+    assert page.execute_script(outline) == "solid3px"
+    ActionChains(page).send_keys(Keys.SPACE).perform()
+    until(page, "return document.getElementById('said').textContent === 'Deleted.'")
+
+
+def test_an_upload_goes_on_where_the_line_broke(page, study):
+    line = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": study.stat().st_size / 8}
+    page.execute_cdp_cmd("Network.enable", {})
+    page.execute_cdp_cmd("Network.emulateNetworkConditions", line)
+    send(page, study)
+    until(page, "return document.getElementById('sent').value > 0.2")
+    page.execute_cdp_cmd("Network.emulateNetworkConditions", line | {"offline": True})
+    until(page, "return document.getElementById('said').textContent.startsWith('The connection broke off')")
+    keep_screenshot(page, f"broke-off-{width_of(page)}.png")
+    page.execute_cdp_cmd("Network.emulateNetworkConditions", line | {"uploadThroughput": -1})
+    until(page, "return !document.getElementById('rest').hidden")
+    assert said(page).startswith("Answered in")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-STATES = ("queued", "running", "done", "failed", "cancelled")
+STATES = ("receiving", "queued", "running", "done", "failed", "cancelled")
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from pipeline.records import NOTICE
 from pipeline.server.answer import Answer
 
 JSON, PROBLEM = "application/json", "application/problem+json"
+OFFSET_KIND = "application/offset+octet-stream"
 PROBLEM_SCHEMA = {
     "type": "object",
     "required": ["type", "title", "status", "code", "cure"],
@@ -59,6 +60,8 @@ def _paths() -> dict[str, Any]:
             "parameters": [_parameter("id"), _parameter("name")],
             "get": _operation("A file of the answer", {"200": _text("application/octet-stream")}, "401", "404", "409"),
         },
+        "/v1/uploads": {"post": _begin_upload()},
+        "/v1/uploads/{id}": study | {"head": _ask_upload(), "patch": _go_on()},
         "/healthz": {"get": _operation("Whether the server runs", {"200": _text("text/plain")})},
         "/readyz": {"get": _operation("Whether it takes studies", {"200": _text("text/plain")}, "503")},
         "/metrics": {"get": _operation("Prometheus metrics", {"200": _text("text/plain")}, "401")},
@@ -77,6 +80,28 @@ def _upload() -> dict[str, Any]:
     }
 
 
+def _begin_upload() -> dict[str, Any]:
+    created = _empty("where to send it") | {"headers": {"Location": {"schema": {"type": "string"}}}}
+    names = [_header("Upload-Length", "integer"), _header("Upload-Metadata", "string", is_needed=False)]
+    operation = _operation("Begin a resumable upload (tus 1.0)", {"201": created}, "400", "401", "412", "413", "503", "507")
+    return operation | {"parameters": names}
+
+
+def _ask_upload() -> dict[str, Any]:
+    here = {"Upload-Offset": {"schema": {"type": "integer"}}, "Upload-Length": {"schema": {"type": "integer"}}}
+    return _operation("How much of an upload is here", {"200": _empty("bytes here") | {"headers": here}}, "401", "404")
+
+
+def _go_on() -> dict[str, Any]:
+    body = {"required": True, "content": {OFFSET_KIND: {"schema": {"type": "string", "format": "binary"}}}}
+    refused = ("400", "401", "404", "408", "409", "412", "413", "415")
+    about = "Go on with an upload; the study of its id is queued when it is whole"
+    return _operation(about, {"204": _empty("bytes here")}, *refused) | {
+        "parameters": [_header("Upload-Offset", "integer")],
+        "requestBody": body,
+    }
+
+
 def _operation(summary: str, responses: dict[str, Any], *refused: str) -> dict[str, Any]:
     problems = {status: _body(PROBLEM, "Problem") for status in (*refused, "403")}
     return {"summary": summary, "responses": responses | problems}
@@ -92,6 +117,10 @@ def _text(kind: str) -> dict[str, Any]:
 
 def _empty(said: str) -> dict[str, Any]:
     return {"description": said}
+
+
+def _header(name: str, kind: str, *, is_needed: bool = True) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": is_needed, "schema": {"type": kind}}
 
 
 def _parameter(name: str) -> dict[str, Any]:

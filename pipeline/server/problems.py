@@ -22,6 +22,8 @@ PROBLEMS = {
     "UPLOAD_TOO_LARGE": Kind(413, "The upload is too large", "send one study at a time; --max-mb sets the limit"),
     "TOO_MANY_FILES": Kind(413, "The upload has too many files", "send one study, or a ZIP; --max-files sets the limit"),
     "UPLOAD_TOO_SLOW": Kind(408, "The upload took too long", "send it over a faster line, or raise --upload-s"),
+    "WRONG_OFFSET": Kind(409, "The upload goes on elsewhere", "ask by HEAD how many bytes are here, and send from there on"),
+    "UNKNOWN_VERSION": Kind(412, "This version of tus is not spoken here", "send Tus-Resumable: 1.0.0"),
     "QUEUE_FULL": Kind(503, "The queue is full", "send it again later, as Retry-After says"),
     "DRAINING": Kind(503, "The server is stopping", "send it again when the server is back"),
     "STORAGE_FULL": Kind(507, "The server's storage cannot take it", "the server's keeper must free space for --spool"),

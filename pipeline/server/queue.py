@@ -129,13 +129,23 @@ class Queue:
     def begin(self, id_: str, study: str) -> None:
         """A study whose instances come one by one; `study` is its pseudonym."""
         self.check_room()
-        values = (id_, secrets.token_urlsafe(ID_BYTES), time.time(), study)
+        self._receive(id_, study, 0, 0)
+
+    def begin_upload(self, id_: str, n_bytes: int) -> None:
+        """A study of one file, which comes in parts. Raises Problem QUEUE_FULL."""
+        counts = self.counts()
+        if counts["queued"] + counts["receiving"] >= self._max_queued:
+            raise Problem("QUEUE_FULL")
+        self._receive(id_, "", 1, n_bytes)
+
+    def _receive(self, id_: str, study: str, n_files: int, n_bytes: int) -> None:
+        values = (id_, secrets.token_urlsafe(ID_BYTES), time.time(), n_files, n_bytes, study)
         columns = "id, ticket, state, created, n_files, n_bytes, study"
-        self._base.execute(f"INSERT INTO studies ({columns}) VALUES (?, ?, 'receiving', ?, 0, 0, ?)", values)  # noqa: S608  ours
+        self._base.execute(f"INSERT INTO studies ({columns}) VALUES (?, ?, 'receiving', ?, ?, ?, ?)", values)  # noqa: S608  ours
 
     def receiving(self) -> dict[str, str]:
-        """Pseudonym -> id of the studies that are still coming in."""
-        found = self._base.execute("SELECT study, id FROM studies WHERE state = 'receiving'")
+        """Pseudonym -> id of the studies whose instances are still coming in."""
+        found = self._base.execute("SELECT study, id FROM studies WHERE state = 'receiving' AND study != ''")
         return dict(found.fetchall())
 
     def grown(self, id_: str, n_bytes: int) -> None:
@@ -153,6 +163,10 @@ class Queue:
     def find(self, id_: str) -> Row:
         """Raises Problem NO_SUCH_STUDY."""
         return self._one("id = ?", id_)
+
+    def find_upload(self, id_: str) -> Row:
+        """The study that is or was uploaded, by no PACS. Raises Problem NO_SUCH_STUDY."""
+        return self._one("id = ? AND study = '' AND state != 'cancelled'", id_)
 
     def by_ticket(self, ticket: str) -> Row:
         """The study whose panel this is. Raises Problem NO_SUCH_STUDY."""
@@ -219,8 +233,10 @@ class Queue:
         self._set(id_, "returned = ?", said)
 
     def delete_old(self) -> int:
-        """Delete what has been kept long enough; how many."""
-        rows = [row for row in self._rows("ended > 0 AND ended < ?", time.time() - self.keep_s) if row.is_final]
+        """Delete what has been kept long enough, and uploads that were begun so long ago and are not whole; how many."""
+        over = time.time() - self.keep_s
+        rows = [row for row in self._rows("ended > 0 AND ended < ?", over) if row.is_final]
+        rows += self._rows("state = 'receiving' AND study = '' AND created < ?", over)
         for row in rows:
             self._delete(row.id)
         return len(rows)

@@ -21,6 +21,7 @@ from pipeline.server.give_back import give_back
 from pipeline.server.inbox import Inbox
 from pipeline.server.metrics import Metrics
 from pipeline.server.queue import Queue
+from pipeline.server.resumable import Resumable
 from pipeline.server.settings import Settings, check
 from pipeline.server.stow import Stow
 
@@ -81,7 +82,7 @@ async def _serve(settings: Settings, queue: Queue, listening: socket.socket, beg
     chores = [asyncio.create_task(_clean(queue)), asyncio.create_task(inbox.settle())]
     if settings.return_to:
         chores.append(asyncio.create_task(give_back(queue, board, settings.return_to)))
-    app = server.app(Stow(server, inbox).routes())
+    app = server.app([*Stow(server, inbox).routes(), *Resumable(server).routes()])
     config = uvicorn.Config(
         app, access_log=False, log_config=None, log_level="warning", server_header=False, lifespan="off",
         timeout_graceful_shutdown=UPLOAD_PATIENCE_S, h11_max_incomplete_event_size=64 << 10,

@@ -3,6 +3,7 @@
 
 const STAGES = { index: "headers", read: "slices", lung: "lungs", prepare: "fill and window", infer: "network", write: "page", dicom: "DICOM objects" };
 const AGAIN_MS = 2000;
+const PART = 8 << 20;
 const at = (id) => document.getElementById(id);
 let study = null, sending = null, clock = null, chosen = [];
 
@@ -68,49 +69,107 @@ function busy(is) {
   at("cancel").hidden = !is;
 }
 
-at("send").addEventListener("submit", (event) => {
+at("send").addEventListener("submit", async (event) => {
   event.preventDefault();
   for (const id of ["problem", "results", "rest"]) at(id).hidden = true;
   if (!chosen.length) return say("Choose a study first.");
   study = null;
-  const body = new FormData();
-  for (const { file, name } of chosen) body.append("files", file, name);
-  sending = new XMLHttpRequest();
-  sending.open("POST", "/v1/studies");
-  for (const [name, value] of Object.entries(headers())) sending.setRequestHeader(name, value);
-  sending.upload.addEventListener("progress", ({ loaded, total }) => {
-    at("sent").value = total ? loaded / total : 0;
-    say(`Sent ${(loaded / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`);
-  });
-  sending.addEventListener("load", accepted);
-  sending.addEventListener("error", () => { busy(false); complain({ code: "CONNECTION_LOST", title: "The connection broke off", cure: "send it again" }); });
   stages("");
   at("sent").hidden = false;
   busy(true);
-  sending.send(body);
-  return undefined;
-});
-
-function accepted() {
-  const said = JSON.parse(sending.responseText || "{}");
-  const status = sending.status;
-  sending = null;
-  at("sent").hidden = true;
-  if (status !== 202) {
+  const mine = (sending = { request: null, id: null });
+  try {
+    study = chosen.length === 1 ? await sendInParts(mine, chosen[0]) : await sendWhole(mine, chosen);
+  } catch (refused) {
+    if (sending !== mine) return undefined; // cancelled
     busy(false);
     say("Not taken.");
-    return complain(said);
+    return complain(refused);
+  } finally {
+    if (sending === mine) sending = null;
+    at("sent").hidden = true;
   }
-  study = said.id;
-  return follow(said.id);
+  return follow(study);
+});
+
+async function sendWhole(mine, files) {
+  const body = new FormData();
+  for (const { file, name } of files) body.append("files", file, name);
+  const request = await exchange(mine, "POST", "/v1/studies", body, {}, sentSoFar);
+  return JSON.parse(request.responseText).id;
+}
+
+// One file can be gone on with where the line broke: tus, as docs/server.md says.
+async function sendInParts(mine, { file, name }) {
+  const named = btoa(Array.from(new TextEncoder().encode(name), (byte) => String.fromCharCode(byte)).join(""));
+  const begun = await exchange(mine, "POST", "/v1/uploads", null, { "Upload-Length": file.size, "Upload-Metadata": `filename ${named}` });
+  const path = begun.getResponseHeader("Location");
+  mine.id = path.split("/").pop();
+  let here = 0;
+  while (here < file.size) {
+    const from = here;
+    try {
+      await exchange(mine, "PATCH", path, file.slice(from, from + PART), { "Upload-Offset": from, "Content-Type": "application/offset+octet-stream" }, (loaded) => sentSoFar(from + loaded, file.size));
+      here = Math.min(from + PART, file.size);
+    } catch (refused) {
+      if (!["CONNECTION_LOST", "WRONG_OFFSET", "DRAINING"].includes(refused.code)) throw refused;
+      here = await hereAgain(mine, path, from);
+    }
+  }
+  return mine.id;
+}
+
+async function hereAgain(mine, path, before) {
+  say(`The connection broke off at ${(before / 1e6).toFixed(1)} MB. It is tried again, and goes on there.`);
+  for (;;) {
+    await new Promise((go) => setTimeout(go, AGAIN_MS));
+    try {
+      return Number((await exchange(mine, "HEAD", path, null, {})).getResponseHeader("Upload-Offset"));
+    } catch (refused) {
+      if (refused.code !== "CONNECTION_LOST") throw refused;
+    }
+  }
+}
+
+function sentSoFar(loaded, total) {
+  at("sent").value = total ? loaded / total : 0;
+  say(`Sent ${(loaded / 1e6).toFixed(1)} of ${(total / 1e6).toFixed(1)} MB`);
+}
+
+// A request whose progress can be seen, which fetch cannot tell; rejects with the problem.
+function exchange(mine, method, path, body, more, progress = () => {}) {
+  return new Promise((done, refused) => {
+    const lost = { code: "CONNECTION_LOST", title: "The connection broke off", cure: "send it again" };
+    if (sending !== mine) return refused({ code: "CANCELLED" });
+    const request = (mine.request = new XMLHttpRequest());
+    request.open(method, path);
+    for (const [name, value] of Object.entries({ ...headers(), ...more })) request.setRequestHeader(name, value);
+    request.upload.addEventListener("progress", ({ loaded, total }) => progress(loaded, total));
+    request.addEventListener("load", () => (request.status < 300 ? done(request) : refused(problemIn(request))));
+    request.addEventListener("error", () => refused(lost));
+    request.addEventListener("abort", () => refused({ code: "CANCELLED" }));
+    return request.send(body);
+  });
+}
+
+function problemIn(request) {
+  try {
+    return JSON.parse(request.responseText);
+  } catch {
+    return { code: request.status === 404 ? "NO_SUCH_STUDY" : `HTTP ${request.status}`, title: "It was not taken", cure: "send it again" };
+  }
 }
 
 at("cancel").addEventListener("click", async () => {
   if (sending) {
-    sending.abort();
+    const { request, id } = sending;
     sending = null;
+    request?.abort();
     busy(false);
-    return say("Cancelled before it was sent.");
+    at("sent").hidden = true;
+    say("Cancelled before it was sent.");
+    if (id) await call(`/v1/studies/${id}`, { method: "DELETE" });
+    return undefined;
   }
   await call(`/v1/studies/${study}`, { method: "DELETE" });
   return undefined;
