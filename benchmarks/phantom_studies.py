@@ -8,7 +8,7 @@ from pipeline.config import Config
 from pipeline.mpi.world import Alone
 from pipeline.phantom import write_archive
 from pipeline.records import DealtStudy
-from pipeline.run.index import index
+from pipeline.run.index import Private, index
 from pipeline.run.manifest import read_manifest
 
 
@@ -17,6 +17,6 @@ def dealt_studies(archive: Path, *, studies: int, matrix: int, slices: int) -> l
     private = archive.with_name("private")
     private.mkdir()
     write_archive(archive, studies=studies, matrix=matrix, slices=slices)
-    index(Alone(), archive, private, Config(), key=bytes(32))
+    index(Alone(), archive, Private(private, bytes(32)), Config())
     manifest = read_manifest(private)
     return [DealtStudy(manifest.study(n), manifest.entries[n].digest) for n in range(studies)]

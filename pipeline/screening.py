@@ -19,7 +19,7 @@ import msgspec
 
 from pipeline.config import Config, read_config
 from pipeline.errors import TRANSIENT, ConfigurationError, Drained, PipelineError
-from pipeline.mpi.agreement import agreed, on_root, trouble_shared
+from pipeline.mpi.agreement import agreed, root_first, trouble_shared
 from pipeline.mpi.launch import connect
 from pipeline.mpi.launched import end_time, local_rank
 from pipeline.mpi.stall import looked_at, moved
@@ -29,7 +29,7 @@ from pipeline.mpi.world import Alone, World
 from pipeline.records import DealtStudy, Line
 from pipeline.run.beforehand import check_request, check_weights
 from pipeline.run.crate import write_crate
-from pipeline.run.index import index
+from pipeline.run.index import Private, index
 from pipeline.run.journal import Journal, encode
 from pipeline.run.legs import end_leg
 from pipeline.run.lock import Held, hold, hold_briefly, holders
@@ -114,24 +114,31 @@ def run(
     None on root where other parts of the run are still open. Raises PipelineError, Drained when stopped.
     """
     with ExitStack() as stack, asked_to_stop() as stop:
-        on_root(world, lambda: check_request(request.archive, request.out, request.networks, request.key_file))
-        on_root(world, lambda: stack.enter_context(_held(request)))
+        with root_first(world):
+            if world.rank == 0:
+                check_request(request.archive, request.out, request.networks, request.key_file)
+                stack.enter_context(_held(request))
+        source: StudySource | None = None  # which only root has
         with ExitStack() as preparing:
-            if request.part:
-                on_root(world, lambda: preparing.enter_context(hold_briefly(request.out)))
+            with root_first(world):
+                if world.rank == 0 and request.part:
+                    preparing.enter_context(hold_briefly(request.out))
             known = kept.networks if kept else None
             made = msgspec.json.decode(agreed(world, lambda: msgspec.json.encode(plan(request, known))), type=Plan)
             begun(made.log(world.rank))
             if made.index_needed:
                 _index(world, request, made.config, stop)
-            source = on_root(world, lambda: _open(request, made, world.size))
+            with root_first(world):
+                if world.rank == 0:
+                    source = _open(request, made, world.size)
         networks = kept or [
             agreed(world, partial(read_weights, one.path, network.sha256))
             for one, network in zip(request.networks, made.networks, strict=True)
         ]
         with _legs_watched(source, request):
             _screen_dealt(world, made, networks, source, stop, in_hand)
-            return on_root(world, lambda: _finish(source, request))
+            with root_first(world):
+                return _finish(source, request) if source else None
 
 
 @contextmanager
@@ -182,10 +189,13 @@ def index_only(
     """Index `archive` into the run's folder `out`, to be screened later; what was found, on root."""
     request = Request(archive, (), out, config, key_file)
     with ExitStack() as stack, asked_to_stop() as stop:
-        on_root(world, lambda: check_request(archive, out, key_file=key_file))
-        on_root(world, lambda: stack.enter_context(_held(request)))
+        with root_first(world):
+            if world.rank == 0:
+                check_request(archive, out, key_file=key_file)
+                stack.enter_context(_held(request))
         _index(world, request, config, stop)
-        return on_root(world, lambda: _indexed(out))
+        with root_first(world):
+            return _indexed(out) if world.rank == 0 else None
 
 
 def _indexed(out: Path) -> Indexed:
@@ -197,8 +207,11 @@ def _indexed(out: Path) -> Indexed:
 
 
 def _index(world: Alone | World, request: Request, config: Config, stop: Callable[[], bool]) -> None:
-    key = on_root(world, request.key)
-    index(world, request.archive.absolute(), request.out / PRIVATE if key else None, config, key, stop)
+    private: Private | None = None
+    with root_first(world):
+        if world.rank == 0:
+            private = Private(request.out / PRIVATE, request.key())
+    index(world, request.archive.absolute(), private, config, stop)
 
 
 def _open(request: Request, made: Plan, size: int) -> StudySource:
@@ -270,10 +283,8 @@ def _report(line: Line) -> Report:
     return Report(result.study_key, result.status, result.reason, line.tries, transient, sum(line.seconds.values()))
 
 
-def _finish(source: StudySource | None, request: Request) -> Summary | None:
+def _finish(source: StudySource, request: Request) -> Summary | None:
     """Root gathers, where the run came to its end; of parts, the last."""
-    if source is None:
-        raise ValueError("root has the source")
     source.progress.close()
     if source.broken:
         raise PipelineError("stopped: too many studies ended in INTERNAL_ERROR; see logs/, then start the same command again")

@@ -11,7 +11,7 @@ from pipeline.errors import StudyError
 from pipeline.mpi.world import Alone
 from pipeline.phantom.chest import Phantom
 from pipeline.phantom.images import series
-from pipeline.run.index import index
+from pipeline.run.index import Private, index
 from pipeline.run.manifest import read_manifest
 
 KEY = bytes(32)
@@ -51,7 +51,7 @@ def indexed(archive: Path, config=CONFIG):
     """(manifest, studies) of a folder."""
     private = archive.with_name(archive.name + "-private")
     private.mkdir(exist_ok=True)
-    index(Alone(), archive, private, config, KEY)
+    index(Alone(), archive, Private(private, KEY), config)
     manifest = read_manifest(private)
     return manifest, [manifest.study(n) for n in range(len(manifest.entries))]
 

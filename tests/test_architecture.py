@@ -93,6 +93,22 @@ def test_no_module_hides_a_public_name():
     assert callable(pipeline.screen)
 
 
+def _constants(path):
+    """(name, whether a sentence says what it is) of every constant of a module; names that share a line have none."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    for node, after in zip(body, [*body[1:], None], strict=True):
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        names = [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+        said = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str)
+        yield from ((name, said and len(names) == 1) for name in names if name.isupper())
+
+
+def test_every_constant_of_the_lung_mask_stands_alone_and_says_its_unit_and_why():
+    found = [(path.stem, *one) for path in sorted((HOUSE / "study" / "lungs").glob("*.py")) for one in _constants(path)]
+    assert len(found) > 90
+    assert [f"{room}.{name}" for room, name, said in found if not said] == []
+
+
 def test_every_glob_over_source_files_matches_something():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")

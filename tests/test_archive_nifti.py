@@ -255,11 +255,11 @@ def test_a_list_says_whose_volumes_are(heap, tmp_path):
 
 def indexed_list(path, tmp_path):
     from pipeline.mpi.world import Alone
-    from pipeline.run.index import index
+    from pipeline.run.index import Private, index
     from tests.fabricate import KEY
 
     (tmp_path / "private").mkdir(exist_ok=True)
-    index(Alone(), path, tmp_path / "private", Config(), KEY)
+    index(Alone(), path, Private(tmp_path / "private", KEY), Config())
     manifest = read_manifest(tmp_path / "private")
     return manifest, [manifest.study(number) for number in range(len(manifest.entries))]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from pipeline.run.deal import Deal
 from pipeline.errors import StorageError, PipelineError
 from pipeline.mpi.launch import connect
-from pipeline.mpi.agreement import trouble_shared, agreed, on_root
+from pipeline.mpi.agreement import trouble_shared, agreed, root_first
 
 class Numbers:
     def __init__(self, n, size):
@@ -105,15 +105,24 @@ def test_what_root_decides_or_refuses_reaches_every_rank(tmp_path):
 def refuse():
     raise StorageError("no")
 told = agreed(world, lambda: b"x" * 1_000_000)
-kept = on_root(world, lambda: "mine")
+kept = None
+with root_first(world):
+    if world.rank == 0:
+        kept = "mine"
 try:
     agreed(world, refuse)
 except PipelineError as error:
-    (out / f"rank{world.rank}").write_text(f"{len(told)} {kept} {error}")
+    first = str(error)
+try:
+    with root_first(world):
+        if world.rank == 0:
+            refuse()
+except PipelineError as error:
+    (out / f"rank{world.rank}").write_text(f"{len(told)} {kept} {first} {error}")
 """
     done = _run(code, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert [(tmp_path / f"rank{rank}").read_text() for rank in range(3)] == ["1000000 mine no"] + ["1000000 None no"] * 2
+    assert [(tmp_path / f"rank{rank}").read_text() for rank in range(3)] == ["1000000 mine no no"] + ["1000000 None no no"] * 2
 
 
 def test_n_singletons_are_found_out_with_the_cure(drenet, weights, tmp_path):

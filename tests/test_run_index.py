@@ -14,7 +14,7 @@ from pipeline.errors import Drained, Reason
 from pipeline.mpi.world import Alone
 from pipeline.run import index as indexing
 from pipeline.run import scan_cache as catalogues
-from pipeline.run.index import IndexSource, index
+from pipeline.run.index import IndexSource, Private, index
 from pipeline.run.manifest import read_manifest
 from pipeline.run.paths import MANIFEST
 from pipeline.run.scan_cache import Catalogue
@@ -109,7 +109,7 @@ def test_the_manifest_does_not_depend_on_the_number_of_ranks(size, archive, tmp_
     world = Several(size)
     world.root = archive
     (tmp_path / "other").mkdir()
-    index(world, archive, tmp_path / "other", CONFIG, KEY)
+    index(world, archive, Private(tmp_path / "other", KEY), CONFIG)
     assert (tmp_path / "other" / MANIFEST).read_bytes() == alone.path.read_bytes()
 
 
@@ -121,7 +121,7 @@ def test_an_index_stopped_half_way_goes_on_where_it_stopped(stop_after, archive,
     private = tmp_path / "a-private"
     private.mkdir()
     with pytest.raises(Drained):
-        index(world, archive, private, CONFIG, KEY)
+        index(world, archive, Private(private, KEY), CONFIG)
     assert not (private / MANIFEST).exists()
     indexed(archive)
     assert len(reads) == len(set(reads)) == 3 * 24 + 1
@@ -222,8 +222,9 @@ def test_ranks_of_mpi_index_like_one(archive, drenet, tmp_path):
 def test_indexing_imports_no_pydicom_and_no_torch(archive, tmp_path):
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-        "from pipeline.run.index import index; from pipeline.mpi.world import Alone; from pipeline.config import Config\n"
-        "Path(sys.argv[3]).mkdir(); index(Alone(), Path(sys.argv[2]), Path(sys.argv[3]), Config(), bytes(32))\n"
+        "from pipeline.run.index import Private, index; from pipeline.mpi.world import Alone\n"
+        "from pipeline.config import Config\n"
+        "Path(sys.argv[3]).mkdir(); index(Alone(), Path(sys.argv[2]), Private(Path(sys.argv[3]), bytes(32)), Config())\n"
         "print([name for name in ('torch', 'pydicom') if name in sys.modules])"
     )
     command = [sys.executable, "-c", code, str(ROOT), str(archive), str(tmp_path / "p")]

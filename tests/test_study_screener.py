@@ -5,10 +5,11 @@ import time
 import pytest
 
 from pipeline.config import Config
-from pipeline.errors import Drained, RankDied, StorageError
+from pipeline.errors import Drained, RankDied, Reason, StorageError, StudyError
 from pipeline.records import DealtStudy
 from pipeline.run.manifest import read_manifest
-from pipeline.study.screener import Outputs, Screener
+from pipeline.study.screener import Outputs, Preparer, Screener
+from pipeline.study.stopwatch import Stopwatch
 from tests.fabricate import images, indexed, write
 
 
@@ -36,3 +37,28 @@ def test_nearly_all_the_time_spent_on_a_study_belongs_to_a_stage_its_pictures_to
             shares.append(sum(line.seconds.values()) / (time.monotonic() - begun))
     assert set(line.seconds) == {"read", "lung", "prepare", "infer", "pictures"}
     assert max(shares) >= 0.97  # of a few: a busy machine may stop between two stages as well
+
+
+def test_what_was_seen_of_a_study_is_handed_back_and_the_next_study_finds_nothing_of_it(plain):
+    manifest = read_manifest(plain.run / "private")
+    with Preparer(plain.archive, Config()) as preparer:
+        kept = set(vars(preparer))
+        seen = [preparer.best(manifest.study(number)) for number in (0, 1, 0)]
+        assert set(vars(preparer)) == kept
+    assert (seen[0].volume.hu == seen[2].volume.hu).all()
+    assert (seen[0].prepared.images == seen[2].prepared.images).all()
+    assert seen[0].series.series_key != seen[1].series.series_key
+
+
+def test_a_stage_is_announced_and_its_seconds_are_those_of_the_study_that_it_belongs_to():
+    told, ticks = [], []
+    watch = Stopwatch(told.append, lambda: ticks.append(1))
+    for name in ("read", "lung", "read"):
+        with watch.stage(name):
+            pass
+    with pytest.raises(StudyError), watch.stage("infer"):
+        raise StudyError(Reason.NONFINITE_OUTPUT, "infer")
+    assert told == ["read", "lung", "read", "infer"]
+    assert set(watch.seconds) == {"read", "lung"}
+    assert len(ticks) == 3
+    assert Stopwatch().seconds == {}

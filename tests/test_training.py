@@ -22,6 +22,7 @@ from pipeline.phantom import CohortPlan, write_cohort
 from pipeline.pseudonym import make_key
 from pipeline.records import Box, PreparedStudy, Study
 from pipeline.study.drenet import load_checkpoint
+from pipeline.study.screener import Seen
 from pipeline.training.recipe import Recipe
 from pipeline.training.run import Request
 from tests.fabricate import images, write
@@ -219,7 +220,8 @@ class _Preparer:
         if self.n_met <= len(self.faults):
             raise self.faults[self.n_met - 1]
         pictures = np.zeros((1, 448, 448), np.uint8), np.zeros((1, 600, 600), np.uint8), np.zeros((1, 448, 448), bool)
-        return None, PreparedStudy(*pictures, np.zeros(1, np.int32), np.zeros(1), (Box(0, 0, 1, 1),), np.zeros(1))
+        prepared = PreparedStudy(*pictures, np.zeros(1, np.int32), np.zeros(1), (Box(0, 0, 1, 1),), np.zeros(1))
+        return Seen(None, None, None, prepared)
 
 
 def test_a_study_that_cannot_be_prepared_is_left_out_with_its_code_whatever_the_fault(tmp_path, monkeypatch, caplog):

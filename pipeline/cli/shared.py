@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.config import RunConfig
 from pipeline.mpi import stall
-from pipeline.mpi.agreement import on_root
+from pipeline.mpi.agreement import root_first
 from pipeline.mpi.launch import connect
 from pipeline.mpi.launched import is_launched, launched_rank, launched_size, local_rank
 from pipeline.mpi.leftovers import remove_left_behind
@@ -102,7 +102,9 @@ def check_before_start(options: argparse.Namespace, weights: Sequence[Weights] =
 
 def check_on_root(world: Alone | World, options: argparse.Namespace, weights: Sequence[Weights] = ()) -> None:
     """The same where a launcher has: root looks for all."""
-    on_root(world, lambda: check_request(options.archive, options.out, weights, options.key_file))
+    with root_first(world):
+        if world.rank == 0:
+            check_request(options.archive, options.out, weights, options.key_file)
 
 
 def watched_over(options: argparse.Namespace) -> InHand:

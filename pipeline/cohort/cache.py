@@ -118,7 +118,7 @@ class PrepareSource:
 def write_study(folder: Path, name: str, preparer: Preparer, study: Study) -> None:
     """Prepare and cache one study; one that cannot be, whatever is the matter with it, is remembered with its reason."""
     try:
-        _, prepared = preparer.best(study)
+        prepared = preparer.best(study).prepared
     except (StudyError, MemoryError) as error:
         found = CachedStudy(name, reason=error.reason.value if isinstance(error, StudyError) else Reason.OUT_OF_MEMORY)
     except (PipelineError, RankDied):

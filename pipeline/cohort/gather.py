@@ -18,12 +18,12 @@ from pipeline.cohort.tasks import CLASSES
 from pipeline.config import Config
 from pipeline.errors import ConfigurationError, Reason
 from pipeline.files import write_whole
-from pipeline.mpi.agreement import agreed, on_root
+from pipeline.mpi.agreement import agreed, root_first
 from pipeline.mpi.world import Alone, World
 from pipeline.pseudonym import key_of
 from pipeline.records import Study
 from pipeline.run.beforehand import check_archive
-from pipeline.run.index import index
+from pipeline.run.index import Private, index
 from pipeline.run.manifest import read_heading, read_manifest
 from pipeline.run.paths import MANIFEST, PRIVATE
 
@@ -89,9 +89,15 @@ def gather_cohort(world: Alone | World, request: CohortRequest) -> Cohort:
     """Index, labels, split, prepared slices: the cohort, alike on all ranks."""
     archive = Path(agreed(world, lambda: str(_archive_of(request)).encode()).decode())
     if not (request.archive / PRIVATE / MANIFEST).exists():
-        key = on_root(world, lambda: key_of(request.key_file))
-        index(world, archive, request.out / PRIVATE if key else None, request.config, key)
-    chosen = on_root(world, lambda: _chosen(request))
+        private: Private | None = None
+        with root_first(world):
+            if world.rank == 0:
+                private = Private(request.out / PRIVATE, key_of(request.key_file))
+        index(world, archive, private, request.config)
+    chosen: Chosen | None = None
+    with root_first(world):
+        if world.rank == 0:
+            chosen = _chosen(request)
     studies = [study for patient in chosen.patients for study in patient.studies] if chosen else None
     cached = cache_studies(world, archive, request.cache, request.config, studies)
     told = agreed(world, lambda: msgspec.json.encode(_cohort(request, chosen, cached)))

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 from pipeline.errors import PipelineError
 from pipeline.mpi.world import Alone, World
-
-Made = TypeVar("Made")
 
 
 def agreed(world: Alone | World, on_root: Callable[[], bytes]) -> bytes:
@@ -24,16 +21,22 @@ def agreed(world: Alone | World, on_root: Callable[[], bytes]) -> bytes:
     return _unwrapped(world.broadcast(data))
 
 
-def on_root(world: Alone | World, make: Callable[[], Made]) -> Made | None:
-    """What root makes, on root alone; a PipelineError of root's is raised on every rank."""
-    made: list[Made] = []
+@contextmanager
+def root_first(world: Alone | World) -> Iterator[None]:
+    """Inside, root does what it alone does (`if world.rank == 0`); the others wait for it at the end of the block.
 
-    def keep() -> bytes:
-        made.append(make())
-        return b""
-
-    agreed(world, keep)
-    return made[0] if made else None
+    A PipelineError of root's is raised on every rank.
+    """
+    if world.rank:
+        yield
+        _unwrapped(world.broadcast(None))
+        return
+    try:
+        yield
+    except PipelineError as error:
+        world.broadcast(_wrapped(error))
+        raise
+    world.broadcast(b"\0")
 
 
 @contextmanager

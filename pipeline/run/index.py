@@ -33,7 +33,7 @@ from pipeline.archive import (
 )
 from pipeline.config import Config, Rule, SeriesConfig, SliceConfig
 from pipeline.errors import ConfigurationError, Drained
-from pipeline.mpi.agreement import on_root
+from pipeline.mpi.agreement import root_first
 from pipeline.mpi.world import Alone, World
 from pipeline.pseudonym import fingerprint, pseudonym
 from pipeline.records import Event, Series, Study
@@ -63,6 +63,14 @@ class Report:
     folders: tuple[str, ...] = ()
     files: tuple[FoundFile, ...] = ()
     unlisted: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Private:
+    """What only root has: the private folder of a run, and the key of its pseudonyms."""
+
+    folder: Path
+    key: bytes
 
 
 class IndexSource:
@@ -130,37 +138,37 @@ class IndexSource:
 
 
 def index(
-    world: Alone | World, root: Path, private: Path | None, config: Config, key: bytes | None,
-    pause: Callable[[], bool] = lambda: False,
+    world: Alone | World, root: Path, private: Private | None, config: Config, pause: Callable[[], bool] = lambda: False
 ) -> None:  # fmt: skip
-    """Write the manifest of `root`, a folder or a CSV of files, into `private`; root alone has `private` and `key`."""
+    """Write the manifest of `root`, a folder or a CSV of files, into `private`, which only root has."""
     rules = asked(config.series)
-    with Catalogue(private, rules) if private else nullcontext() as catalogue:
-        listed = on_root(world, lambda: read_list(root) if is_list(root) else None)
+    with Catalogue(private.folder, rules) if private else nullcontext() as catalogue:
+        listed: list[Listed] | None = None
+        with root_first(world):
+            if world.rank == 0 and is_list(root):
+                listed = read_list(root)
         files = listed_files(root, listed) if listed else None
         source = IndexSource(catalogue, world.size, files) if catalogue else None
         with closing(world.deal(source, pause=pause)) as tasks:
             for task, done in tasks:
                 done(_work(root_of(root), task, world.tick, rules))
-        on_root(world, lambda: _write(source, root, private, config, key, listed))
+        with root_first(world):
+            if source and private:
+                _write(source, root, private, config, listed)
 
 
-def _write(
-    source: IndexSource | None, root: Path, private: Path | None, config: Config, key: bytes | None,
-    listed: Sequence[Listed] | None,
-) -> None:  # fmt: skip
+def _write(source: IndexSource, root: Path, private: Private, config: Config, listed: Sequence[Listed] | None) -> None:
     """Root groups what was found into studies, and writes the manifest."""
-    if source is None or private is None or key is None:
-        raise ValueError("root has the source, the folder and the key")
     if not source.finished:
         raise Drained("indexing stopped early; start the same command again")
+    key = private.key
     catalogue = source.catalogue
     events = catalogue.left_out() + [Event("run", "walk", reason) for reason in source.unlisted]
     log.info("indexed %d files, %d read anew", catalogue.n_files, source.n_read)
     made_by = (fingerprint(key), selection_digest(config))
     heading = Heading(str(root), *made_by, catalogue.n_files, tuple(events), catalogue.kinds())
     studies = _studies(catalogue, config, key) if listed is None else _listed(catalogue, listed, config, key)
-    write_manifest(private, heading, studies)
+    write_manifest(private.folder, heading, studies)
 
 
 def _studies(catalogue: Catalogue, config: Config, key: bytes) -> Iterator[Study]:

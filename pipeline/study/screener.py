@@ -8,8 +8,7 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,6 @@ import numpy as np
 from pipeline.archive import Decoder, read_mask, read_volume, root_of
 from pipeline.config import Config
 from pipeline.errors import PipelineError, RankDied, Reason, StudyError
-from pipeline.mpi.stall import moved
 from pipeline.records import DealtStudy, Line, PreparedStudy, Series, Study, StudyResult, Volume
 from pipeline.study.contact_sheet import write_contact_sheet
 from pipeline.study.drenet import load_checkpoint_bytes
@@ -28,6 +26,7 @@ from pipeline.study.lungs import judged_masks
 from pipeline.study.picture_pack import Album, deep_pictures, study_pictures
 from pipeline.study.pool import failed_result, study_result
 from pipeline.study.slices import Chosen, Mask, prepare
+from pipeline.study.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
 
@@ -36,19 +35,28 @@ WITHOUT_LUNGS = frozenset({Reason.NO_LUNG_FOUND, Reason.LUNG_IMPLAUSIBLE})
 """Reasons for which the next candidate is tried."""
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was seen of a study: the series that was read, its volume, the lungs in it, and what the networks are given."""
+
+    series: Series
+    volume: Volume
+    masks: Mask
+    prepared: PreparedStudy
+
+
 class Preparer:
     """Reads a study of one archive and makes of it what networks see. A context manager; holds the decoder."""
 
     def __init__(
-        self, archive: Path, config: Config, *, tick: Callable[[], None] = lambda: None, sheets: Path | None = None,
-        begins: Callable[[str], None] = lambda _: None,
+        self, archive: Path, config: Config, *, tick: Callable[[], None] = lambda: None, sheets: Path | None = None
     ) -> None:  # fmt: skip
-        self._archive, self._config, self._tick, self._sheets = root_of(archive), config, tick, sheets
-        self._begins = begins
+        self._archive = root_of(archive)
+        self._config = config
+        self._tick = tick
+        self._sheets = sheets
         cv2.setNumThreads(config.engine.threads)
         self._decoder = Decoder(config.run.decode_cpu_s, tick)
-        self.seconds: dict[str, float] = {}
-        self.seen: tuple[Volume, Mask, PreparedStudy] | None = None
 
     def __enter__(self) -> Preparer:
         return self
@@ -56,30 +64,32 @@ class Preparer:
     def __exit__(self, *_: object) -> None:
         self._decoder.close()
 
-    def best(self, study: Study) -> tuple[Series, PreparedStudy]:
-        """The best series, prepared; one without believable lungs falls through to the next. Raises StudyError."""
-        self.seconds, self.seen = {}, None
+    def best(self, study: Study, watch: Stopwatch | None = None) -> Seen:
+        """The best series, prepared; one without believable lungs falls through to the next. Raises StudyError.
+
+        `watch` measures the stages, those of a study that fails too.
+        """
+        watch = watch or Stopwatch(tick=self._tick)
         for series in study.candidates:
             try:
-                return series, self._prepared(study, series)
+                return self._prepared(study, series, watch)
             except StudyError as error:
                 if error.reason not in WITHOUT_LUNGS or series is study.candidates[-1]:
                     raise
         raise StudyError(Reason.NO_SUITABLE_SERIES, "select")
 
-    def _prepared(self, study: Study, series: Series) -> PreparedStudy:
+    def _prepared(self, study: Study, series: Series, watch: Stopwatch) -> Seen:
         config = self._config
-        with self.timed("read"):
+        with watch.stage("read"):
             volume = read_volume(self._archive, series, range(len(series.slices)), self._decoder)
-        with self.timed("lung"):
+        with watch.stage("lung"):
             masks, doubts = self._masks(volume)
-        with self.timed("prepare"):
+        with watch.stage("prepare"):
             prepared = prepare(volume, masks, series.seed, config, doubts)
-        self.seen = (volume, masks, prepared)
         if self._sheets:
-            with self.timed("pictures"):
+            with watch.stage("pictures"):
                 write_contact_sheet(self._sheets / f"{study.study_key}.png", volume, masks, prepared)
-        return prepared
+        return Seen(series, volume, masks, prepared)
 
     def _masks(self, volume: Volume) -> tuple[Mask, Chosen]:
         """The lungs as found, or as given with exported pictures, and whose masks are implausible.
@@ -94,16 +104,6 @@ class Preparer:
         for row, path in given:
             masks[row] = read_mask(self._archive, path, volume.hu.shape[1:], self._decoder)
         return masks, doubts & (not volume.masks)
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add what the stage takes to `seconds`."""
-        self._begins(stage)
-        begun = time.monotonic()
-        yield
-        moved()
-        self._tick()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +128,10 @@ class Screener:
         self, archive: Path, config: Config, networks: Sequence[bytes] | Engine, outputs: Outputs = Outputs(), *,
         local_rank: int = 0, tick: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
-        self._config, self._tick = config, tick
-        self._preparer = Preparer(archive, config, tick=tick, sheets=outputs.sheets, begins=outputs.begins)
+        self._config = config
+        self._tick = tick
+        self._begins = outputs.begins
+        self._preparer = Preparer(archive, config, tick=tick, sheets=outputs.sheets)
         if not isinstance(networks, Engine):
             networks = Engine([load_checkpoint_bytes(data) for data in networks], config.engine, local_rank=local_rank)
         self._engine = networks
@@ -144,50 +146,62 @@ class Screener:
     def line(self, dealt: DealtStudy) -> Line:
         """The journal line of one study, whatever becomes of it. Raises only where the run itself is in trouble."""
         begun = time.monotonic()
-        result, failed = self._result(dealt.study)
-        self._keep_pictures(result, dealt.input)
+        watch = Stopwatch(self._begins, self._tick)
+        result, seen = self._result(dealt.study, watch)
+        if seen and self._album and self._album.wants(result):
+            with watch.stage("pictures"):
+                self._keep_pictures(self._album, result, dealt.input, seen)
         said = result.reason or f"{result.probabilities[0]:.3f}"
         log.info("study %s: %s %s, %.2f s", result.study_key, result.status, said, time.monotonic() - begun)
-        seconds = {stage: round(spent, 4) for stage, spent in self._preparer.seconds.items()}
-        return Line(result=result, input=dealt.input, tries=dealt.tries + failed, seconds=seconds, ended=round(time.time(), 3))
+        return Line(
+            result=result,
+            input=dealt.input,
+            tries=dealt.tries + (seen is None),
+            seconds={stage: round(spent, 4) for stage, spent in watch.seconds.items()},
+            ended=round(time.time(), 3),
+        )
 
-    def _keep_pictures(self, result: StudyResult, input_: str) -> None:
+    def _keep_pictures(self, album: Album, result: StudyResult, input_: str, seen: Seen) -> None:
         """Before the study is journalled, so that none is finished without them; a fault in drawing changes no result."""
-        seen = self._preparer.seen
-        if self._album is None or seen is None or not self._album.wants(result):
-            return
         key = result.study_key
-        with self._preparer.timed("pictures"):
-            try:
-                pictures = study_pictures(key, input_, *seen, self._config.window, without=self._engine.without_each())
-                deep = deep_pictures(key, input_, seen[0]) if pictures and self._album.is_top(key) else None
-            except Exception as error:  # noqa: BLE001  see above
-                log.warning("study %s: no pictures: %s", result.study_key, frames_of(error))
-                return
-            if deep:
-                self._album.add_deep(deep)
-            if pictures:
-                self._album.add(pictures)
-
-    def _result(self, study: Study) -> tuple[StudyResult, bool]:
-        """(the study's row, whether it failed)."""
         try:
-            return self._scored(study), False
+            pictures = study_pictures(
+                key,
+                input_,
+                seen.volume,
+                seen.masks,
+                seen.prepared,
+                self._config.window,
+                without=self._engine.without_each(),
+            )
+            deep = deep_pictures(key, input_, seen.volume) if pictures and album.is_top(key) else None
+        except Exception as error:  # noqa: BLE001  see above
+            log.warning("study %s: no pictures: %s", key, frames_of(error))
+            return
+        if deep:
+            album.add_deep(deep)
+        if pictures:
+            album.add(pictures)
+
+    def _result(self, study: Study, watch: Stopwatch) -> tuple[StudyResult, Seen | None]:
+        """(the study's row, what was seen of it), the latter of a study that did not fail."""
+        try:
+            return self._scored(study, watch)
         except StudyError as error:
-            return failed_result(study, error), True
+            return failed_result(study, error), None
         except (PipelineError, RankDied):
             raise
         except MemoryError:
-            return failed_result(study, StudyError(Reason.OUT_OF_MEMORY, "infer")), True
+            return failed_result(study, StudyError(Reason.OUT_OF_MEMORY, "infer")), None
         except Exception as error:  # noqa: BLE001  recorded as INTERNAL_ERROR; after a number of them the run stops
             log.critical("study %s: INTERNAL_ERROR %s", study.study_key, frames_of(error))  # a traceback's message may identify
-            return failed_result(study, StudyError(Reason.INTERNAL_ERROR, "infer")), True
+            return failed_result(study, StudyError(Reason.INTERNAL_ERROR, "infer")), None
 
-    def _scored(self, study: Study) -> StudyResult:
-        series, prepared = self._preparer.best(study)
-        with self._preparer.timed("infer"):
-            predictions = self._engine.predict(prepared, self._tick)
-            return study_result(study, series, prepared, predictions)
+    def _scored(self, study: Study, watch: Stopwatch) -> tuple[StudyResult, Seen]:
+        seen = self._preparer.best(study, watch)
+        with watch.stage("infer"):
+            predictions = self._engine.predict(seen.prepared, self._tick)
+            return study_result(study, seen.series, seen.prepared, predictions), seen
 
 
 def lost_line(dealt: DealtStudy) -> Line:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from pipeline.cohort.tasks import CLASSES
 from pipeline.config import Config, EngineConfig, to_toml
 from pipeline.errors import ConfigurationError
 from pipeline.files import write_whole
-from pipeline.mpi.agreement import on_root
+from pipeline.mpi.agreement import root_first
 from pipeline.mpi.launched import local_rank
 from pipeline.mpi.stop import asked_to_stop
 from pipeline.mpi.world import Alone, World
@@ -71,22 +72,22 @@ class Request:
 
 def train(world: Alone | World, request: Request) -> State | None:
     """Train as `request` says; what came of it, on root. Raises PipelineError, Drained when stopped."""
-    held = on_root(world, lambda: hold(request.out))
-    try:
-        with asked_to_stop() as stop:
-            on_root(world, lambda: check(world, request))
-            cohort = gather_cohort(world, request.cohort)
-            device = open_device(EngineConfig(threads=request.recipe.threads), local_rank())
-            torch.use_deterministic_algorithms(mode=True, warn_only=True)
-            network = new_network(request, cohort.task)
-            with Exchange(world, device) as exchange:
-                trainer = Trainer(network, request.recipe, cohort, request.folders, exchange, device)
-                state = fit(world, trainer, stop)
-            on_root(world, lambda: _finish(request, state))
-            return state if world.rank == 0 else None
-    finally:
-        if held is not None:
-            held.close()
+    with ExitStack() as stack, asked_to_stop() as stop:
+        with root_first(world):
+            if world.rank == 0:
+                stack.enter_context(hold(request.out))
+                check(world, request)
+        cohort = gather_cohort(world, request.cohort)
+        device = open_device(EngineConfig(threads=request.recipe.threads), local_rank())
+        torch.use_deterministic_algorithms(mode=True, warn_only=True)
+        network = new_network(request, cohort.task)
+        with Exchange(world, device) as exchange:
+            trainer = Trainer(network, request.recipe, cohort, request.folders, exchange, device)
+            state = fit(world, trainer, stop)
+        with root_first(world):
+            if world.rank == 0:
+                _finish(request, state)
+        return state if world.rank == 0 else None
 
 
 def check(world: Alone | World, request: Request) -> None:

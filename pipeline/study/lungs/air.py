@@ -13,19 +13,33 @@ import numpy.typing as npt
 from pipeline.study.lungs.shapes import Bits, disk, filled, largest, widened, window
 
 WORK_MM = 2.0
+"""mm: the side of the pixels that all rules look at, each the mean of those under it."""
 AIR_HU = -400
+"""HU below which tissue in the body is air or lung; ground glass above it joins later, by HAZE_HU."""
 SOFT_HU = -300
+"""HU above which what is not air counts as body, a little denser than the densest air."""
 LEAST_MM2 = 60.0
+"""mm2: regions of air that are smaller are specks: noise, or a bronchus cut across."""
 LUMEN_LEAST_MM2 = 24.0
+"""mm2: dark regions that are smaller are too few pixels to tell what encloses them."""
 ENCLOSED = 0.75
 """Share of soft tissue round a dark region that makes it a lumen, not a bulla."""
 GAS_HU = -975
-GAS_SHARE, GAS_MM2 = 0.15, 1000.0
+"""HU below which air is pure gas, which says nothing of what this study's lung measures."""
+GAS_SHARE = 0.15
+"""Share of a small basal region's pixels that are as dark as a lumen: more is gas among stool."""
+GAS_MM2 = 1000.0
+"""mm2: what is larger is lung, whatever dark spots it has."""
 FOLLOWED = 0.45
+"""Share of a region that lies under the neighbouring slice's lung if it is lung too: nearly half, as bases taper."""
 REGROW = 4
+"""Pixels by which the lung grows back into the thin ends of its air, which the opening of the regions took."""
 HAZE_HU = -140
-STEP_MM, SLOPE = 4.0, 0.3
-"""How far the lung may lie sideways of its neighbour: so much, and so much more a millimetre of z."""
+"""HU below which tissue that touches the lung is ground glass; over 5 pixels the mean must lie below twice that."""
+STEP_MM = 4.0
+"""mm: how far the lung may lie sideways of its neighbour, however near the slices."""
+SLOPE = 0.3
+"""mm more of that for each mm between the slices."""
 
 Hu = npt.NDArray[np.int16]
 

@@ -15,23 +15,41 @@ from pipeline.study.lungs.rays import Line, Rays
 from pipeline.study.lungs.shapes import Bits, disk
 
 PASSES = 2
-"""What joins in one pass is the neighbour of what joins in the next."""
+"""How often: what joins in one pass is the neighbour of what joins in the next."""
 REACH_MM = 45.0
-LUMEN_HU, SOFT_HU = -700, -200
+"""mm along z: how far below and above slices are asked; farther ones show other parts of the chest."""
+LUMEN_HU = -700
+"""HU: what is darker is an open lumen and never joins."""
+SOFT_HU = -200
+"""HU below which a spot outside the lung is air, blurred by the tissue round it."""
 NEAR_PX = 21
-HAZE_HU, HAZE = -450, 0.15
-DENSE_HU, DENSE = -120, 0.06
-"""Share of the lung near that measures so much: lesion where lung lies both below and above, or on one side only."""
+"""Pixels: side of the square in which disease is near, 21 mm each way."""
+HAZE_HU = -450
+"""HU above which lung is hazy: denser than healthy lung."""
+HAZE = 0.15
+"""Share of hazy lung near that is disease, where lung lies both below and above."""
+DENSE_HU = -120
+"""HU above which lung is consolidated."""
+DENSE = 0.06
+"""Share of consolidated lung near that is disease, where lung lies on one side only; less is a vessel or a blurred edge."""
 SURROUNDED = 0.5
-BRONCHUS_PX, BRONCHUS_NEAR_PX = 12, 23
+"""Share of the chest near that is lung, where what is enclosed joins without other signs."""
+BRONCHUS_PX = 12
+"""Pixels: the largest spot of air that is a bronchus cut across, 48 mm2."""
+BRONCHUS_NEAR_PX = 23
+"""Pixels: side of the square round a bronchus in which tissue counts as near it, 22 mm each way."""
 SQUARE = np.ones((2, 2), np.uint8)
-"""The least that joins."""
+"""The least that joins, in pixels."""
 WALL_PX = 3
-"""How far a lesion may seem to lie outside the line of the pleura."""
+"""Pixels that a lesion may seem to lie outside the line of the pleura."""
 FLUID_HU = (-2, 16)
+"""HU between which the mean of watery tissue is that of fluid; consolidated lung is denser."""
 FLUID_PX = 9
-WATERY, WATERY_HU = 0.7, (-40, 120)
-"""What may be fluid: bronchi, fat and ribs beside it have no say in its HU."""
+"""Pixels: side of the square over which that mean is taken, wide enough to average noise out."""
+WATERY = 0.7
+"""Share of that square that is watery, or its mean says nothing."""
+WATERY_HU = (-40, 120)
+"""HU of what may be fluid: bronchi, fat and ribs beside it have no say in its mean."""
 
 Hu = npt.NDArray[np.int16]
 Chosen = npt.NDArray[np.bool_]

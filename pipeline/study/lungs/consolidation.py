@@ -14,15 +14,36 @@ import numpy.typing as npt
 from pipeline.study.lungs.rays import Rays, to_spine
 from pipeline.study.lungs.shapes import Bits, disk, window
 
-AIR_HU, BRONCHUS_PX = -200, 12
-"""A bronchus in consolidated lung, cut across, is a spot of air no larger than this; what is larger is windpipe or bowel."""
-BRONCHI, BRONCHUS_NEAR_PX, REACHED = 2, 17, 0.25
-"""At least so many spots, and near them this share of the region: a hilum at its edge has them on one side only."""
+AIR_HU = -200
+"""HU below which a spot in soft tissue is air, blurred by the tissue round it."""
+BRONCHUS_PX = 12
+"""Pixels: the largest spot that is a bronchus cut across (48 mm2); what is larger is windpipe or bowel."""
+BRONCHI = 2
+"""Spots of air that prove a region to be lung: a single one may be noise or gas."""
+BRONCHUS_NEAR_PX = 17
+"""Pixels: side of the square round a spot that counts as near it, 16 mm each way."""
+REACHED = 0.25
+"""Share of a region that lies near its spots, or they are those of a hilum at its edge."""
 LUMEN_PX = 3
-HAZE_HU, HAZE = -140, 0.25
-EDGE_PX, BORDER_PX, DEPTH_PX, BETWEEN_PX = 2, 5, 28, 5
-SICK_HU, AIRLESS_HU = -520, -150
+"""Pixels round windpipe and bowel that never join: their wall."""
+HAZE_HU = -140
+"""HU below which soft tissue is hazy, as no solid organ is."""
+HAZE = 0.25
+"""Share of a region's core that is hazy, if the region is lung; noise and fat make less."""
+EDGE_PX = 2
+"""Pixels at a region's edge that are blurred by what lies beside, and left out."""
+BORDER_PX = 5
+"""Pixels from a region within which lung lies beside it."""
+DEPTH_PX = 28
+"""Pixels (56 mm) inside the ribs beyond which nothing is consolidation at the ribs: there lie heart and great vessels."""
+BETWEEN_PX = 5
+"""Pixels (10 mm) beyond the lung that may be consolidation on rays that meet no rib."""
+SICK_HU = -520
+"""HU above which the lung beside a region is dense, so that disease may go on in it."""
+AIRLESS_HU = -150
+"""HU above which the lung beside holds no air and proves nothing: it may have joined wrongly."""
 LEAST_PX = 16
+"""Pixels (64 mm2): a smaller region is too few to prove anything."""
 
 Hu = npt.NDArray[np.int16]
 

@@ -12,14 +12,25 @@ from pipeline.study.lungs.air import SOFT_HU, body
 from pipeline.study.lungs.shapes import Bits, disk, largest
 
 WALL_PX = 4
-"""How thick the wall is, and how much wider the pictures become."""
-BAND_PX, NEAR_PX, SKIN_PX = 3, 3, 2
-"""The table's skins are thinner than twice SKIN_PX; the chest's wall is thicker."""
-ARCS, SMOOTH, LONGEST = 180, 1, 45
-"""A longer run than LONGEST arcs is the table's foam."""
-AIR_HU, TISSUE_HU = -960, -500
-"""What the edge measures, on average over some degrees: the room's air, lung, and from here on tissue."""
+"""Pixels: how thick the wall is, and how much wider the pictures become."""
+BAND_PX = 3
+"""Pixels inside the field's edge that are looked at."""
+NEAR_PX = 3
+"""Pixels from the body within which the edge is the body's."""
+SKIN_PX = 2
+"""Pixels: the table's skins are thinner than twice this, the chest's wall is thicker."""
+ARCS = 180
+"""Arcs of 2 degrees round the field's middle, each with a mean of its own."""
+SMOOTH = 1
+"""Arcs on each side over which that mean is taken, against noise."""
+LONGEST = 45
+"""Arcs (90 degrees): a longer run that looks like lung is the table's foam."""
+AIR_HU = -960
+"""HU up to which the edge's mean is the room's air."""
+TISSUE_HU = -500
+"""HU above which the edge's mean is the body's wall; what lies between this and AIR_HU is lung."""
 WALL_HU = 0
+"""HU of the wall that is drawn: soft tissue."""
 
 Hu = npt.NDArray[np.int16]
 Arcs = npt.NDArray[np.bool_]

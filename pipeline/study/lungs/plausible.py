@@ -13,15 +13,32 @@ import numpy.typing as npt
 from pipeline.study.lungs.air import WORK_MM
 from pipeline.study.lungs.shapes import Bits, disk
 
-SOFT_HU, ORGAN_HU, ORGAN_CM2 = -100, 38.0, 4.0
-DENSE_HU, DENSE_PX, DENSE_CM2 = 34, 2, 4.0
-"""A piece that is part lesion, part organ: what is dense throughout, over 7 pixels, need not be as thick."""
+SOFT_HU = -100
+"""HU above which a piece of the mask is soft tissue without air, organ or consolidated lung."""
+ORGAN_HU = 38.0
+"""HU that the median of a thick piece exceeds if it is an organ; consolidated lung is a little less dense."""
+ORGAN_CM2 = 4.0
+"""cm2 that such a piece exceeds. This and the limits below were chosen on phantoms (docs/lung.md)."""
+DENSE_HU = 34
+"""HU that all of a thinner piece exceeds if it is an organ, smoothed over 7 pixels: the part of a piece that lesion adjoins."""
+DENSE_PX = 2
+"""Pixels: such a piece is thicker than twice this, 8 mm."""
+DENSE_CM2 = 4.0
+"""cm2: and larger than this, as any organ."""
 OUTSIDE_CM2 = 3.0
-LUNG_HU, LOST_CM2, LOST_SHARE = (-960, -400), 8.0, 0.1
+"""cm2 of the mask beyond the body from which a slice is implausible."""
+LUNG_HU = (-960, -400)
+"""HU of lung with air in it; windpipe and bowel gas are darker."""
+LOST_CM2 = 8.0
+"""cm2 of such lung outside the mask from which a slice is implausible."""
+LOST_SHARE = 0.1
+"""Share of the mask that it must exceed as well: of a large lung 8 cm2 are little."""
 THICK_PX = 3
-"""What is thinner than twice this is vessel, rim of a dome, or bronchus."""
+"""Pixels: what is thinner than twice this is vessel, rim of a dome, or bronchus."""
 PIXEL_CM2 = WORK_MM**2 / 100
-SQUARE = np.ones((5, 5), np.uint8)
+"""cm2 that one pixel covers."""
+SQUARE = np.ones((3, 3), np.uint8)
+"""Pixels: what is thinner beyond the body is a sliver, and not counted."""
 
 Hu = npt.NDArray[np.int16]
 Doubts = npt.NDArray[np.bool_]
@@ -60,7 +77,7 @@ def _pieces(mask: Bits, least_cm2: float) -> list[Doubts]:
 
 def outside_cm2(lung: Bits, body: Bits) -> float:
     """How much of the mask lies outside the body, slivers aside."""
-    return cv2.countNonZero(cv2.morphologyEx(lung & (1 - body), cv2.MORPH_OPEN, SQUARE[:3, :3])) * PIXEL_CM2
+    return cv2.countNonZero(cv2.morphologyEx(lung & (1 - body), cv2.MORPH_OPEN, SQUARE)) * PIXEL_CM2
 
 
 def _is_lost(lung: Bits, smooth: Hu, body: Bits) -> bool:

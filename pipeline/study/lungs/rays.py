@@ -12,15 +12,21 @@ from pipeline.study.lungs.air import WORK_MM
 from pipeline.study.lungs.shapes import Bits
 
 RAYS = 256
+"""Rays round the middle of the body, as many as a byte can number."""
 BONE_HU = 130
+"""HU above which a pixel is bone: soft tissue is below it."""
 CENTRAL_MM = 22.0
-"""Bone this near the midline is spine or sternum."""
+"""mm from the midline within which bone is spine or sternum, no rib."""
 SPINE_MM = 40.0
-"""How far spine and sternum may stand from the middle of the body's outline."""
+"""mm that spine and sternum may stand from the middle of the body's outline."""
 RIB_GAP = RAYS * 40 // 360
+"""Rays (40 degrees) between two ribs that are bridged; where they lie farther apart, one was missed."""
 ARC_GAP = RAYS * 75 // 360
+"""Rays (75 degrees) between two that touch the hull which an arc bridges: as far as one lesion may dent the lung."""
 SPIKE = RAYS * 30 // 360
+"""Rays (30 degrees): a narrower spike outwards leads to the scapula, and is cut off."""
 PLEURA_MM = 3.0
+"""mm that the pleura lies inside the bone's inner face."""
 
 Hu = npt.NDArray[np.int16]
 Line = npt.NDArray[np.float32]

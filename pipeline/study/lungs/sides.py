@@ -10,6 +10,7 @@ from pipeline.study.lungs.air import WORK_MM
 from pipeline.study.lungs.shapes import Bits
 
 BAND = round(30.0 / WORK_MM)
+"""Pixels (30 mm) on each side of the midline within which the two lungs may touch."""
 
 Hu = npt.NDArray[np.int16]
 

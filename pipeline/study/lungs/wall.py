@@ -14,23 +14,56 @@ from pipeline.study.lungs.shapes import Bits, closed, disk, filled, window
 from pipeline.study.lungs.sides import sides
 
 CHORD_MM = 45.0
+"""mm: radius of the closing that bridges what a pleural lesion takes from the lung's outline."""
 INNER_MM = 6.0
+"""mm: radius of the closing that takes vessels in."""
 ALONG_MM = 80.0
+"""mm along z within which slices below and above say how far the chest wall is."""
 SLACK_MM = 2.0
+"""mm that the wall may lie beyond what those slices reach, inside the ribs."""
 RIB_SLACK_MM = 12.0
-DENT_MM, DENT_RAYS = 3.0, RAYS * 12 // 360
-MIDLINE_MM, CLOSE_MM = 18.0, 4.0
-SMALL_MM2, HOLE_MM2 = 80.0, 200.0
+"""mm of that where a rib is met at a dent of the outline: a lesion there may reach to the rib."""
+DENT_MM = 3.0
+"""mm that the outline lies inside its hull, if it is dented there."""
+DENT_RAYS = RAYS * 12 // 360
+"""Rays (12 degrees) beside a dent that belong to it."""
+MIDLINE_MM = 18.0
+"""mm from the midline within which soft tissue is mediastinum and joins no lung at large."""
+CLOSE_MM = 4.0
+"""mm of that where the other lung's mirror, or other slices, show lung."""
+SMALL_MM2 = 80.0
+"""mm2: a smaller pocket at the outline is lesion or vessel, whatever it measures."""
+HOLE_MM2 = 200.0
+"""mm2: a smaller hole within the lung is lesion or vessel too."""
 RAGGED = 0.62
+"""Share of its box: a hole that fills less is ragged, which the round dome of a diaphragm is not."""
 CENTRAL_MM = 30.0
+"""mm from the middle: a ray on which the lung ends nearer backs no pocket, beyond it lies the mediastinum."""
 DEPTH_MM = 30.0
+"""mm along a ray that a pocket may be deep, and lung inside it may back it."""
 BELOW_MM = 32.0
-RING_PX, RING = 5, 0.6
+"""mm along z within which lung below supports a pocket; so much deeper a diaphragm's dome has widened."""
+RING_PX = 5
+"""Pixels: width of the ring round a hole in which lung is looked for BELOW_MM deeper."""
+RING = 0.6
+"""Share of that ring that is still lung there, if the hole is no dome."""
 SUPPORTED = 0.4
-AIRY_HU, AIRY = -150, 0.4
+"""Share of a pocket that has lung below, if it is lesion and not diaphragm."""
+AIRY_HU = -150
+"""HU below which soft tissue in a pocket holds air."""
+AIRY = 0.4
+"""Share of a pocket that holds air, if it is lung."""
 FAT_HU = (-130, -30)
-THICK_PX, SICKER_HU = 4, 200
-DEFICIT, PASSES = 0.77, 2
+"""HU of fat; a pocket that is mostly fat is none of the lung."""
+THICK_PX = 4
+"""Pixels: what is thicker than twice this (16 mm) may be liver, spleen or muscle, and needs proof."""
+SICKER_HU = 200
+"""HU that lung beside a thick pocket is denser than this slice's median where disease goes on into the pocket."""
+DEFICIT = 0.77
+"""Share of the other lung's area below which a lung is short, and the other one's mirror believed: a heart takes less."""
+PASSES = 2
+"""How often a side is looked through: what lies behind a consolidation found by the mirror borders on it then."""
+
 Hu = npt.NDArray[np.int16]
 
 
