@@ -297,24 +297,25 @@ def _finish(source: StudySource, request: Request) -> Summary | None:
     if not source.finished:
         raise Drained("stopped early as asked; start the same command again to go on")
     if not request.part:
-        return _tables_of(request.out)
+        return _tables_of(request)
     with hold_briefly(request.out):
         n_open = source.n_open_elsewhere(last_places(request.out))
         if not n_open:
-            return _tables_of(request.out)
+            return _tables_of(request)
     log.info(
         "part %d of %d is done; %d studies are open in other parts, the last of them writes the tables", *request.part, n_open
     )
     return None
 
 
-def _tables_of(out: Path) -> Summary:
-    summary = gather_run(out)
+def _tables_of(request: Request) -> Summary:
+    summary = gather_run(request.out)
     moved()
-    _show(out)
-    write_crate(out)  # anew, with the report
+    if request.report:
+        _show(request.out)
+        write_crate(request.out)  # anew, with the report
     if not any(status.startswith("OK") for status in summary.by_status):
-        check_has_ct(out / PRIVATE)
+        check_has_ct(request.out / PRIVATE)
     return summary
 
 

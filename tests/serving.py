@@ -3,13 +3,16 @@
 import json
 import os
 import signal
+import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -111,3 +114,41 @@ def serving(weights, spool, *more, key, token=""):
         finally:
             process.kill()
             process.stdout.close()
+
+
+@contextmanager
+def line_that_breaks(address, after):
+    """The address of a proxy for `address` whose lines all break, once, when `after` bytes have been sent over it."""
+    host, port = address.removeprefix("http://").split(":")
+    line = _Line((host, int(port)), after)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), line.handler) as proxy:
+        proxy.daemon_threads = True
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{proxy.server_address[1]}"
+        proxy.shutdown()
+
+
+class _Line:
+    """What the proxy's connections share: how many bytes are left until all break."""
+
+    def __init__(self, server, after):
+        self.server, self.left = server, after
+
+    def handler(self, request, *_):
+        with socket.create_connection(self.server) as there:
+            back = threading.Thread(target=self._carry, args=(there, request, False), daemon=True)
+            back.start()
+            self._carry(request, there, True)
+            for one in (request, there):
+                with suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+            back.join()
+
+    def _carry(self, source, to, counts):
+        with suppress(OSError):
+            while data := source.recv(10_000):
+                to.sendall(data)
+                if counts and self.left > 0:
+                    self.left -= len(data)
+                    if self.left <= 0:
+                        return

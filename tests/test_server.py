@@ -77,8 +77,10 @@ def test_a_zip_is_answered_with_the_numbers_of_the_bulk_run_and_its_files(server
     panel, headers, _ = server.ask(f"/v1/studies/{id_}/panel")
     assert panel == 200
     assert "'unsafe-inline'" not in headers["Content-Security-Policy"].partition("style-src-attr")[0]
-    assert result.study_key in server.ask(said["panel"].replace("index.html", "data/rows-0.js"))[2].decode()
-    assert server.ask(said["panel"].replace("index.html", "..%2f..%2fstudies.csv"))[0] == 404
+    address = said["panels"][result.study_key]
+    assert result.study_key in server.ask(address)[2].decode()
+    for name in ("..%2fstudies.csv", "../studies.csv", "nothing.html"):
+        assert server.ask(address.replace(f"{result.study_key}.html", name))[0] == 404
 
 
 def test_loose_files_whose_names_repeat_or_lead_out_give_the_same_numbers(server, study, plain):
@@ -238,7 +240,8 @@ def test_nothing_of_the_patient_is_written_logged_or_served(server, study, plain
     """Runs last: the spool has seen all the others. Objects of the DICOM standard carry identity, as their purpose is."""
     id_ = server.accepted([("CANARY/CANARY.zip", zipped([(f"CANARY/{name}", data) for name, data in study]))])
     said = server.answer(id_)
-    served = [json.dumps(said).encode(), server.ask("/metrics")[2], server.ask(said["panel"])[2], server.logs.read_bytes()]
+    panels = [server.ask(address)[2] for address in said["panels"].values()]
+    served = [json.dumps(said).encode(), server.ask("/metrics")[2], *panels, server.logs.read_bytes()]
     spool = Path(next(iter(server.logs.parent.glob("spool"))))
     assert not list(spool.glob("studies/*/upload"))
     assert oct(spool.stat().st_mode)[-3:] == "700"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser import chromium, faults
-from tests.serving import serving
+from tests.serving import line_that_breaks, serving
 from tests.test_server import zipped
 
 pytestmark = pytest.mark.browser
@@ -76,7 +76,7 @@ def test_a_study_is_sent_followed_and_shown_in_the_reports_panel(page, study):
     assert {"answer.json", "studies.csv"} <= set(names)
     keep_screenshot(page, f"answer-{width_of(page)}.png")
     page.switch_to.frame("panel")
-    until(page, "return document.querySelectorAll('#panel-body svg image').length > 0")
+    until(page, "return document.querySelectorAll('main svg image').length > 0")
     page.switch_to.default_content()
     page.execute_script("document.getElementById('panel').scrollIntoView()")
     keep_screenshot(page, f"panel-{width_of(page)}.png")
@@ -115,7 +115,7 @@ def test_axe_finds_no_serious_fault_before_the_study_with_its_answer_or_with_a_p
     assert faults(page, "body") == []
     send(page, study)
     until(page, "return !document.getElementById('rest').hidden")
-    until(page, "return document.getElementById('panel').contentDocument?.querySelector('#panel-body svg image') !== null")
+    until(page, "return document.getElementById('panel').contentDocument?.querySelector('main svg image') !== null")
     assert page.execute_script("return document.documentElement.scrollWidth") <= width_of(page)
     keep_screenshot(page, f"{scheme}-{width_of(page)}.png")
     page.execute_script("document.getElementById('panel').scrollIntoView()")
@@ -146,15 +146,11 @@ def test_it_works_by_keyboard_alone(page, study):
     until(page, "return document.getElementById('said').textContent === 'Deleted.'")
 
 
-def test_an_upload_goes_on_where_the_line_broke(page, study):
-    line = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": study.stat().st_size / 8}
-    page.execute_cdp_cmd("Network.enable", {})
-    page.execute_cdp_cmd("Network.emulateNetworkConditions", line)
-    send(page, study)
-    until(page, "return document.getElementById('sent').value > 0.2")
-    page.execute_cdp_cmd("Network.emulateNetworkConditions", line | {"offline": True})
-    until(page, "return document.getElementById('said').textContent.startsWith('The connection broke off')")
-    keep_screenshot(page, f"broke-off-{width_of(page)}.png")
-    page.execute_cdp_cmd("Network.emulateNetworkConditions", line | {"uploadThroughput": -1})
-    until(page, "return !document.getElementById('rest').hidden")
-    assert said(page).startswith("Answered in")
+def test_an_upload_goes_on_where_the_line_broke(page, study, server):
+    with line_that_breaks(server.address, study.stat().st_size // 2) as address:
+        page.get(address + "/")
+        send(page, study)
+        until(page, "return document.getElementById('said').textContent.startsWith('The connection broke off')")
+        keep_screenshot(page, f"broke-off-{width_of(page)}.png")
+        until(page, "return !document.getElementById('rest').hidden")
+        assert said(page).startswith("Answered in")

@@ -1,4 +1,4 @@
-"""A page of each of a run's studies, by itself: for who sends one study and waits for its answer, not for the report of a run."""
+"""A page of each of a run's studies, by itself: for who sends one study and wants its answer, not the report of a run."""
 
 from __future__ import annotations
 

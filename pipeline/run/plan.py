@@ -46,6 +46,7 @@ class Request:
     part: tuple[int, int] | None = None
     retry_lost: bool = False
     textfile: Path | None = None
+    report: bool = True
 
     @property
     def home(self) -> Path:

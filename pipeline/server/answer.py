@@ -11,6 +11,8 @@ from pipeline.run.run_toml import Network
 
 State = Literal["receiving", "queued", "running", "done", "failed", "cancelled"]
 FINAL = ("done", "failed", "cancelled")
+PAGES = "pages"
+"""The folder of the studies' pages."""
 SYNTHETIC = "drawings of patients"
 
 
@@ -41,7 +43,10 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """The body of `GET /v1/studies/{id}`; times are Unix seconds, `place` is 1 for who is next."""
+    """The body of `GET /v1/studies/{id}`; times are Unix seconds, `place` is 1 for who is next.
+
+    `panels` are the addresses of the pages that show a study, by its key.
+    """
 
     id: str
     state: State
@@ -61,7 +66,7 @@ class Answer(msgspec.Struct, frozen=True):
     explained: dict[str, Said] = {}
     files: list[File] = []
     seconds: dict[str, float] = {}
-    panel: str = ""
+    panels: dict[str, str] = {}
     returned: str = ""
     notice: str = NOTICE
 

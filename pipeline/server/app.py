@@ -21,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.records import NOTICE, StudyResult
-from pipeline.server.answer import Answer, Outcome, Progress, Said
+from pipeline.server.answer import PAGES, Answer, Outcome, Progress, Said
 from pipeline.server.crew import Board, Crew
 from pipeline.server.metrics import Metrics
 from pipeline.server.openapi import document
@@ -141,7 +141,7 @@ class Server:
             explained=_explained(results, outcome),
             files=outcome.files,
             seconds=outcome.seconds,
-            panel=f"/panels/{row.ticket}/index.html" if row.state == "done" else "",
+            panels=self.panels(row, results) if row.state == "done" else {},
             returned=row.returned,
         )
 
@@ -174,21 +174,23 @@ class Server:
             await self.board.change(SILENT_S)
 
     async def panel(self, request: Request) -> Response:
-        """Where the report's page of the study is."""
+        """Where the page of the study is; of several, the first's."""
         row = self._row(request)
         if row.state != "done":
             raise Problem("NOT_ANSWERED" if not row.is_final else "NO_SUCH_FILE")
-        return RedirectResponse(f"/panels/{row.ticket}/index.html", 303)
+        return RedirectResponse(next(iter(self.answer(row).panels.values())), 303)
+
+    def panels(self, row: Row, results: Sequence[StudyResult]) -> dict[str, str]:
+        """Study key -> the address of its page."""
+        return {result.study_key: f"/panels/{row.ticket}/{result.study_key}.html" for result in results}
 
     async def panel_file(self, request: Request) -> Response:
-        """A file of the report's folder; its page may run the scripts that stand in it, and no other."""
+        """A study's page, which may run the scripts that stand in it, and no other."""
         row = self.queue.by_ticket(request.path_params["ticket"])
-        report = self.queue.out(row) / "report"
-        path = report / request.path_params["name"]
-        if not path.resolve().is_relative_to(report.resolve()) or not path.is_file():
+        pages = self.queue.out(row) / PAGES
+        path = pages / request.path_params["name"]
+        if not path.resolve().is_relative_to(pages.resolve()) or not path.is_file():
             raise Problem("NO_SUCH_FILE")
-        if path.name != "index.html":
-            return FileResponse(path)
         page = path.read_text(encoding="utf-8")
         return Response(page, media_type="text/html", headers={"Content-Security-Policy": policy_of(page)})
 

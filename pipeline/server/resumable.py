@@ -1,7 +1,7 @@
 """Uploads that go on where the line broke: tus 1.0 (https://tus.io/protocols/resumable-upload), core and creation.
 
-One upload is one file, a ZIP of a study most often; when its last byte is on the disk the study of the same id is queued. How far
-it came, the file's own length says: neither a broken line nor a killed server loses more than what was on its way.
+One upload is one file, a ZIP of a study most often; when its last byte is on the disk the study of the same id is queued. How
+far it came, the file's own length says: neither a broken line nor a killed server loses more than what was on its way.
 """
 
 from __future__ import annotations

@@ -26,20 +26,22 @@ from pipeline.config import read_config
 from pipeline.errors import ConfigurationError, PipelineError, StorageError
 from pipeline.mpi.world import Alone
 from pipeline.records import Event, StudyResult
+from pipeline.report.study_pages import write_study_pages
 from pipeline.run.journal import decode, raw
-from pipeline.run.paths import EXCLUSIONS, IMAGES, REPORT, STUDIES
+from pipeline.run.paths import EXCLUSIONS, IMAGES, STUDIES
 from pipeline.run.plan import Request
 from pipeline.run.resume import last_places
 from pipeline.run.weights import weights_of
 from pipeline.screening import Kept, keep, run
-from pipeline.server.answer import Begin, File, News, Outcome, Task
+from pipeline.server.answer import PAGES, Begin, File, News, Outcome, Task
 from pipeline.server.logs import log_json
 from pipeline.server.problems import FAILURES
 from pipeline.single import results_of
 
 log = logging.getLogger(__name__)
 DICOM = "dicom"
-KEPT = (REPORT, IMAGES, DICOM, STUDIES, EXCLUSIONS)
+PAGE = "page"
+KEPT = (PAGES, IMAGES, DICOM, STUDIES, EXCLUSIONS)
 """What stays of a run's folder when it is answered; the rest would identify, or says nothing more."""
 
 
@@ -89,13 +91,13 @@ def main() -> None:
     tell(News("ready", networks=kept.networks))
     while True:
         task = msgspec.json.decode(lines.get(), type=Task)
-        request = Request(Path(task.archive), weights, Path(task.out), config, _key(begin), contact_sheet=True)
+        request = Request(Path(task.archive), weights, Path(task.out), config, _key(begin), contact_sheet=True, report=False)
         tell(News("done", outcome=answer(request, kept, clock)))
 
 
 def _warm() -> None:
     """Load now what the first study would wait for."""
-    for name in ("pipeline.report", "pipeline.report.dicom", "pipeline.run.gather"):
+    for name in ("pipeline.report.study_pages", "pipeline.report.dicom", "pipeline.run.gather"):
         with suppress(ImportError):
             import_module(name)
 
@@ -124,6 +126,8 @@ def answer(request: Request, kept: Kept, clock: Clock) -> Outcome:
     code = ""
     try:
         run(Alone(), request, in_hand=_tells_results(clock), kept=kept)
+        clock.begins(PAGE)
+        write_study_pages(request.out, request.out / PAGES)
         clock.begins(DICOM)
         _write_dicom(request)
     except PipelineError as error:

@@ -1,7 +1,7 @@
 // Send a study, follow it, show its answer. Nothing comes from elsewhere, and nothing is kept in the browser.
 "use strict";
 
-const STAGES = { index: "headers", read: "slices", lung: "lungs", prepare: "fill and window", infer: "network", write: "page", dicom: "DICOM objects" };
+const STAGES = { index: "headers", read: "slices", lung: "lungs", prepare: "fill and window", infer: "network", write: "tables", page: "page", dicom: "DICOM objects" };
 const AGAIN_MS = 2000;
 const PART = 8 << 20;
 const at = (id) => document.getElementById(id);
@@ -274,7 +274,10 @@ function finish(said) {
     return make("li", {}, button);
   }));
   at("rest").hidden = said.state !== "done";
-  if (said.panel) at("panel").src = `${said.panel}${said.results.length === 1 ? `#study=${said.results[0].study_key}` : ""}`;
+  const panels = Object.entries(said.panels);
+  if (panels.length) at("panel").src = panels[0][1];
+  at("which").replaceChildren(...panels.map(([key, address]) => new Option(key, address)));
+  at("which").parentElement.hidden = panels.length < 2;
   clearInterval(clock);
   clock = setInterval(() => countDown(said.expires), 1000);
   countDown(said.expires);
@@ -294,6 +297,8 @@ async function download(id, name) {
   URL.revokeObjectURL(address);
   return undefined;
 }
+
+at("which").addEventListener("change", () => { at("panel").src = at("which").value; });
 
 at("forget").addEventListener("click", async () => {
   await call(`/v1/studies/${study}`, { method: "DELETE" });
