@@ -315,8 +315,10 @@ def test_the_queue_is_bounded_fair_and_deletes_what_is_old(tmp_path):
         assert [queue.place(queue.find(name)) for name in ("a", "b")] == [1, 2]
         assert queue.take().id == "a"
         assert queue.lost("a").state == "queued"
+        (queue.out(queue.find("a")) / "private").mkdir(parents=True)
         assert queue.take().id == "a"
         assert msgspec.json.decode(queue.lost("a").outcome, type=Outcome).code == "WORKER_LOST"
+        assert not list(queue.home("a").glob("*/private"))
         assert queue.delete_old() == 1
         with pytest.raises(Problem, match="NO_SUCH_STUDY"):
             queue.find("a")

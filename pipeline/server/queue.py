@@ -202,11 +202,14 @@ class Queue:
         return self.find(rows[0].id)
 
     def finish(self, id_: str, outcome: Outcome) -> Row:
-        """The study is answered; its upload is deleted."""
+        """The study is answered; its upload goes, and what starts that came to nothing left."""
         state = "failed" if outcome.code else "done"
         self._set(id_, "state = ?, ended = ?, outcome = ?", state, time.time(), msgspec.json.encode(outcome))
-        self._drop_upload(id_)
-        return self.find(id_)
+        row = self.find(id_)
+        for path in self.home(id_).glob("*"):
+            if path != self.out(row):
+                shutil.rmtree(path, ignore_errors=True)
+        return row
 
     def lost(self, id_: str) -> Row:
         """The worker died over it: it is tried again, LOST_LIMIT times in all."""
@@ -244,9 +247,6 @@ class Queue:
     def _delete(self, id_: str) -> None:
         self._base.execute("DELETE FROM studies WHERE id = ?", (id_,))
         shutil.rmtree(self.home(id_), ignore_errors=True)
-
-    def _drop_upload(self, id_: str) -> None:
-        shutil.rmtree(self.home(id_) / "upload", ignore_errors=True)
 
     def _set(self, id_: str, what: str, *values: object) -> None:
         self._base.execute(f"UPDATE studies SET {what} WHERE id = ?", (*values, id_))  # noqa: S608  ours
