@@ -4,7 +4,6 @@ import ast
 import configparser
 import importlib
 import subprocess
-import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 import pipeline
 from pipeline.cohort.cache import PREPARING
 from pipeline.study.drenet.shipped import shipped_weights
+from tests.tools import environment, program
 
 ROOT = Path(__file__).parents[1]
 HOUSE = Path(pipeline.__file__).parent
@@ -68,6 +68,33 @@ def test_every_file_of_tests_is_named_after_a_room():
     rooms = {room for layer in LAYERS for room in layer} | {"architecture", "tools"}
     named = {path.stem.removeprefix("test_").split("_")[0]: path.name for path in Path(__file__).parent.glob("test_*.py")}
     assert {room: name for room, name in named.items() if room not in rooms} == {}
+
+
+def _of_tests():
+    """(file, every node of its syntax) of all tests."""
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        yield from ((path.name, node) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+def test_the_name_of_every_test_has_at_most_90_characters():
+    names = {node.name for _, node in _of_tests() if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+    assert names
+    assert [name for name in names if len(name) > 90] == []
+
+
+def _is_program(text):
+    """Whether a text of several lines is Python that imports something."""
+    try:
+        body = ast.parse(text).body
+    except SyntaxError:
+        return False
+    return "\n" in text.strip() and any(isinstance(node, ast.Import | ast.ImportFrom) for node in body)
+
+
+def test_no_program_stands_in_a_string_of_a_test():
+    texts = [(name, node.value) for name, node in _of_tests() if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    assert [(name, text[:60]) for name, text in texts if _is_program(text)] == []
+    assert _is_program("\n".join(["import sys", "print(sys.path)"]))
 
 
 def test_imports_point_downwards_only():
@@ -135,7 +162,7 @@ def test_every_module_that_mypy_treats_apart_exists():
 @pytest.mark.parametrize("folder", ["benchmarks", "tests"])
 def test_every_name_that_a_program_beside_the_package_imports_from_it_exists(folder):
     wrong = []
-    for path in sorted((ROOT / folder).glob("*.py")):
+    for path in sorted((ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "pipeline":
                 module = importlib.import_module(node.module)
@@ -147,10 +174,6 @@ def test_every_name_that_a_program_beside_the_package_imports_from_it_exists(fol
 
 
 def test_help_imports_no_heavy_library():
-    code = (
-        "import sys; from pipeline.cli import main\n"
-        "try: main(['--help'])\nexcept SystemExit: pass\n"
-        "print([name for name in ('torch', 'mpi4py', 'cv2', 'pydicom') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [*program("help_lightly"), "torch", "mpi4py", "cv2", "pydicom"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")

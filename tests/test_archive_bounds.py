@@ -3,7 +3,6 @@
 import gzip
 import struct
 import subprocess
-import sys
 import tarfile
 import time
 import tracemalloc
@@ -21,25 +20,18 @@ from pipeline.errors import Drained, RankDied, StorageError, StudyError
 from pipeline.phantom.images import compress, to_bytes
 from tests.fabricate import images, verdict, write
 from tests.test_archive_files import members, write_tar, write_zip
+from tests.tools import environment, program
 
 ROOT = Path(__file__).parents[1]
 LIMIT_MB = 600
 HANG_S = 120
 EMPTY_ITEM = b"\xfe\xff\x00\xe0" + bytes(4)
-SCAN = """
-import sys
-from pathlib import Path
-from pipeline.archive import list_folder, scan_file
-for file in list_folder(Path(sys.argv[1]), "")[1]:
-    print(*[record.reason or "read" for record in scan_file(Path(sys.argv[1]), file).records], sep=",")
-print(int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) // 1024)
-"""
 
 
 def scanned_alone(folder):
     """(reasons of the only file's records, largest resident memory in MB) of a process that scans nothing else."""
     done = subprocess.run(
-        [sys.executable, "-c", SCAN, str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=HANG_S, check=True
+        [*program("scan_folder"), folder], env=environment(), capture_output=True, text=True, timeout=HANG_S, check=True
     )
     reasons, peak_mb = done.stdout.split()
     return reasons.split(","), int(peak_mb)
@@ -234,9 +226,7 @@ def test_whatever_a_parser_raises_is_the_reason_of_its_file(error, reason, tmp_p
 
 
 @pytest.mark.parametrize(("error", "reason"), RAISED.values(), ids=RAISED)
-def test_whatever_a_parser_raises_is_the_reason_of_its_member_and_storage_that_of_the_container(
-    error, reason, tmp_path, monkeypatch
-):
+def test_what_a_parser_raises_is_its_members_reason_and_storage_that_of_the_container(error, reason, tmp_path, monkeypatch):
     sound = scanning.read_headers
 
     def second_fails(stream, size, origin, allowance):

@@ -1,9 +1,9 @@
 """The decode child may crash, hang, be killed, grow or lie; its rank lives on and says what happened."""
 
 import os
+import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,50 +15,18 @@ from pipeline.archive import child as supervised
 from pipeline.archive.decode import Decoder
 from pipeline.errors import RankDied, StudyError
 from pipeline.records import SliceSource
+from tests.tools import PROGRAMS, environment, program
 
 ROOT = Path(__file__).parents[1]
 J2K = "1.2.840.10008.1.2.4.90"
 SOURCE = SliceSource("x", 0.0, rows=4, columns=4, syntax=J2K, signed=False)
 
-FAKE = """
-import importlib.util, os, signal, sys, time
-spec = importlib.util.spec_from_file_location("real", {real!r})
-real = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(real)
-
-def answers():
-    return next(number for number in range(3, 10) if "pipe" in os.readlink("/proc/self/fd/%d" % number))
-
-def decode(syntax, frame):
-    order = frame[43:].split()[0].decode()
-    if order == "crash": os.abort()
-    if order == "exit": os._exit(3)
-    if order == "once" and not os.path.exists({mark!r}):
-        open({mark!r}, "w").close()
-        os.kill(os.getpid(), signal.SIGKILL)
-    if order == "killed": os.kill(os.getpid(), signal.SIGKILL)
-    while order == "spin": pass
-    if order == "sleep": time.sleep(3600)
-    if order == "grow": bytearray(8 << 30)
-    if order == "panic": raise BaseException("a path of a patient")
-    if order == "noise": os.write(1, b"a library that prints")
-    if order == "colour": return real.np.zeros((4, 4, 3))
-    if order == "other": return real.np.zeros((5, 4))
-    if order == "huge": os.write(answers(), bytes([1, 255, 255, 255, 255]) + bytes(1 << 20))
-    if order == "garbled": os.write(answers(), bytes([7] * 500))
-    if order == "short": os.write(answers(), bytes([1, 4, 0, 0, 0]) + bytes(4))
-    return real.np.arange(16).reshape(4, 4)
-
-real.decode = decode
-real.main()
-"""
-
 
 @pytest.fixture
 def decoder(tmp_path, monkeypatch):
     """A decoder whose child keeps the real protocol and does what the frame orders."""
-    script = tmp_path / "fake.py"
-    script.write_text(FAKE.format(real=str(supervised.SCRIPT), mark=str(tmp_path / "mark")))
+    script = Path(shutil.copy(PROGRAMS / "obedient_decoder.py", tmp_path))
+    (tmp_path / "real.py").symlink_to(supervised.SCRIPT)
     monkeypatch.setattr(supervised, "SCRIPT", script)
     with Decoder(cpu_s=1.0) as decoder:
         yield decoder
@@ -165,12 +133,7 @@ def test_the_child_starts_without_the_launchers_variables(decoder, monkeypatch):
 
 
 def test_a_killed_rank_takes_its_child_along(tmp_path):
-    code = (
-        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
-        "from pipeline.archive.decode import Decoder\n"
-        "decoder = Decoder(); decoder.child.start(); print(decoder.child.pid, flush=True); time.sleep(600)\n"
-    )
-    with subprocess.Popen([sys.executable, "-c", code, str(ROOT)], stdout=subprocess.PIPE, text=True) as rank:
+    with subprocess.Popen(program("decode_until_killed"), env=environment(), stdout=subprocess.PIPE, text=True) as rank:
         pid = int(rank.stdout.readline())
         rank.kill()
         rank.wait()

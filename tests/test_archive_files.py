@@ -3,7 +3,6 @@
 import io
 import os
 import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -17,6 +16,7 @@ from pipeline.config import Config, SeriesConfig
 from pipeline.errors import StudyError
 from pipeline.phantom.images import to_bytes
 from tests.fabricate import CONFIG, hu_of, images, indexed, left_out, phantom, write
+from tests.tools import environment, program
 
 ROOT = Path(__file__).parents[1]
 
@@ -91,19 +91,12 @@ def test_what_may_not_be_read_is_recorded_as_denied(tmp_path):
     write(archive / "ct", images())
     (archive / "ct" / "0003.dcm").chmod(0)
     (archive / "closed").mkdir(mode=0)
-    code = (
-        "import os, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-        "from pipeline.archive import list_folder, scan_file\n"
-        "root = Path(sys.argv[2])\n"
-        "if os.getuid() == 0: os.setgid(65534); os.setuid(65534)\n"
-        "print(list_folder(root, 'closed')[2])\n"
-        "print(*[scan_file(root, file).records[0].reason for file in list_folder(root, 'ct')[1]], sep=',')\n"
-    )
     for folder in archive.parents:
         if folder.stat().st_mode & 0o077 == 0 and folder.owner() == archive.owner():
             folder.chmod(0o755)  # pytest closes its folders to others
-    command = [sys.executable, "-c", code, str(ROOT), str(archive)]
-    folder, files = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    command = [*program("scan_as_nobody"), archive]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    folder, files = done.stdout.splitlines()
     assert folder == "PERMISSION_DENIED"
     assert files == ",,," + "PERMISSION_DENIED" + "," * 20
 

@@ -9,7 +9,7 @@ SEED = 3
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-def test_a_run_over_mutants_ends_well_and_the_good_studies_rows_are_those_of_a_run_without_them(tmp_path):
+def test_a_run_over_mutants_ends_well_and_good_studies_have_the_rows_of_a_run_without_them(tmp_path):
     clean, damaged, n_mutants = mutants.compared(tmp_path, 300, SEED, per_folder=10)
     assert n_mutants >= 300
     assert mutants.troubles(clean, damaged) == []

@@ -1,7 +1,6 @@
 """A wrong request is refused with its cure and exit code 2, before torch or pandas is loaded and before anything is written."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from pipeline.errors import ConfigurationError
 from pipeline.pseudonym import key_of, make_key, read_key, read_or_make_key
+from tests.tools import environment, program
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "pandas", "h5py", "mpi4py", "pyarrow")
@@ -80,18 +80,6 @@ WRONG = [
     (("submit", "archive", "--weights", "w.ckpt", "--out", "archive/run"), "lies within the archive"),
     (("submit", "archive", "--weights", "w.ckpt", "--out", "run", "--key-file", "absent.key"), "drenet key absent.key"),
 ]
-PROGRAM = """
-import contextlib, io, json, sys
-from pipeline.cli import main
-for arguments in json.load(sys.stdin):
-    said = io.StringIO()
-    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-        try:
-            code = main(arguments)
-        except SystemExit as end:
-            code = end.code
-    print(json.dumps([code, said.getvalue(), sorted(set(sys.argv[1:]) & sys.modules.keys())]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -115,11 +103,11 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def refused(place):
     """What one fresh process answers to all wrong requests, one after the other: (code, words, heavy modules loaded)."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "DRENET_KEY_FILE": str(place / "sound.key")}
     asked = json.dumps([arguments for arguments, _ in WRONG])
-    program = [sys.executable, "-c", PROGRAM, *HEAVY]
+    command = [*program("answer_requests"), *HEAVY]
+    with_key = environment(DRENET_KEY_FILE=place / "sound.key")
     done = subprocess.run(
-        program, input=asked, cwd=place, env=environment, capture_output=True, text=True, timeout=300, check=False
+        command, input=asked, cwd=place, env=with_key, capture_output=True, text=True, timeout=300, check=False
     )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(answers) == len(WRONG), done.stdout + done.stderr
@@ -145,8 +133,8 @@ def test_no_wrong_request_loads_what_is_heavy_or_writes_anything(refused, place)
 def test_under_a_launcher_root_refuses_for_all(place, drenet, weights):
     mpiexec = [str(Path(sys.executable).with_name("mpiexec")), "-n", "2", sys.executable, "-m", "pipeline"]
     command = [*mpiexec, "screen", "archive", "--weights", "pointer.ckpt", "--out", "run"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "DRENET_KEY_FILE": str(place / "sound.key")}
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    with_key = environment(DRENET_KEY_FILE=place / "sound.key")
+    done = subprocess.run(command, cwd=place, env=with_key, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr.count("Git LFS pointer")) == (2, 1), done.stdout + done.stderr
 
 

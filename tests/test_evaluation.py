@@ -127,7 +127,7 @@ def test_one_patient_of_a_class_leaves_the_area_an_interval():
     assert "one patient" in area.method
 
 
-def test_newcombes_interval_holds_the_truth_about_as_often_as_it_says_where_delong_would_have_no_width():
+def test_newcombes_interval_covers_as_often_as_it_says_where_delong_would_have_no_width():
     generator = np.random.default_rng(9)
     held, perfect, distance = 0, 0, 2.5
     truth = 0.5 * (1 + math.erf(distance / 2))

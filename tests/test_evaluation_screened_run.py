@@ -273,7 +273,7 @@ def jackknife_error(target, first, second):
     return variance**0.5
 
 
-def test_a_network_that_names_no_known_class_takes_covid_for_positive_and_all_others_for_negative():
+def test_a_network_of_unknown_classes_takes_covid_for_positive_and_all_others_for_negative():
     named = Network("probability", "", ("bacterial", "covid"), "covid")
     assert [target_of(label, named) for label in ("covid", "bacterial", "healthy")] == [True, False, None]
     for classes in (("negative", "positive"), ("control", "covid")):

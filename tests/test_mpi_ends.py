@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools import PROGRAMS, environment
+
 ROOT = Path(__file__).parents[1]
 ENDING = [sys.executable, str(ROOT / "tests" / "ending.py")]
 HANGS_S = 30
@@ -210,16 +212,8 @@ def test_interrupted_once_a_run_ends_in_good_order_and_twice_at_once(way, n_pres
 
 
 def test_a_python_program_in_which_nothing_moves_says_where_it_stands_and_ends():
-    code = (
-        "import time; from pipeline.mpi import stall\n"
-        "def stands_here():\n    time.sleep(100)\n"
-        "with stall.looked_at(0.8, rank=0):\n"
-        "    for _ in range(40):\n        time.sleep(0.02); stall.moved()\n"
-        "    print('moved'); stands_here()"
-    )
-    command = [sys.executable, "-u", "-c", code]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANGS_S, check=False)
+    command = [sys.executable, "-u", PROGRAMS / "stand_still.py"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=HANGS_S, check=False)
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, "moved\n")
     assert "in stands_here" in done.stderr
     assert "nothing has moved" in done.stderr

@@ -15,19 +15,10 @@ import pytest
 from pipeline.mpi import leftovers
 from pipeline.submission import doctor
 from pipeline.submission.doctor import Seat
+from tests.tools import environment, program
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("numpy", "torch", "cv2", "h5py", "pandas", "scipy", "pydicom", "pyarrow", "matplotlib")
-LOOK = """
-import builtins, sys
-load = builtins.__import__
-def looking(name, *arguments, **named):
-    if name == "mpi4py" and "mpi4py" not in sys.modules:
-        print("loaded before MPI:", sorted(set(sys.modules) & set(sys.argv[1].split(","))), flush=True)
-        raise SystemExit(0)
-    return load(name, *arguments, **named)
-builtins.__import__ = looking
-"""
 COMMANDS = {
     "screen": ["screen", "A", "--weights", "W", "--out", "R"],
     "index": ["index", "A", "--out", "R"],
@@ -36,47 +27,33 @@ COMMANDS = {
 }
 
 
-def _looked(code, tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PMI_SIZE": "2", "PMI_RANK": "0"}
-    command = [sys.executable, "-c", LOOK + code, ",".join(HEAVY)]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+def _looked(tmp_path, *what):
+    command = [*program("loaded_before_mpi"), ",".join(HEAVY), *what]
+    of_two = environment(PMI_SIZE="2", PMI_RANK="0")
+    done = subprocess.run(command, env=of_two, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
     return done.stdout.strip() or done.stderr
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_of_ranks_enters_mpi_before_anything_heavy_is_loaded(name, tmp_path):
-    code = f"from pipeline.cli import main\nsys.argv[1:1] = []; sys.exit(main({COMMANDS[name]!r}))"
-    assert _looked(code, tmp_path) == "loaded before MPI: []"
+    assert _looked(tmp_path, "drenet", *COMMANDS[name]) == "loaded before MPI: []"
 
 
 def test_from_python_too_screen_enters_mpi_before_anything_heavy_is_loaded(tmp_path):
-    assert _looked("import pipeline\npipeline.screen", tmp_path) == "loaded before MPI: []"
+    assert _looked(tmp_path, "python") == "loaded before MPI: []"
 
 
 def test_a_job_of_submitits_enters_mpi_before_it_loads_the_run(tmp_path):
     """submitit itself has been loaded by then, and the leg's module with it."""
-    leg = "from pipeline.submission.executor import Leg\nLeg('A', ('W',), 'R', None, None, 2, 0)()"
-    code = "import os; os.environ['SLURM_JOB_ID'] = '1'\n" + leg
-    assert _looked(code, tmp_path) == "loaded before MPI: []"
-
-
-STRUCK_EARLY = """
-import os, signal
-import pipeline.__main__
-from pipeline.mpi.launched import launched_rank
-if launched_rank() == 1:
-    os.kill(os.getpid(), signal.{})
-from pipeline.mpi.launch import join
-join()
-"""
+    assert _looked(tmp_path, "leg") == "loaded before MPI: []"
 
 
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1"])
 def test_a_rank_that_is_stopped_before_it_joins_does_not_leave_the_others_waiting(number):
     """MPICH's launcher takes one that exits before MPI_Init for no rank at all: the others would wait for run.join_s."""
     mpiexec = Path(sys.executable).with_name("mpiexec")
-    command = [mpiexec, "-n", "2", sys.executable, "-c", STRUCK_EARLY.format(number)]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, timeout=100, check=False)
+    command = [mpiexec, "-n", "2", *program("struck_before_joining"), number]
+    done = subprocess.run(command, env=environment(), capture_output=True, timeout=100, check=False)
     assert done.returncode
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from pipeline.run.manifest import read_manifest
 from pipeline.run.paths import MANIFEST
 from pipeline.run.scan_cache import Catalogue
 from tests.fabricate import CONFIG, KEY, hu_of, images, indexed, left_out, write
+from tests.tools import environment, program
 
 ROOT = Path(__file__).parents[1]
 
@@ -220,15 +220,9 @@ def test_ranks_of_mpi_index_like_one(archive, drenet, tmp_path):
 
 
 def test_indexing_imports_no_pydicom_and_no_torch(archive, tmp_path):
-    code = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-        "from pipeline.run.index import Private, index; from pipeline.mpi.world import Alone\n"
-        "from pipeline.config import Config\n"
-        "Path(sys.argv[3]).mkdir(); index(Alone(), Path(sys.argv[2]), Private(Path(sys.argv[3]), bytes(32)), Config())\n"
-        "print([name for name in ('torch', 'pydicom') if name in sys.modules])"
-    )
-    command = [sys.executable, "-c", code, str(ROOT), str(archive), str(tmp_path / "p")]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    command = [*program("index_lightly"), archive, tmp_path / "p"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
     assert len(json.loads((tmp_path / "p" / MANIFEST).read_text().splitlines()[0])["events"]) == 2
 
 

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from pipeline.run.deal import Deal
 from pipeline.run.pace import Pace
 from pipeline.run.read_tables import open_run
 from pipeline.run.resume import last_places
+from tests.tools import environment, program
 
 ROOT = Path(__file__).parents[1]
 TABLES = ("studies.csv", "patients.csv", "exclusions.csv", "slices.parquet")
@@ -64,11 +64,7 @@ def test_a_held_part_and_the_whole_beside_it_are_refused_naming_the_holder(small
 def test_a_holder_that_was_killed_is_taken_over_from(tmp_path, caplog):
     from pipeline.run.lock import hold
 
-    code = (
-        "import os; from pathlib import Path; from pipeline.run.lock import hold\n"
-        f"h = hold(Path({str(tmp_path)!r})); os._exit(1)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=False)
+    subprocess.run([*program("hold_and_die"), tmp_path], env=environment(), check=False)
     caplog.set_level("INFO")
     with hold(tmp_path):
         assert "ended without a word: taken over" in caplog.text
@@ -172,26 +168,15 @@ def test_tasks_too_dear_for_the_time_left_are_set_aside_and_the_cheap_ones_done(
     [("SIGKILL", 1, True), ("SIGKILL", 0, False), ("SIGBUS", 0, True), ("SIGTERM", 0, False)],
 )
 def test_a_study_is_blamed_for_a_crash_or_want_of_memory_but_not_for_a_kill(deadly, n_memory_kills, blamed, tmp_path):
-    code = (
-        "import os, signal, sys; from pathlib import Path; from pipeline.mpi import watcher\n"
-        "watcher.KERNEL_COUNTS = counts = Path(sys.argv[1]); counts.write_text('pgfault 7\\noom_kill 3\\n')\n"
-        "hand = watcher.watched(); hand(Path(sys.argv[2]), b'x\\n')\n"
-        "import time; time.sleep(0.3); counts.write_text(f'oom_kill {3 + int(sys.argv[4])}\\n')\n"
-        "signal.signal(signal.SIGTERM, signal.SIG_DFL); os.kill(os.getpid(), signal.Signals[sys.argv[3]])"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "counts"), str(tmp_path / "j"), deadly, str(n_memory_kills)]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False, capture_output=True, text=True)
+    command = [*program("die_over_a_study"), tmp_path / "counts", tmp_path / "j", deadly, str(n_memory_kills)]
+    done = subprocess.run(command, env=environment(), check=False, capture_output=True, text=True)
     assert (done.returncode, (tmp_path / "j").exists()) == (76, blamed)
     assert f"rank ended by {deadly}" in done.stderr
     assert ("want of memory" in done.stderr) == bool(n_memory_kills)
 
 
 def test_a_watcher_whose_rank_ends_well_or_with_an_error_writes_nothing(tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from pipeline.mpi.watcher import watched\n"
-        "hand = watched(); hand(Path(sys.argv[1]), b'x\\n'); sys.exit(int(sys.argv[2]))"
-    )
     for wanted in (0, 75):
-        command = [sys.executable, "-c", code, str(tmp_path / "j"), str(wanted)]
-        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+        command = [*program("end_over_a_study"), tmp_path / "j", str(wanted)]
+        done = subprocess.run(command, env=environment(), check=False)
         assert (done.returncode, (tmp_path / "j").exists()) == (wanted, False)

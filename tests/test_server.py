@@ -20,9 +20,10 @@ import pytest
 
 from pipeline.errors import ConfigurationError, Reason
 from pipeline.phantom.chest import chest
-from pipeline.server.app import policy_of, reasons
+from pipeline.server.guard import policy_of
 from pipeline.server.problems import FAILURES, PROBLEMS
 from pipeline.server.queue import Queue
+from pipeline.server.reasons import reasons
 from pipeline.server.settings import Settings, check, read_token
 from pipeline.server.upload import create, harmless
 from pipeline.single import results_of
@@ -332,6 +333,7 @@ def test_every_reason_is_explained_as_docs_say_and_every_problem_is_documented()
     rows = re.findall(r"^\| ([A-Z_]+) \| (.*?) \| (.*?) \|$", (ROOT / "docs/reasons.md").read_text(), re.MULTILINE)
     assert {code: (said.means, said.cure) for code, said in reasons().items()} == {code: (a, b) for code, a, b in rows}
     assert {str(code) for code in Reason} <= set(reasons())
+    assert (ROOT / "pipeline/server/assets/reasons.md").samefile(ROOT / "docs/reasons.md")
     told = (ROOT / "docs/server.md").read_text()
     assert [code for code in (*PROBLEMS, *FAILURES) if f"`{code}`" not in told] == []
 

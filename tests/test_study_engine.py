@@ -1,8 +1,6 @@
 """Every engine gives the network's own numbers, whoever computes them and whatever stands beside a slice."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from pipeline.study.drenet.network import LARGE_LEVELS, SMALL_LEVELS, anchors
 from pipeline.study.engine import Engine, device, openvino, resolve_engine
 from pipeline.study.engine.fast import fast_network, normalised, planes
 from pipeline.study.engine.shown import anchors_in_lung, lung_integral, lung_shares
+from tests.tools import environment, program
 
 WIDTH = 1 / 16
 ENGINES = [("torch", "fp32"), ("torch", "mixed"), ("torch", "bf16"), ("openvino", "fp32")]
@@ -250,24 +249,14 @@ def test_openvino_never_computes_in_another_precision_than_asked_for(network, mo
 
 def test_openvino_is_imported_without_opening_a_connection_or_leaving_a_file(tmp_path):
     pytest.importorskip("openvino", reason="no OpenVINO here: `make test-env` brings it")
-    code = (
-        "import sys, time\n"
-        "def watch(event, given):\n"
-        "    if event in ('socket.connect', 'socket.getaddrinfo', 'urllib.Request'):\n"
-        "        print('CONNECTS', event, flush=True)\n"
-        "        raise OSError('no network here')\n"
-        "sys.addaudithook(watch)\n"
-        "from pipeline.study.engine import Engine\n"
-        "from pipeline.config import EngineConfig\n"
-        "from pipeline.study.drenet import formula_network\n"
-        "Engine([formula_network(1 / 16)], EngineConfig(name='openvino'))\n"
-        "time.sleep(1)\n"
-        "print('READY')\n"
-    )
-    environment = {key: value for key, value in os.environ.items() if key not in ("CI", "TF_BUILD", "JENKINS_URL")}
-    environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
+    quiet = {key: value for key, value in environment().items() if key not in ("CI", "TF_BUILD", "JENKINS_URL")}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=True
+        program("openvino_quietly"),
+        env=quiet | {"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
     )
     assert done.stdout == "READY\n"
     assert list(tmp_path.iterdir()) == []
@@ -307,7 +296,7 @@ def test_a_faster_precision_is_hinted_at_where_the_hardware_has_it(precision, ha
     assert ("mixed" in device.hint(EngineConfig(name="torch", precision=precision))) == hinted
 
 
-def test_a_slice_without_one_look_is_what_the_last_layer_says_with_that_looks_weights_at_nought(network, study):
+def test_a_slice_without_a_look_is_what_the_last_layer_says_with_that_looks_weights_at_0(network, study):
     engine = Engine([network], EngineConfig(name="torch"))
     engine.predict(study)
     engine.predict(_rows(study, slice(0, 2)))

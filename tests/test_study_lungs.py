@@ -231,7 +231,7 @@ def test_a_heart_with_lung_below_and_above_stays_out_unless_air_bronchograms_say
     assert bridge(lungs, heart, z_mm, hu=image[heart])[25:55, 5:33].mean() > 0.9
 
 
-def test_a_second_pass_that_looks_only_where_neighbours_changed_adds_what_one_over_every_slice_adds(monkeypatch):
+def test_a_second_pass_where_neighbours_changed_adds_what_one_over_every_slice_adds(monkeypatch):
     lungs, lesion = np.ones((12, 80, 80), np.uint8), (slice(30, 44), slice(15, 27))
     lungs[3:6, *lesion] = 0
     image, bodies, z_mm = np.where(lungs > 0, -850, 40).astype(np.int16), np.ones_like(lungs), np.arange(12) * 18.0
@@ -296,7 +296,7 @@ def unseen_series(root, name):
 
 
 @pytest.mark.real_data
-def test_no_heart_liver_or_lost_lung_on_series_of_other_scanners_but_for_the_points_that_are_named(real_data):
+def test_no_heart_liver_or_lost_lung_on_series_of_other_scanners_but_at_the_named_points(real_data):
     root = real_data / "unseen"
     if not root.exists():
         pytest.skip("no series of other scanners beside the test data")

@@ -17,7 +17,7 @@ from pipeline.submission import doctor, looks
 from pipeline.submission.doctor import Seat
 from pipeline.submission.looks import PlannedRun
 from pipeline.submission.site import site_findings
-from tests.tools import tool
+from tests.tools import environment, program, tool
 
 ROOT = Path(__file__).parents[1]
 SEAT = Seat(0, "n1", 4, "", {"torch": "2.13.0"}, 1 << 40)
@@ -154,16 +154,8 @@ def test_clocks_that_differ_are_found():
 
 
 def test_the_clocks_of_real_ranks_are_compared(tmp_path):
-    code = (
-        "import sys, json, time\n"
-        "from pipeline.mpi.launch import connect; from pipeline.submission.doctor import clock_offsets\n"
-        "world = connect(); real = time.time\n"
-        "if world.rank == 1: time.time = lambda: real() + 100\n"
-        "offsets = clock_offsets(world)\n"
-        "if world.rank == 0: print(json.dumps(offsets))"
-    )
-    command = [tool("mpiexec"), "-n", "2", sys.executable, "-c", code]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120)
+    command = [tool("mpiexec"), "-n", "2", *program("compare_clocks")]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
     assert json.loads(done.stdout)[1] == pytest.approx(100, abs=1), done.stderr
 
 

@@ -1,7 +1,11 @@
-"""The programs that come with wheels: found beside the Python that runs the tests, whatever PATH says."""
+"""The programs that tests start: those of wheels, beside the Python that runs the tests, and our own in programs/."""
 
+import os
 import sys
 from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PROGRAMS = Path(__file__).with_name("programs")
 
 
 def tool(name):
@@ -10,3 +14,13 @@ def tool(name):
     if not path.exists():
         raise FileNotFoundError(f"{path}: `make test-env` brings it")
     return str(path)
+
+
+def program(name):
+    """How a program of tests/programs is started; its arguments follow."""
+    return [sys.executable, str(PROGRAMS / f"{name}.py")]
+
+
+def environment(**more):
+    """Variables under which a started Python finds the package that is tested here."""
+    return os.environ | {"PYTHONPATH": str(ROOT)} | {name: str(value) for name, value in more.items()}

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-import logging
-import re
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from functools import cache
@@ -14,36 +9,24 @@ from importlib.resources import files
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from pipeline.records import NOTICE, StudyResult
-from pipeline.server.answer import PAGES, Answer, Outcome, Progress, Said
+from pipeline.server.answer import PAGES, Answer, Outcome, Progress
 from pipeline.server.crew import Board, Crew
+from pipeline.server.guard import Guard, policy_of
 from pipeline.server.metrics import Metrics
 from pipeline.server.openapi import document
 from pipeline.server.problems import Problem
 from pipeline.server.queue import Queue, Row
+from pipeline.server.reasons import explained
+from pipeline.server.responses import HANDLERS, json_response
 from pipeline.server.settings import Settings
 from pipeline.server.upload import Files, Limits, Sink, receive
 
-log = logging.getLogger(__name__)
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
-    "frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
-OPEN = ("/", "/healthz", "/readyz", "/openapi.json")
-"""What needs no token; the page's own files and panels, whose addresses are secrets, besides."""
 ASSETS = {"page.css": "text/css", "page.js": "text/javascript"}
 SILENT_S = 15.0
 """A stream of events says something so often."""
@@ -53,7 +36,11 @@ class Server:
     """What all addresses share."""
 
     def __init__(self, settings: Settings, queue: Queue, board: Board, metrics: Metrics, crew: Crew) -> None:
-        self.settings, self.queue, self.board, self.metrics, self.crew = settings, queue, board, metrics, crew
+        self.settings = settings
+        self.queue = queue
+        self.board = board
+        self.metrics = metrics
+        self.crew = crew
 
     def app(self, more: Sequence[Route] = ()) -> ASGIApp:
         """The application; `more` are other doors into the same queue."""
@@ -74,8 +61,7 @@ class Server:
             Route("/metrics", self.prometheus),
             Route("/openapi.json", self.openapi),
         ]
-        handlers = {Problem: _refused, HTTPException: _http, OSError: _storage, Exception: _unexpected}
-        return Guard(Starlette(routes=routes, exception_handlers=handlers), self.settings, self.metrics)
+        return Guard(Starlette(routes=routes, exception_handlers=HANDLERS), self.settings, self.metrics)
 
     async def upload(self, request: Request) -> Response:
         """Take an upload into the queue."""
@@ -91,7 +77,7 @@ class Server:
         self.board.changed()
         row = self.queue.find(id_)
         body = {"id": id_, "state": row.state, "place": self.queue.place(row)}
-        return _json(body, 202, location=f"/v1/studies/{id_}")
+        return json_response(body, 202, location=f"/v1/studies/{id_}")
 
     def check_open(self) -> None:
         """Raises Problem where no study is taken now."""
@@ -116,7 +102,7 @@ class Server:
 
     async def study(self, request: Request) -> Response:
         """The state, and the numbers."""
-        return _json(self.answer(self._row(request)))
+        return json_response(self.answer(self._row(request)))
 
     def answer(self, row: Row) -> Answer:
         """What is said of a study."""
@@ -138,7 +124,7 @@ class Server:
             networks=outcome.networks or self.crew.networks,
             results=results,
             left_out=outcome.left_out,
-            explained=_explained(results, outcome),
+            explained=explained(results, outcome),
             files=outcome.files,
             seconds=outcome.seconds,
             panels=self.panels(row, results) if row.state == "done" else {},
@@ -200,7 +186,7 @@ class Server:
         if not row.is_final:
             raise Problem("NOT_ANSWERED")
         if name == "answer.json":
-            return _json(self.answer(row), disposition='attachment; filename="answer.json"')
+            return json_response(self.answer(row), disposition='attachment; filename="answer.json"')
         if name not in {one.name for one in msgspec.json.decode(row.outcome, type=Outcome).files}:
             raise Problem("NO_SUCH_FILE")
         return FileResponse(self.queue.out(row) / name, filename=name.replace("/", "-"))
@@ -235,120 +221,9 @@ class Server:
 
     async def openapi(self, _: Request) -> Response:
         """The document of all this."""
-        return _json(document())
-
-
-class Guard:
-    """Before every address: whose request it is; after it: the headers that all answers have."""
-
-    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
-        self._app, self._settings, self._metrics = app, settings, metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        async def counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self._metrics.responses[str(message["status"])] += 1
-                there = {name.lower() for name, _ in message["headers"]}
-                missing = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-                message["headers"] = [*message["headers"], *(pair for pair in missing if pair[0] not in there)]
-            await send(message)
-
-        request = Request(scope)
-        try:
-            self._check(request)
-        except Problem as problem:
-            await _problem(problem)(scope, receive, counted)
-            return
-        await self._app(scope, receive, counted)
-
-    def _check(self, request: Request) -> None:
-        """Raises Problem."""
-        host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != host:
-            raise Problem("WRONG_ORIGIN")
-        if not self._settings.token:
-            name = re.sub(r":\d*$", "", host).strip("[]").lower()
-            if name not in {"localhost", "127.0.0.1", "::1", self._settings.host}:
-                raise Problem("WRONG_HOST")  # a name that another's DNS leads here
-            return
-        path = request.url.path
-        if path in OPEN or path.startswith(("/assets/", "/panels/")):
-            return
-        given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-        if not hmac.compare_digest(given.encode("latin-1"), self._settings.token.encode()):
-            raise Problem("TOKEN_MISSING")
-
-
-def policy_of(page: str) -> str:
-    """A Content-Security-Policy that lets the page's own inline scripts and styles pass, by their digests."""
-    scripts = " ".join(_digests(page, "script"))
-    styles = " ".join(_digests(page, "style"))
-    return (
-        f"default-src 'none'; script-src 'self' {scripts}; style-src-elem {styles}; style-src-attr 'unsafe-inline'; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
-    )
-
-
-def _digests(page: str, tag: str) -> list[str]:
-    found = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-    return [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in found]
-
-
-def _explained(results: Sequence[StudyResult], outcome: Outcome) -> dict[str, Said]:
-    """Every code of an answer in plain words."""
-    codes = {event.code for event in outcome.left_out}
-    for result in results:
-        codes |= {result.reason, *result.warnings} - {""}
-    known = reasons()
-    return {code: known[code] for code in sorted(codes) if code in known}
-
-
-@cache
-def reasons() -> dict[str, Said]:
-    """What reason codes mean, and their cures: the tables of docs/reasons.md."""
-    return msgspec.json.decode(_read("reasons.json"), type=dict[str, Said])
+        return json_response(document())
 
 
 @cache
 def _read(name: str) -> str:
     return (files("pipeline.server") / "assets" / name).read_text(encoding="utf-8")
-
-
-def _json(value: object, status: int = 200, *, location: str = "", disposition: str = "") -> Response:
-    said = {"Location": location, "Content-Disposition": disposition}
-    return Response(msgspec.json.encode(value), status, {name: text for name, text in said.items() if text}, "application/json")
-
-
-def _problem(problem: Problem) -> Response:
-    headers = {"Retry-After": "60"} if problem.kind.status == 503 else {}
-    if problem.kind.status == 401:
-        headers = {"WWW-Authenticate": "Bearer"}
-    if problem.kind.status in (400, 408, 413, 503):
-        headers["Connection"] = "close"  # what is left of the body is not read
-    return Response(msgspec.json.encode(problem.body()), problem.kind.status, headers, "application/problem+json")
-
-
-async def _refused(_: Request, error: Exception) -> Response:
-    if not isinstance(error, Problem):
-        raise error
-    return _problem(error)
-
-
-async def _http(_: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    return _problem(Problem({404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED"}.get(status, "BAD_REQUEST")))
-
-
-async def _storage(_: Request, error: Exception) -> Response:
-    log.error("storage: %s", error.strerror if isinstance(error, OSError) else "")
-    return _problem(Problem("STORAGE_FULL"))
-
-
-async def _unexpected(_: Request, error: Exception) -> Response:
-    log.error("unexpected: %s", type(error).__name__)
-    return _problem(Problem("INTERNAL_ERROR"))
