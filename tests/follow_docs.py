@@ -312,8 +312,8 @@ BEFORE = {  # what the reader of a page has, besides what its steps bring
     "docs/cluster.md": "",
 }
 
-PRELUDE = """set -u
-checked() { code=$?; [ "$code" -eq 0 ] || { echo "##### ended with $code"; exit 1; }; }
+PRELUDE = """set -eu -o pipefail
+trap 'echo "##### ended with $?"' ERR
 answers() { for _ in $(seq 600); do curl -sf "http://127.0.0.1:$port/healthz" > /dev/null && return; sleep 0.5; done; false; }
 trap 'kill $(jobs -p) 2> /dev/null; wait' EXIT
 """
@@ -321,7 +321,7 @@ trap 'kill $(jobs -p) 2> /dev/null; wait' EXIT
 
 def script(page):
     """One script of bash that follows a page from top to bottom and ends with 1 at the first thing that does not work."""
-    parts = [PRELUDE, BEFORE[page], "checked"]
+    parts = [PRELUDE, BEFORE[page]]
     for step, (command, run) in zip(STEPS[page], told(page), strict=True):
         assert step.command == command, (step.command, command)
         chosen = step.instead
@@ -330,7 +330,5 @@ def script(page):
             for placeholder, place in PLACEHOLDERS.items():
                 chosen = chosen.replace(placeholder, place)
         title = command.splitlines()[0].replace("'", "'\\''")
-        parts += [f"echo '##### {title}'", chosen, "checked"]
-        if step.then:
-            parts += ["set -e", step.then, "set +e"]
+        parts += [f"echo '##### {title}'", chosen, step.then]
     return "\n".join(parts) + "\n"
