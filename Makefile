@@ -79,7 +79,7 @@ docs: test-env  # the pages as a site; without any network, and whatever is doub
 	@echo "the docs: build/site/index.html"
 
 follow-docs: test-env  # README and three pages of docs/, word by word, in fresh checkouts and environments, on the test Slurm
-	PATH="$$PATH:/usr/sbin:/sbin" $(VENV)/bin/python -m pytest -q -rP -m "slow and slurm" tests/test_docs_followed.py
+	PATH="$$PATH:/usr/sbin:/sbin" $(VENV)/bin/python -m pytest -v -m "slow and slurm" tests/test_docs_followed.py
 
 test-env: $(VENV)/test-ready
 

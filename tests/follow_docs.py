@@ -168,7 +168,7 @@ UNITS = "root of this machine's services, or a builder of containers, is wanted"
 STEPS = {
     "README.md": [
         Step("make demo"),
-        Step("make test", "make test-env && .venv/bin/python -m pytest -q tests/test_errors.py", "minutes: one file of them"),
+        Step("make test", "make test-env\n.venv/bin/python -m pytest -q tests/test_errors.py", "minutes: one file of them"),
         Step("source .venv/bin/activate", then=README_HAS),
         Step("drenet doctor --archive /data/archive --weights covid.ckpt --out runs/first"),
         swapped("drenet screen /data/archive --weights covid.ckpt --out runs/first --ranks 8", "two cores", ("8", "2"), DATA),
@@ -225,7 +225,7 @@ STEPS = {
         ),
         Step(
             "curl -sO http://127.0.0.1:8080/v1/studies/ID/files/studies.csv",
-            "curl -sfO http://127.0.0.1:$port/v1/studies/$ID/files/studies.csv && grep covid_vs_bacterial studies.csv",
+            "curl -sfO http://127.0.0.1:$port/v1/studies/$ID/files/studies.csv\ngrep covid_vs_bacterial studies.csv",
             PLACE,
         ),
         Step(
@@ -238,7 +238,7 @@ STEPS = {
         Step("(umask 077; openssl rand -hex 32 > token)"),
         Step(
             "drenet serve --weights covid.ckpt --spool /var/lib/drenet --host 0.0.0.0 --token-file token",
-            "kill %1 && wait %1\n"
+            "kill %1\nwait %1\n"
             "drenet serve --weights covid.ckpt --spool spool --port $port --token-file token > served.log 2>&1 &\n"
             "answers",
             SERVED,
@@ -315,7 +315,7 @@ BEFORE = {  # what the reader of a page has, besides what its steps bring
 PRELUDE = """set -eu -o pipefail
 trap 'echo "##### ended with $?"' ERR
 answers() { for _ in $(seq 600); do curl -sf "http://127.0.0.1:$port/healthz" > /dev/null && return; sleep 0.5; done; false; }
-trap 'kill $(jobs -p) 2> /dev/null; wait' EXIT
+trap 'kill $(jobs -p) 2> /dev/null || true; wait || true' EXIT
 """
 
 

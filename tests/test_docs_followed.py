@@ -108,8 +108,8 @@ def test_a_page_is_followed_word_by_word_in_a_fresh_environment(page, bed, check
     home.mkdir(exist_ok=True)
     own = {"HOME": str(home), "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "port": str(port)}
     environment = kept | own | {"SLURM_CONF": bed.environment["SLURM_CONF"], "OMP_NUM_THREADS": "1"}
-    written = tmp_path / "follow.sh"
+    written, said = tmp_path / "follow.sh", tmp_path / "said.log"
     written.write_text(script(page))
-    done = subprocess.run(["bash", str(written)], cwd=checkout, env=environment, capture_output=True, text=True, timeout=7000)
-    print(done.stdout)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
+    with said.open("w") as log:
+        done = subprocess.run(["bash", str(written)], cwd=checkout, env=environment, stdout=log, stderr=log, timeout=7000)
+    assert done.returncode == 0, said.read_text()[-6000:]
