@@ -129,7 +129,7 @@ for number in range(10):
     hu = chest_of(plan, number, label).hu
     for place in (10, 12, 14):
         name = f"heap/{{number}}-{{place}}.png"
-        cv2.imwrite(name, np.clip(np.rint((hu[place] + 1000) * 255 / 765), 0, 255).astype(np.uint8))
+        cv2.imwrite(name, np.clip(np.rint((hu[place] + 1000.0) * 255 / 765), 0, 255).astype(np.uint8))
         rows.append((name, number, label))
 with open("pictures.csv", "w", newline="") as file:
     csv.writer(file).writerows([("file", "patient", "label"), *rows])
@@ -238,7 +238,7 @@ STEPS = {
         Step("(umask 077; openssl rand -hex 32 > token)"),
         Step(
             "drenet serve --weights covid.ckpt --spool /var/lib/drenet --host 0.0.0.0 --token-file token",
-            "kill %1\nwait %1\n"
+            "kill %1\nwait %1 || [ $? -eq 75 ]\n"
             "drenet serve --weights covid.ckpt --spool spool --port $port --token-file token > served.log 2>&1 &\n"
             "answers",
             SERVED,
@@ -275,7 +275,12 @@ STEPS = {
         Step("drenet submit archive --weights network.safetensors --out runs/first --config site.toml --dry-run"),
         Step("drenet submit archive --weights network.safetensors --out runs/first --config site.toml"),
         Step("squeue --me"),
-        Step("drenet status runs/first", then=CLUSTER_HAS),
+        Step(
+            "drenet status runs/first",
+            'until [ -e runs/first/private/manifest.jsonl ] || [ -z "$(squeue -h)" ]; do sleep 1; done\ndrenet status runs/first',
+            "a reader looks when squeue says that the job runs: here that is waited for",
+            CLUSTER_HAS,
+        ),
         swapped("drenet submit ARCHIVE --weights covid.ckpt --out RUN --config site.toml --estimate", PLACE, *place("first")),
         swapped(
             "drenet submit ARCHIVE --weights covid.ckpt --out RUN --config site.toml --estimate --measured OTHER_RUN",

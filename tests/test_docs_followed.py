@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.cli.main import _parser
 from tests.follow_docs import FENCE, PAGES, ROOT, STEPS, script, told
+from tests.tools import copy_of_the_repository
 
 OURS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
@@ -82,11 +83,7 @@ def checkouts(tmp_path_factory):
     def checkout(page):
         name = "cluster" if page == "docs/cluster.md" else "all"
         if name not in made:
-            made[name] = tmp_path_factory.mktemp(name) / "drenet-pipeline"
-            tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-            for file in filter(None, tracked.split("\0")):
-                (made[name] / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / file, made[name] / file)
+            made[name] = copy_of_the_repository(tmp_path_factory.mktemp(name) / "drenet-pipeline")
         return made[name]
 
     yield checkout

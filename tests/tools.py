@@ -1,5 +1,6 @@
-"""The programs that come with wheels: found beside the Python that runs the tests, whatever PATH says."""
+"""The programs that come with wheels, found beside the Python that runs the tests whatever PATH says; a copy of the repository."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,3 +11,12 @@ def tool(name):
     if not path.exists():
         raise FileNotFoundError(f"{path}: `make test-env` brings it")
     return str(path)
+
+
+MADE = (".git", ".venv*", "build", "dist", "demo", "__pycache__", "*.pyc", "*.egg-info", ".*_cache", ".hypothesis")
+"""What is no part of the repository but lies in its folder: see .gitignore."""
+
+
+def copy_of_the_repository(folder):
+    """The repository's files at `folder`, which is new, as a fresh checkout has them."""
+    return Path(shutil.copytree(Path(__file__).parents[1], folder, ignore=shutil.ignore_patterns(*MADE)))
