@@ -277,7 +277,8 @@ STEPS = {
         Step("squeue --me"),
         Step(
             "drenet status runs/first",
-            'until [ -e runs/first/private/manifest.jsonl ] || [ -z "$(squeue -h)" ]; do sleep 1; done\ndrenet status runs/first',
+            'until [ -e runs/first/private/manifest.jsonl ] || [ -z "$(squeue -h)" ]; do sleep 1; done\n'
+            "drenet status runs/first",
             "a reader looks when squeue says that the job runs: here that is waited for",
             CLUSTER_HAS,
         ),

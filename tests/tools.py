@@ -1,4 +1,4 @@
-"""The programs that come with wheels, found beside the Python that runs the tests whatever PATH says; a copy of the repository."""
+"""Programs that come with wheels, found beside the Python that runs the tests whatever PATH says; a copy of the repository."""
 
 import shutil
 import sys

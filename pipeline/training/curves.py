@@ -40,7 +40,8 @@ def term_curves(state: State) -> dict[str, Curve]:
     found = {}
     for column, name in enumerate(PARTS, start=2):
         if steps[:, column].any():
-            found[name] = Curve(starts + counts - 1.0, np.add.reduceat(steps[:, column], starts) / counts)
+            means = (np.add.reduceat(steps[:, column], starts) / counts).astype(np.float64)
+            found[name] = Curve(starts + counts - 1.0, means)
     return found
 
 
