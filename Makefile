@@ -4,7 +4,7 @@ VENV   ?= .venv
 SPREAD  = -n $(or $(JOBS),2) --dist loadfile
 INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm test-scale weights study mutants bench-scale test-starts test-long test-api
+.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm test-scale weights study mutants bench-scale test-starts test-long test-api docs follow-docs
 
 demo: $(VENV)/demo-ready
 	$(VENV)/bin/drenet demo demo
@@ -81,6 +81,13 @@ weights: test-env  # rebuilds the shipped networks from nothing; hours on two co
 	$(VENV)/bin/python benchmarks/held_out.py build/held-out docs/held-out.json
 
 TRAIN = $(VENV)/bin/drenet train --key-file build/weights/key --recipe configs/train-slim.toml
+
+docs: test-env  # the pages as a site; without any network, and whatever is doubtful in them fails
+	$(VENV)/bin/python -m mkdocs build
+	@echo "the docs: build/site/index.html"
+
+follow-docs: test-env  # README and three pages of docs/, word by word, in fresh checkouts and environments, on the test Slurm
+	PATH="$$PATH:/usr/sbin:/sbin" $(VENV)/bin/python -m pytest -v -m "slow and slurm" tests/test_docs_followed.py
 
 test-env: $(VENV)/test-ready
 

@@ -2,7 +2,19 @@
 
 __version__ = "0.1.0"
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.run.read_tables import open_run
+    from pipeline.screening import screen
+    from pipeline.single import screen_few, screen_one
+
+__all__ = ["__version__", "open_run", "screen", "screen_few", "screen_one"]
+
+
+def __dir__() -> list[str]:
+    """The public names, those too that are not imported yet."""
+    return [*__all__]
 
 
 def __getattr__(name: str) -> Any:

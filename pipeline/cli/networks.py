@@ -31,6 +31,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     train.add_argument("--start", type=Path, help="checkpoint or torchvision ResNet-50 to start from (default: from scratch)")
     train.add_argument("--split", type=Path, help="split.csv of a run with the same pseudonym key (default: drawn anew)")
     train.add_argument("--cache", type=Path, help="where prepared slices are kept (default: within --out); may be shared")
+    train.add_argument("--tensorboard", action="store_true", help="write the curves as event files too (extra [tensorboard])")
     train.add_argument("--ranks", type=whole(1), default=1, help="start this many MPI ranks on this machine")
     train.add_argument("--config", type=Path, help="how slices are prepared; see configs/ (default: the paper's choices)")
     train.add_argument("--key-file", type=Path, help="pseudonym key (default: $DRENET_KEY_FILE, ~/.config/drenet/)")
@@ -71,6 +72,7 @@ def _train(options: argparse.Namespace) -> int:
         split=options.split,
         cache=options.cache,
         key_file=options.key_file,
+        tensorboard=options.tensorboard,
     )
     state = train(world, request)
     if state is not None:

@@ -55,7 +55,7 @@ def _find(options: argparse.Namespace) -> int:
         print(as_json(found))
         return 0
     for key, images in found.items():
-        print(f"{key}: {len(images)} images")
+        print(f"{key}: {len(images)} image{'' if len(images) == 1 else 's'}")
         for one in images:
             print(f"  {_said(one)}")
     print("This identifies patients: keep it where the archive is kept.")

@@ -130,7 +130,9 @@ def read_heading(private: Path) -> Heading:
         with (private / MANIFEST).open("rb") as file:
             return msgspec.json.decode(file.readline(), type=Heading)
     except OSError as error:
-        raise ConfigurationError(f"no manifest in {private}: run `drenet index ARCHIVE --out RUN` first") from error
+        raise ConfigurationError(
+            f"no manifest in {private} yet: a job that runs is still indexing; else `drenet index ARCHIVE --out RUN` first"
+        ) from error
     except msgspec.DecodeError as error:
         raise ConfigurationError(f"the manifest in {private} is damaged: delete it and index again") from error
 

@@ -1,34 +1,121 @@
-"""The course of a training run as a picture."""
+"""The course of a training run: as a picture, and as the series of numbers that picture and event files show."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.files import write_whole
-from pipeline.training.losses import PARTS
-from pipeline.training.state import State
+from pipeline.training.losses import PARTS, TEACHES
+from pipeline.training.state import EPOCH, State
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Numbers = npt.NDArray[np.float64]
+MOST = 1000
+"""Points of a curve; more steps are shown by the means of several."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A series of numbers: `value` at `step`, counted from the training's beginning."""
+
+    step: Numbers
+    value: Numbers
+
+
+def term_curves(state: State) -> dict[str, Curve]:
+    """What each term of the loss was, by name, but those that were always 0; means of several steps where there are many."""
+    steps = np.array(state.steps).reshape(-1, 2 + len(PARTS))
+    window = max(1, -(-len(steps) // MOST))
+    starts = np.arange(0, len(steps), window)
+    counts = np.diff(np.append(starts, len(steps)))
+    found = {}
+    for column, name in enumerate(PARTS, start=2):
+        if steps[:, column].any():
+            means = (np.add.reduceat(steps[:, column], starts) / counts).astype(np.float64)
+            found[name] = Curve(starts + counts - 1.0, means)
+    return found
+
+
+def validation_curves(state: State) -> dict[str, Curve]:
+    """AUC and loss of the validation patients after each epoch; the loss is missing for epochs of older versions."""
+    epochs = np.array(state.epochs).reshape(-1, len(EPOCH))
+    ends = np.cumsum(epochs[:, 1]) - 1
+    known = np.isfinite(epochs[:, 4])
+    return {"auc": Curve(ends, epochs[:, 3]), "loss": Curve(ends[known], epochs[known, 4])}
+
+
+def trained_curve(state: State) -> Curve:
+    """By epoch, the training slices' mean of that term which the validation loss is to be held against: that of the answer."""
+    steps = np.array(state.steps).reshape(-1, 2 + len(PARTS))
+    ends, values = [], []
+    for epoch in np.unique(steps[:, 0]):
+        rows = steps[:, 0] == epoch
+        concat = steps[rows, 2 + PARTS.index("concat")]
+        answer = concat if concat.any() else steps[rows, 2 + PARTS.index("raw")]  # in trunk epochs, and of the baselines
+        ends.append(float(np.flatnonzero(rows)[-1]))
+        values.append(float(answer.mean()))
+    return Curve(np.array(ends), np.array(values))
+
+
+def jump(state: State) -> int | None:
+    """The step with which the terms of the details come in after trunk epochs; None where they are there from the beginning."""
+    ranked = np.flatnonzero(np.array(state.steps).reshape(-1, 2 + len(PARTS))[:, 2 + PARTS.index("rank")])
+    return int(ranked[0]) if ranked.size and ranked[0] > 0 else None
 
 
 def draw_curves(path: Path, state: State) -> None:
-    """Losses by part over steps (smoothed), validation AUC over epochs."""
+    """Every term of the loss over steps, and over epochs the loss and AUC of the validation patients."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    steps = np.array(state.steps).reshape(-1, 2 + len(PARTS))
-    window = max(1, len(steps) // 100)
-    kernel = np.ones(window) / window
-    for column, name in enumerate(PARTS, start=2):
-        if steps[:, column].any():
-            left.plot(np.convolve(steps[:, column], kernel, mode="valid"), label=name)
-    left.set(xlabel="step", ylabel=f"loss (mean of {window})", yscale="log")
-    left.legend()
-    epochs = np.array(state.epochs).reshape(-1, 4)
-    right.plot(epochs[:, 0], epochs[:, 3], marker="o")
-    right.set(xlabel="epoch", ylabel="validation AUC by patient", ylim=(0.4, 1.02))
+    figure = Figure(figsize=(15, 4.6), layout="constrained")
+    terms, losses, areas = figure.subplots(1, 3)
+    _draw_terms(terms, state)
+    validation = validation_curves(state)
+    for label, curve in (("training slices", trained_curve(state)), ("validation patients", validation["loss"])):
+        losses.plot(curve.step, curve.value, marker="o", markersize=3, label=label)
+    losses.set(xlabel="step", ylabel="cross entropy of the network's answer", title="loss by epoch")
+    losses.set_ylim(bottom=0)
+    losses.legend(loc="best", fontsize="small")
+    areas.plot(validation["auc"].step, validation["auc"].value, marker="o", markersize=3)
+    areas.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
+    areas.set(xlabel="step", ylabel="AUC by patient", title="validation AUC (dotted: chance)", ylim=(-0.02, 1.02))
+    for axes in (losses, areas):
+        _mark_jump(axes, state)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     write_whole(path, buffer.getvalue())
+
+
+def _draw_terms(axes: Axes, state: State) -> None:
+    for name, curve in _smoothed(term_curves(state)):
+        axes.plot(curve.step, curve.value, label=f"{name}: {TEACHES[name]}")
+    axes.set(xlabel="step", ylabel="loss", yscale="log", title="terms of the loss; their sum is what is trained on")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=1, fontsize="small")  # below: covers no curve
+    _mark_jump(axes, state)
+
+
+def _mark_jump(axes: Axes, state: State) -> None:
+    if (step := jump(state)) is None:
+        return
+    axes.axvline(step, color="grey", linewidth=0.8, linestyle="--")
+    axes.annotate(
+        "concat and rank come in: the sum jumps", (step, 0.02), xycoords=("data", "axes fraction"), rotation=90,
+        xytext=(-3, 0), textcoords="offset points", ha="right", va="bottom", fontsize="x-small", color="dimgrey",
+    )  # fmt: skip
+
+
+def _smoothed(curves: dict[str, Curve]) -> Iterator[tuple[str, Curve]]:
+    """Each curve by the mean of a hundredth of it, within itself."""
+    for name, curve in curves.items():
+        window = max(1, len(curve.value) // 100)
+        kernel = np.ones(window) / window
+        yield name, Curve(curve.step[window - 1 :], np.convolve(curve.value, kernel, mode="valid"))

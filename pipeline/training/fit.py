@@ -31,8 +31,9 @@ from pipeline.mpi.terminal import bar_options
 from pipeline.mpi.world import Alone, World
 from pipeline.study.drenet import Baseline, DreNet
 from pipeline.training.batches import Sample, epoch_order, full_batch
+from pipeline.training.events import write_events
 from pipeline.training.exchange import Exchange, Flat
-from pipeline.training.losses import PARTS, full_loss, trunk_loss
+from pipeline.training.losses import ALL_ALIKE, PARTS, full_loss, trunk_loss
 from pipeline.training.optimiser import Optimiser
 from pipeline.training.recipe import Recipe
 from pipeline.training.state import TRUNK, State, read_state, write_network, write_state
@@ -40,13 +41,19 @@ from pipeline.training.trunk import trunk_batch, trunk_probabilities
 
 log = logging.getLogger(__name__)
 
+JUMP = (
+    "the trunk epochs are done: from now on the loss has two more terms, concat and rank, and jumps, which is no setback; "
+    f"rank alone is {ALL_ALIKE:.0f} while a slice's details all score alike"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """Where a run keeps what it makes, and where its slices lie."""
+    """Where a run keeps what it makes, and where its slices lie; `events` is for TensorBoard, where that is wanted."""
 
     run: Path
     cache: Path
+    events: Path | None = None
 
 
 class Trainer:
@@ -83,17 +90,28 @@ class Trainer:
         self.optimiser.step(epoch, number)
         return [float(loss) for loss in losses]
 
-    def validate(self, epoch: int) -> dict[str, float]:
-        """patient_key -> mean probability of the positive class, of this rank's share of the validation patients."""
+    def validate(self, epoch: int) -> dict[str, tuple[float, float]]:
+        """patient_key -> (probability of the positive class, cross entropy), each the mean over the patient's slices.
+
+        Of this rank's share of the validation patients, by the network's answer: in trunk epochs by what the trunk says.
+        """
         positive = CLASSES[self.cohort.task].index(POSITIVE)
         mine = self.cohort.part("validation")[self.exchange.rank :: self.exchange.size]
-        return {m.patient_key: float(self._scores(m, epoch)[:, positive].mean()) for m in mine}
+        found = {}
+        for member in mine:
+            scores = self._scores(member, epoch)
+            found[member.patient_key] = float(scores[:, positive].mean()), cross_entropy_of(scores[:, member.target])
+        return found
 
     def _scores(self, member: Member, epoch: int) -> npt.NDArray[np.float64]:
         moved()
         if isinstance(self.network, DreNet) and epoch < self.recipe.trunk_epochs:
             return trunk_probabilities(self.network, self.folders.cache, member.slices)
         return probabilities(self.network, self.folders.cache, member.slices)
+
+    def jumps_at(self, epoch: int) -> bool:
+        """Whether the loss gets the terms of the details with this epoch."""
+        return epoch == self.recipe.trunk_epochs > 0 and self._is_trunk_epoch(epoch - 1)
 
     def _is_trunk_epoch(self, epoch: int) -> bool:
         return isinstance(self.network, DreNet) and epoch < self.recipe.trunk_epochs
@@ -120,6 +138,8 @@ def fit(world: Alone | World, trainer: Trainer, stop: Callable[[], bool] = lambd
     state = read_state(world, trainer.folders.run, trainer.network, trainer.optimiser)
     recipe = trainer.recipe
     while state.epoch < n_epochs(recipe) and not state.stopped:
+        if world.rank == 0 and trainer.jumps_at(state.epoch):
+            log.info(JUMP)
         begun, n_before = time.monotonic(), state.step
         _epoch(world, trainer, state, stop)
         areas = _validated(world, trainer, state)
@@ -128,7 +148,7 @@ def fit(world: Alone | World, trainer: Trainer, stop: Callable[[], bool] = lambd
         if world.rank == 0:
             spent_s = (time.monotonic() - begun) * trainer.n_steps / max(1, trainer.n_steps - n_before)
             log.info(progress(state, recipe, areas, spent_s))
-            write_state(trainer.folders.run, trainer.network, trainer.optimiser, state)
+            _keep(trainer, state)
             if state.epoch == recipe.trunk_epochs:  # what the full epochs start from, and what --start may begin with
                 write_network(trainer.folders.run / TRUNK, trainer.network, recipe, trainer.cohort.task, None)
     return state
@@ -141,10 +161,24 @@ def n_epochs(recipe: Recipe) -> int:
 
 def progress(state: State, recipe: Recipe, area: float, epoch_s: float) -> str:
     """What is said when an epoch is done that took `epoch_s`."""
-    said = f"epoch {state.epoch} of {n_epochs(recipe)}: loss {state.epochs[-1][2]:.4f}, validation AUC {area:.3f}"
+    _, _, loss, _, validation_loss = state.epochs[-1]
+    validated = f"validation AUC {area:.3f}, validation loss {validation_loss:.4f}"
+    said = f"epoch {state.epoch} of {n_epochs(recipe)}: loss {loss:.4f}, {validated}"
     if state.stopped:
         return f"{said}; stopped, no better for {recipe.patience} epochs"
     return f"{said}; at most about {(n_epochs(recipe) - state.epoch) * epoch_s:,.0f} s left"
+
+
+def cross_entropy_of(probability_N: npt.NDArray[np.float64]) -> float:
+    """The mean cross entropy of slices whose true class has these probabilities."""
+    return float(-np.log(np.maximum(probability_N, np.finfo(np.float64).tiny)).mean())
+
+
+def _keep(trainer: Trainer, state: State) -> None:
+    """What a resume needs, and the curves so far in every form that is wanted."""
+    write_state(trainer.folders.run, trainer.network, trainer.optimiser, state)
+    if trainer.folders.events is not None:
+        write_events(trainer.folders.events, state)
 
 
 def _epoch(world: Alone | World, trainer: Trainer, state: State, stop: Callable[[], bool]) -> None:
@@ -163,7 +197,7 @@ def _epoch(world: Alone | World, trainer: Trainer, state: State, stop: Callable[
         asked = bool(world.broadcast(bytes([stop()]) if world.rank == 0 else None)[0]) if number % 8 == 7 else False
         late = time.monotonic() - saved > trainer.recipe.checkpoint_every_s
         if world.rank == 0 and (asked or late):
-            write_state(trainer.folders.run, trainer.network, trainer.optimiser, state)
+            _keep(trainer, state)
             saved = time.monotonic()
         if asked:
             raise Drained("training stopped early as asked; start the same command again to go on")
@@ -173,20 +207,23 @@ def _epoch(world: Alone | World, trainer: Trainer, state: State, stop: Callable[
 def _validated(world: Alone | World, trainer: Trainer, state: State) -> float:
     """Validation AUC by patient; keeps the network where it is the best of the full epochs so far."""
     said = world.gather(msgspec.json.encode(trainer.validate(state.epoch)))
-    scores = {key: score for part in said for key, score in msgspec.json.decode(part, type=dict[str, float]).items()}
+    found: dict[str, tuple[float, float]] = {}
+    for part in said:
+        found |= msgspec.json.decode(part, type=dict[str, tuple[float, float]])
     area = 0.0
     if world.rank == 0:
         members = trainer.cohort.part("validation")
-        score = np.array([scores[member.patient_key] for member in members])
+        score, loss = np.array([found[member.patient_key] for member in members]).T
         target = np.array([member.label == POSITIVE for member in members])
         if not np.isfinite(score).all():
             raise ConfigurationError("training diverged: the network's outputs are no numbers; lower learning_rate")
         area = area_under_curve(target, score)
         rows = np.array([row[2:] for row in state.steps if row[0] == state.epoch]).reshape(-1, len(PARTS))
-        state.epochs.append([float(state.epoch + 1), float(trainer.n_steps), float(rows.sum(axis=1).mean()), area])
+        told = float(rows.sum(axis=1).mean()), area, float(loss.mean())
+        state.epochs.append([float(state.epoch + 1), float(trainer.n_steps), *told])
         _keep_best(trainer, state, area, best_threshold(target, score))
-    told = world.broadcast(msgspec.json.encode((area, state.best, state.since_best)) if world.rank == 0 else None)
-    area, state.best, state.since_best = msgspec.json.decode(told, type=tuple[float, float, int])
+    sent = world.broadcast(msgspec.json.encode((area, state.best, state.since_best)) if world.rank == 0 else None)
+    area, state.best, state.since_best = msgspec.json.decode(sent, type=tuple[float, float, int])
     return area
 
 

@@ -16,6 +16,16 @@ from pipeline.study.drenet.network import N_DETAILS
 from pipeline.training.trunk import TrunkBatch
 
 PARTS = ("raw", "concat", "part", "rank")
+TEACHES = {
+    "raw": "the whole slice by itself",
+    "concat": "slice and details together: the score",
+    "part": "each detail by itself",
+    "rank": "details told right before those told wrong",
+}
+"""What each part of the loss teaches."""
+
+ALL_ALIKE = N_DETAILS * (N_DETAILS - 1) / 2
+"""The ranking loss of a slice all of whose details score alike: a margin of one for each pair of them."""
 
 
 def four_parts(output: DreNetOutput, target_N: Tensor) -> Tensor:

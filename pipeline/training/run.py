@@ -25,6 +25,7 @@ from pipeline.mpi.world import Alone, World
 from pipeline.run.lock import hold
 from pipeline.study.drenet import Baseline, DreNet, Metadata, load_start
 from pipeline.study.engine.device import open_device
+from pipeline.training.events import EVENTS, check_tensorboard, write_events
 from pipeline.training.exchange import Exchange
 from pipeline.training.fit import Folders, Trainer, fit
 from pipeline.training.recipe import Recipe
@@ -47,6 +48,7 @@ class Request:
     split: Path | None = None
     cache: Path | None = None
     key_file: Path | None = None
+    tensorboard: bool = False
 
     @property
     def cohort(self) -> CohortRequest:
@@ -67,7 +69,7 @@ class Request:
     @property
     def folders(self) -> Folders:
         """Where this run keeps things."""
-        return Folders(self.out, self.cache or self.out / CACHE)
+        return Folders(self.out, self.cache or self.out / CACHE, self.out / EVENTS if self.tensorboard else None)
 
 
 def train(world: Alone | World, request: Request) -> State | None:
@@ -93,6 +95,8 @@ def train(world: Alone | World, request: Request) -> State | None:
 def check(world: Alone | World, request: Request) -> None:
     """Root looks before anything starts. Raises ConfigurationError."""
     recipe = request.recipe
+    if request.tensorboard:
+        check_tensorboard()
     if recipe.micro_batches < world.size:
         raise ConfigurationError(
             f"{world.size} ranks cannot share {recipe.micro_batches} micro-batches a step: start fewer ranks, or raise "
@@ -132,6 +136,8 @@ def _finish(request: Request, state: State) -> None:
     from pipeline.training.curves import draw_curves
 
     draw_curves(request.out / "curves.png", state)
+    if request.folders.events is not None:
+        write_events(request.folders.events, state)
     rows = list(csv.DictReader((request.out / SPLIT).read_text(encoding="utf-8").splitlines()))
     parts = ", ".join(f"{name} {count}" for name, count in Counter(row["part"] for row in rows).items())
     log.info("best validation AUC %.3f; patients: %s", state.best, parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from pipeline.training.recipe import Recipe
 
 LAST = "last.ckpt"
 TRUNK = "trunk.safetensors"
+EPOCH = ("epoch", "steps", "loss", "validation_auc", "validation_loss")
+"""The columns of a row of `State.epochs`; a run begun by an older version has NaN for the last."""
 
 
 @dataclass(slots=True)
@@ -46,9 +49,14 @@ def read_state(world: Alone | World, run: Path, network: DreNet | Baseline, opti
         content: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         network.load_state_dict(content["network"])
         optimiser.load_state_dict(content["optimiser"])
-        return State(**content["state"])
+        return _of_this_version(State(**content["state"]))
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ConfigurationError(f"{path} does not fit this recipe or is damaged: choose another --out") from error
+
+
+def _of_this_version(state: State) -> State:
+    state.epochs = [[*row, *[math.nan] * (len(EPOCH) - len(row))] for row in state.epochs]
+    return state
 
 
 def write_state(run: Path, network: DreNet | Baseline, optimiser: Optimiser, state: State) -> None:
@@ -58,7 +66,7 @@ def write_state(run: Path, network: DreNet | Baseline, optimiser: Optimiser, sta
     torch.save(content, buffer)
     write_whole(run / LAST, buffer.getvalue())
     write_whole(run / "steps.csv", _csv(("epoch", "step", *PARTS), state.steps))
-    write_whole(run / "epochs.csv", _csv(("epoch", "steps", "loss", "validation_auc"), state.epochs))
+    write_whole(run / "epochs.csv", _csv(EPOCH, state.epochs))
 
 
 def write_network(path: Path, network: DreNet | Baseline, recipe: Recipe, task: str, threshold: float | None) -> None:
@@ -78,5 +86,5 @@ def write_network(path: Path, network: DreNet | Baseline, recipe: Recipe, task: 
 
 
 def _csv(head: tuple[str, ...], rows: list[list[float]]) -> bytes:
-    lines = [",".join(head), *(",".join(f"{value:.9g}" for value in row) for row in rows)]
+    lines = [",".join(head), *(",".join("" if math.isnan(value) else f"{value:.9g}" for value in row) for row in rows)]
     return ("\n".join(lines) + "\n").encode()
