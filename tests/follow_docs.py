@@ -233,6 +233,25 @@ STEPS = {
             "curl -sf -X DELETE http://127.0.0.1:$port/v1/studies/$ID",
             PLACE,
         ),
+        Step(
+            'curl -si -X POST -H "Upload-Length: $(stat -c %s study.zip)" http://127.0.0.1:8080/v1/uploads',
+            'ID=$(curl -sfi -X POST -H "Upload-Length: $(stat -c %s study.zip)" http://127.0.0.1:$port/v1/uploads | '
+            "tr -d '\\r' | sed -n 's|^[Ll]ocation: /v1/uploads/||p')\n[ -n \"$ID\" ]",
+            PORT,
+        ),
+        Step(
+            "curl -sI http://127.0.0.1:8080/v1/uploads/ID",
+            "N=$(curl -sfI http://127.0.0.1:$port/v1/uploads/$ID | tr -d '\\r' | sed -n 's|^[Uu]pload-[Oo]ffset: ||p')\n"
+            "[ $N = 0 ]",
+            PLACE,
+        ),
+        swapped(
+            'tail -c +$((N + 1)) study.zip | curl -si -X PATCH -H "Upload-Offset: $N" -H '
+            '"Content-Type: application/offset+octet-stream" --data-binary @- http://127.0.0.1:8080/v1/uploads/ID',
+            PLACE,
+            ("-si", "-sfi"),
+            ("8080/v1/uploads/ID", "$port/v1/uploads/$ID"),
+        ),
         Step("ini: # /etc/systemd/system/drenet.service", ":", UNITS),
         Step("dockerfile: FROM python:3.11-slim", ":", UNITS),
         Step("(umask 077; openssl rand -hex 32 > token)"),

@@ -417,6 +417,25 @@ def test_stow_says_of_each_instance_what_became_of_it(server, study):
         assert server.ask("/dicom-web/studies", body, "POST", headers)[0] == status
 
 
+def test_a_study_that_a_pacs_sends_grows_no_larger_than_an_upload(study, tmp_path):
+    from pipeline.server.crew import Board
+    from pipeline.server.inbox import Inbox
+    from pipeline.server.problems import Problem
+
+    size = len(study[0][1])
+    for limits, code in (({"max_files": 2}, "TOO_MANY_FILES"), ({"max_bytes": 5 * size // 2}, "UPLOAD_TOO_LARGE")):
+        with Queue(tmp_path / code, max_queued=9, keep_s=0.0) as queue:
+            inbox = Inbox(queue, Board(), bytes(32), Settings((), tmp_path, **limits))
+            paths = [inbox.new_file() for _ in range(3)]
+            for path, (_, data) in zip(paths, study, strict=False):
+                path.write_bytes(data)
+            taken = [inbox.take(path) for path in paths[:2]]
+            with pytest.raises(Problem, match=code):
+                inbox.take(paths[2])
+            assert not paths[2].exists()
+            assert queue.find(taken[0].id).n_files == 2
+
+
 @pytest.mark.long
 def test_a_dicom_node_takes_instances_from_the_callers_it_knows(weights, key, study, plain, tmp_path):
     from pydicom import dcmread

@@ -17,7 +17,9 @@ from pathlib import Path
 from pipeline.archive import FoundFile, Header, scan_file
 from pipeline.pseudonym import pseudonym
 from pipeline.server.crew import Board
+from pipeline.server.problems import Problem
 from pipeline.server.queue import Queue
+from pipeline.server.settings import Settings
 
 LOOK_EVERY_S = 0.5
 
@@ -34,8 +36,11 @@ class Taken:
 class Inbox:
     """The studies that are still coming in. Safe to use from one thread at a time: the event loop's."""
 
-    def __init__(self, queue: Queue, board: Board, key: bytes, settle_s: float) -> None:
-        self._queue, self._board, self._key, self._settle_s = queue, board, key, settle_s
+    def __init__(self, queue: Queue, board: Board, key: bytes, settings: Settings) -> None:
+        self._queue = queue
+        self._board = board
+        self._key = key
+        self._settings = settings
         shutil.rmtree(queue.incoming, ignore_errors=True)
         queue.incoming.mkdir(mode=0o700)
         self._last = dict.fromkeys(queue.receiving().values(), time.monotonic())
@@ -45,7 +50,10 @@ class Inbox:
         return self._queue.incoming / secrets.token_hex(16)
 
     def take(self, path: Path) -> Taken | None:
-        """The instance at `path` joins its study; None, and it is deleted, where it is no DICOM image or object."""
+        """The instance at `path` joins its study; None, and it is deleted, where it is no DICOM image or object.
+
+        Raises Problem where the study grows beyond what an upload may be; the instance is deleted.
+        """
         header = _header(path)
         if header is None:
             path.unlink()
@@ -54,12 +62,24 @@ class Inbox:
         id_ = self._queue.receiving().get(study) or self._begin(study)
         folder = self._queue.home(id_) / "upload"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._check_room(id_, path)
         name = hashlib.sha256((header.sop_uid or path.name).encode()).hexdigest()[:32]
         n_bytes = path.stat().st_size
         path.replace(folder / name)
         self._queue.grown(id_, n_bytes)
         self._last[id_] = time.monotonic()
         return Taken(header.sop_class, header.sop_uid, id_)
+
+    def _check_room(self, id_: str, path: Path) -> None:
+        row = self._queue.find(id_)
+        code = ""
+        if row.n_bytes + path.stat().st_size > self._settings.max_bytes:
+            code = "UPLOAD_TOO_LARGE"
+        elif row.n_files >= self._settings.max_files:
+            code = "TOO_MANY_FILES"
+        if code:
+            path.unlink()
+            raise Problem(code)
 
     def _begin(self, study: str) -> str:
         id_ = self._queue.new_id()
@@ -71,7 +91,7 @@ class Inbox:
         while True:
             now = time.monotonic()
             for id_, last in list(self._last.items()):
-                if now - last >= self._settle_s:
+                if now - last >= self._settings.settle_s:
                     del self._last[id_]
                     self._queue.settled(id_)
                     self._board.changed()

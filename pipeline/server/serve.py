@@ -78,7 +78,7 @@ async def _serve(settings: Settings, queue: Queue, listening: socket.socket, beg
     crew = Crew(settings, queue, board, metrics)
     await crew.start()
     server = Server(settings, queue, board, metrics, crew)
-    inbox = Inbox(queue, board, key_of(settings.key_file), settings.settle_s)
+    inbox = Inbox(queue, board, key_of(settings.key_file), settings)
     chores = [asyncio.create_task(_clean(queue)), asyncio.create_task(inbox.settle())]
     if settings.return_to:
         chores.append(asyncio.create_task(give_back(queue, board, settings.return_to)))
