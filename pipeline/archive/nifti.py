@@ -19,8 +19,9 @@ import numpy.typing as npt
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.codestream import is_nifti
 from pipeline.archive.container import ONLY, ZipMembers, container_kind, content
-from pipeline.archive.describe import MAX_MATRIX, Origin
+from pipeline.archive.describe import MAX_MATRIX
 from pipeline.archive.found import FileRecord, Header, VolumeFile
+from pipeline.archive.frame import Origin
 from pipeline.archive.geometry import MIN_NORMAL_Z, TILT_MAX_DEGREES, TILT_WARN_DEGREES, WIDEST_MM, Floats, Stack, to_original
 from pipeline.archive.reading import check_same, check_unchanged
 from pipeline.archive.selection import DAMAGE, seed

@@ -14,8 +14,9 @@ from typing import BinaryIO
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.codestream import codestream_size, is_nifti, is_picture
 from pipeline.archive.container import Kind, Member, container_kind, finish, members
-from pipeline.archive.describe import MAX_MATRIX, Origin
+from pipeline.archive.describe import MAX_MATRIX
 from pipeline.archive.found import FileRecord, FoundFile
+from pipeline.archive.frame import Origin
 from pipeline.archive.headers import read_headers
 from pipeline.archive.nifti import scan_nifti
 from pipeline.archive.reading import CHECKED, check_of

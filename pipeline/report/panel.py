@@ -14,7 +14,7 @@ from markupsafe import Markup
 from pipeline.records import NOTICE, StudyResult
 from pipeline.report.data import AS_PUBLISHED, COLUMNS, SCORE, Shown
 from pipeline.report.pictures import deep_value, details_of, pictures_value
-from pipeline.study.picture_pack import DeepPictures, StudyPictures
+from pipeline.study.pictures import DeepPictures, StudyPictures
 
 FACTS = ("study_key", "patient_key", "status", "reason", "n_slices_scored")
 

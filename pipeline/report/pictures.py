@@ -18,15 +18,8 @@ from pipeline.run.journal import Place
 from pipeline.run.read_tables import Run, open_run
 from pipeline.run.run_toml import read_described
 from pipeline.study.boxes import to_original
-from pipeline.study.picture_pack import (
-    DeepPictures,
-    SlicePicture,
-    StudyPictures,
-    find_pictures,
-    keep_deep,
-    read_deep,
-    read_pictures,
-)
+from pipeline.study.picture_pack import find_pictures, keep_deep, read_deep, read_pictures
+from pipeline.study.pictures import DeepPictures, SlicePicture, StudyPictures
 
 NUMBERS = ("score", "attention", "probability", "lung_fraction")
 

@@ -10,7 +10,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.run.manifest import read_manifest
 from pipeline.run.paths import PRIVATE
 from pipeline.run.resume import noted_places
-from pipeline.study.picture_pack import MAX_DEEP_BYTES
+from pipeline.study.pictures import MAX_DEEP_BYTES
 
 START_S = 60.0
 """Starting, indexing again and gathering; measured in docs/cluster.md, with room."""

@@ -23,7 +23,8 @@ from pipeline.study.contact_sheet import write_contact_sheet
 from pipeline.study.drenet import load_checkpoint_bytes
 from pipeline.study.engine import Engine
 from pipeline.study.lungs import judged_masks
-from pipeline.study.picture_pack import Album, deep_pictures, study_pictures
+from pipeline.study.picture_pack import Album
+from pipeline.study.pictures import deep_pictures, study_pictures
 from pipeline.study.pool import failed_result, study_result
 from pipeline.study.slices import Chosen, Mask, prepare
 from pipeline.study.stopwatch import Stopwatch
