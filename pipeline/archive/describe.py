@@ -10,7 +10,7 @@ from pipeline.archive.allowance import Allowance
 from pipeline.archive.characters import BLANKS
 from pipeline.archive.elements import DataSet, PixelPlace
 from pipeline.archive.found import Header, Traits
-from pipeline.archive.frame import Frame, Layout, Origin
+from pipeline.archive.frame import Frame, Layout, StreamOrigin
 from pipeline.archive.patient import identity, person
 from pipeline.archive.rules import matches
 from pipeline.archive.syntax import COMPRESSED, DEFLATED, NATIVE
@@ -27,7 +27,7 @@ MAX_SHARED = 32 << 20
 """Bytes of the elements that frames share, times the frames: each header holds them anew."""
 
 
-def describe(data: DataSet, layout: Layout, origin: Origin, allowance: Allowance) -> tuple[Header, ...]:
+def describe(data: DataSet, layout: Layout, origin: StreamOrigin, allowance: Allowance) -> tuple[Header, ...]:
     """One header a frame of CT, one for anything else. Raises StudyError DECOMPRESSION_BOMB for too many frames."""
     top = {tag: value for tag, value in data.items() if tag not in tags.SEQUENCES}
     per_frame = data.get(tags.PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE)
@@ -119,7 +119,7 @@ def _short(frame: Frame, *tags: int) -> str:
     return f"{crc32(b'|'.join(values)):x}" if any(values) else ""
 
 
-def _source(frame: Frame, origin: Origin) -> SliceSource:
+def _source(frame: Frame, origin: StreamOrigin) -> SliceSource:
     layout = frame.layout
     bits, rows, columns = frame.whole(tags.BITS_ALLOCATED) or 0, frame.whole(tags.ROWS) or 0, frame.whole(tags.COLUMNS) or 0
     native = rows * columns * bits // 8

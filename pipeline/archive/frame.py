@@ -19,7 +19,7 @@ MAX_PARTS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class StreamOrigin:
     """The file on disk whose bytes a stream holds: all of it, from `offset` on (a TAR member), or its ZIP `member`.
 
     `address` is where a member is found again (as `SliceSource.start`), `check` the digest of the stream's first bytes.

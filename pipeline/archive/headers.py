@@ -12,7 +12,7 @@ from pipeline.archive.describe import MAX_FRAMES, describe
 from pipeline.archive.elements import LONG_FORM, SHORT_FORM, UNDEFINED, DataSet, Form, PixelPlace, Walk
 from pipeline.archive.found import Header
 from pipeline.archive.fragments import frame_places
-from pipeline.archive.frame import Layout, Origin
+from pipeline.archive.frame import Layout, StreamOrigin
 from pipeline.archive.inflate import undeflated
 from pipeline.archive.syntax import BIG_ENDIAN, DEFLATED, EXPLICIT_LITTLE, IMPLICIT_LITTLE, NATIVE
 from pipeline.errors import Reason, StudyError
@@ -24,7 +24,7 @@ OF_THE_FILE = frozenset({tags.TRANSFER_SYNTAX_UID, tags.MEDIA_STORAGE_SOP_CLASS_
 """What is read before the data set."""
 
 
-def read_headers(stream: BinaryIO, size: int, origin: Origin, allowance: Allowance) -> tuple[Header, ...]:
+def read_headers(stream: BinaryIO, size: int, origin: StreamOrigin, allowance: Allowance) -> tuple[Header, ...]:
     """The headers of the image or the frames in `stream` (`size` bytes). Raises StudyError with its reason."""
     syntax = _syntax(stream, size, allowance)
     body, start, limit = stream, stream.tell(), size

@@ -33,7 +33,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 Pieces = Iterator[bytes]
 
 
-class Engine(Protocol):
+class Inflater(Protocol):
     """A decompressor of the standard library, as bz2's and lzma's are."""
 
     @property
@@ -202,7 +202,7 @@ def packed(stream: BinaryIO, start: int, length: int = ENDLESS) -> Pieces:
         length -= len(data)
 
 
-def inflated(source: Pieces, engine: Engine, allowance: Allowance, size: int = ENDLESS) -> Pieces:
+def inflated(source: Pieces, engine: Inflater, allowance: Allowance, size: int = ENDLESS) -> Pieces:
     """What `source` grows to, at most `size` bytes. Raises StudyError ARCHIVE_CORRUPT, or what the allowance does."""
     while size > 0 and not engine.eof:
         with allowance.parsing(Reason.ARCHIVE_CORRUPT, "unpack"):
@@ -259,7 +259,7 @@ def _data_start(stream: BinaryIO, place: int) -> int:
     return place + 30 + int(n_name) + int(n_extra)
 
 
-def _engine(method: int) -> Engine:
+def _engine(method: int) -> Inflater:
     """The decompressor of a ZIP's method. Raises StudyError ARCHIVE_CORRUPT for one that is not known."""
     if method == zipfile.ZIP_STORED:
         return Stored()

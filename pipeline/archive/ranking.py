@@ -24,7 +24,7 @@ SHARP_FROM = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Rank:
+class SeriesRank:
     """The marks of a candidate, most important first; more is better."""
 
     preferred: int
@@ -48,7 +48,7 @@ class Rank:
         return float(total)
 
     @classmethod
-    def of_score(cls, score: float) -> Rank:
+    def of_score(cls, score: float) -> SeriesRank:
         """The marks behind a score."""
         rest, marks = int(score), list[int]()
         for span in reversed(SPANS):
@@ -71,13 +71,13 @@ LOST_BY = (
 )
 
 
-def rank(stack: Stack, config: SeriesConfig) -> Rank:
+def rank(stack: Stack, config: SeriesConfig) -> SeriesRank:
     """The marks of a stack that has passed the hard filters."""
     first, gaps = stack.images[0], np.diff(stack.z_mm)
     median = float(np.median(gaps))
     extent = min(FULL_EXTENT_MM, float(stack.z_mm[-1] - stack.z_mm[0]))
     uneven = float(np.abs(gaps - median).max())
-    return Rank(
+    return SeriesRank(
         preferred=preference(first, config),
         original=int("DERIVED" not in first.image_type[:1] and REFORMATS.isdisjoint(first.image_type)),
         extent=int(extent // EXTENT_STEP_MM),
@@ -93,7 +93,7 @@ def rank(stack: Stack, config: SeriesConfig) -> Rank:
 class Candidate:
     """A series that could be screened, its marks, and whose it is."""
 
-    rank: Rank
+    rank: SeriesRank
     series: Series
     who: Who
 
@@ -103,7 +103,7 @@ def best_first(candidates: Sequence[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=lambda one: (*(-mark for mark in one.rank.marks()), one.series.series_uid))
 
 
-def why_lost(loser: Rank, winner: Rank) -> Reason:
+def why_lost(loser: SeriesRank, winner: SeriesRank) -> Reason:
     """The first criterion in which a candidate fell behind."""
     pairs = zip(LOST_BY, loser.marks(), winner.marks(), strict=True)
     return next((reason for reason, mine, best in pairs if mine < best), Reason.LOST_UID)

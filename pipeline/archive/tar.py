@@ -24,7 +24,7 @@ EXTENDED_AT, MORE_EXTENDED_AT = 482, 504
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TarEntry:
     """One member that is no folder: `size` bytes from `start` on, or why it is refused."""
 
     name: str
@@ -34,7 +34,7 @@ class Entry:
 
 
 @dataclass(slots=True)
-class _Said:
+class _Extension:
     """What the headers before a member's own say of it."""
 
     name: bytes = b""
@@ -47,9 +47,9 @@ def begins_tar(head: bytes) -> bool:
     return head[USTAR_AT : USTAR_AT + len(USTAR)] == USTAR or (len(head) >= BLOCK and _sums_up(head[:BLOCK]))
 
 
-def entries(stream: BinaryIO, allowance: Allowance) -> Iterator[Entry]:
+def entries(stream: BinaryIO, allowance: Allowance) -> Iterator[TarEntry]:
     """Every member. Raises StudyError ARCHIVE_CORRUPT where the TAR cannot be read further."""
-    place, said = 0, _Said()
+    place, said = 0, _Extension()
     while any(header := _read(stream, place, BLOCK)):
         allowance.pause()
         if not _sums_up(header):
@@ -64,24 +64,24 @@ def entries(stream: BinaryIO, allowance: Allowance) -> Iterator[Entry]:
             place = _behind_map(stream, place, allowance)
         if (entry := _entry(header, said, place, size)) is not None:
             yield entry
-        said = _Said()
+        said = _Extension()
         if kind not in LINKS and size:
             place += _blocks(size)
             if not _read(stream, place - 1, 1):
                 raise _corrupt()
 
 
-def _entry(header: bytes, said: _Said, place: int, size: int) -> Entry | None:
+def _entry(header: bytes, said: _Extension, place: int, size: int) -> TarEntry | None:
     """The member of this header; None for a folder or a label."""
     kind, name = header[156], os.fsdecode(said.name or _name(header))
     if kind in FOLDERS or kind == LABEL or (kind in REGULAR and name.endswith("/")):
         return None
     if kind == SPARSE or said.sparse:
-        return Entry(name, reason=Reason.ARCHIVE_SPARSE)
-    return Entry(name, place, size) if kind in REGULAR else Entry(name, reason=Reason.ZIP_SLIP)
+        return TarEntry(name, reason=Reason.ARCHIVE_SPARSE)
+    return TarEntry(name, place, size) if kind in REGULAR else TarEntry(name, reason=Reason.ZIP_SLIP)
 
 
-def _listen(said: _Said, kind: int, stream: BinaryIO, place: int, size: int) -> None:
+def _listen(said: _Extension, kind: int, stream: BinaryIO, place: int, size: int) -> None:
     """Take in a header about the next member; what holds for all members is passed over."""
     if size > MAX_HEADER:
         raise _corrupt()

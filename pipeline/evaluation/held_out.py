@@ -21,6 +21,7 @@ from pipeline.evaluation.intervals import wilson
 from pipeline.evaluation.localise import Tally, summed, tally
 from pipeline.phantom import CohortPlan, write_cohort
 from pipeline.pseudonym import pseudonym, read_or_make_key
+from pipeline.records import DEFAULT_THRESHOLD
 from pipeline.run.manifest import read_manifest
 from pipeline.run.paths import PRIVATE
 from pipeline.run.read_tables import open_run
@@ -46,7 +47,7 @@ def held_out(folder: Path, weights: Mapping[str, Path], plan: CohortPlan = HELD_
         metadata = load_checkpoint(path).metadata
         keys = [key for key in column.index if labels[key] in metadata.classes]
         target = np.array([labels[key] == POSITIVE for key in keys])
-        figures = patient_figures(target, column.loc[keys].to_numpy(float), metadata.threshold or 0.5)
+        figures = patient_figures(target, column.loc[keys].to_numpy(float), metadata.threshold or DEFAULT_THRESHOLD)
         n_not_scored = sum(label in metadata.classes for label in labels.values()) - len(keys)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         localised = localisation(folder, load_checkpoint(path), labels)

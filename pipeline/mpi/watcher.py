@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from pipeline.errors import ConfigurationError, Drained, PipelineError, RankDied, StorageError
 from pipeline.mpi import stall
 
 InHand = Callable[[Path | None, bytes], None]
@@ -45,9 +46,9 @@ SUSPENDED_S = 2.0
 CRASHES = frozenset({"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS"})
 KERNEL_COUNTS = Path("/proc/vmstat")
 PR_SET_PDEATHSIG = 1
-STOPPED = 75
-DIED = 76
-OURS = (0, 1, 2, 74, STOPPED, DIED)
+STOPPED = Drained.exit_code
+DIED = RankDied.exit_code
+OURS = frozenset({0, *(kind.exit_code for kind in (PipelineError, ConfigurationError, StorageError)), STOPPED, DIED})
 """Exit codes that a rank ends with by itself; another is some library's, and its death."""
 AGAIN = "start the same command again to go on"
 

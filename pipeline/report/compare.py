@@ -128,7 +128,7 @@ def _differences(there: Described, here: Described) -> tuple[tuple[str, str, str
     before, after = _flat(msgspec.to_builtins(there)), _flat(msgspec.to_builtins(here))
     names = [*after, *(name for name in before if name not in after)]
     different = [name for name in names if before.get(name) != after.get(name)]
-    return tuple((name, _said(before.get(name)), _said(after.get(name))) for name in different)
+    return tuple((name, _as_text(before.get(name)), _as_text(after.get(name))) for name in different)
 
 
 def _flat(value: dict[str, Any], above: str = "") -> dict[str, Any]:
@@ -139,5 +139,5 @@ def _flat(value: dict[str, Any], above: str = "") -> dict[str, Any]:
     return flat
 
 
-def _said(value: object) -> str:
+def _as_text(value: object) -> str:
     return "none" if value is None else str(value)

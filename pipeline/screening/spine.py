@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +30,7 @@ from pipeline.run.beforehand import check_request
 from pipeline.run.journal import Journal, encode
 from pipeline.run.lock import hold_briefly
 from pipeline.run.manifest import read_manifest
-from pipeline.run.open_studies import Report, Share, StudySource, journal_findings
+from pipeline.run.open_studies import Share, StudyReport, StudySource, journal_findings
 from pipeline.run.pace import Pace
 from pipeline.run.paths import IMAGES, PRIVATE
 from pipeline.run.plan import Plan, Request, describe, plan, read_weights
@@ -139,24 +140,16 @@ def _screen_dealt(
     outputs = Outputs(Path(made.out) / IMAGES if made.contact_sheet else None, made.pack(world.rank), begins)
     ready = networks.engine if isinstance(networks, Kept) else networks
 
-    def tick() -> None:
-        world.tick()
-        if stop.for_s() > made.config.run.abandon_after_s:
-            raise Drained("asked to stop, and left the study in hand to the next start")
-
     own = Pace(end_time())  # of what a rank holds ahead, root can no longer say when it begins
-
-    def pause() -> bool:
-        return stop() or own.late or (source is not None and (source.broken or source.out_of_time))
-
+    until = Until(world, source, stop, own, made.config.run.abandon_after_s)
     with ExitStack() as stack:
         with trouble_shared(world):
             archive, rank = Path(made.archive), local_rank()
-            screener = stack.enter_context(Screener(archive, made.config, ready, outputs, local_rank=rank, tick=tick))
+            screener = stack.enter_context(Screener(archive, made.config, ready, outputs, local_rank=rank, tick=until.tick))
             journal = stack.enter_context(Journal(path, made.config.run.fsync_every_s))
         if world.rank == 0 and (said := hint(made.config.engine)):
             log.info(said)
-        with trouble_shared(world), closing(world.deal(source, pause=pause)) as tasks:
+        with trouble_shared(world), closing(world.deal(source, pause=until.pause)) as tasks:
             for task, done in tasks:
                 dealt = msgspec.json.decode(task, type=DealtStudy)
                 in_hand(path, encode(lost_line(dealt)))
@@ -168,13 +161,35 @@ def _screen_dealt(
                 done(msgspec.json.encode(report))
 
 
+@dataclass(frozen=True, slots=True)
+class Until:
+    """How long a rank goes on: asked between studies, and between the slices of one."""
+
+    world: Alone | World
+    source: StudySource | None
+    stop: Stop
+    own: Pace
+    abandon_after_s: float
+
+    def pause(self) -> bool:
+        """Whether nothing new is begun: stopped, or no time left; root also where too much is broken."""
+        is_over = self.source is not None and (self.source.broken or self.source.out_of_time)
+        return self.stop() or self.own.late or is_over
+
+    def tick(self) -> None:
+        """Serve the others. Raises Drained where the study in hand is to be left, so long ago was the stop asked for."""
+        self.world.tick()
+        if self.stop.for_s() > self.abandon_after_s:
+            raise Drained("asked to stop, and left the study in hand to the next start")
+
+
 def _nobody(_: str) -> None:
     """Nobody is told which stage begins."""
 
 
-def _report(line: Line) -> Report:
+def _report(line: Line) -> StudyReport:
     result = line.result
     if result is None:
         raise ValueError("a study's line holds its result")
     transient = result.status == "FAILED" and result.reason in TRANSIENT
-    return Report(result.study_key, result.status, result.reason, line.tries, transient, sum(line.seconds.values()))
+    return StudyReport(result.study_key, result.status, result.reason, line.tries, transient, sum(line.seconds.values()))

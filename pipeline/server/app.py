@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from pipeline.records import NOTICE
-from pipeline.server.answer import Answer, Outcome, Progress
+from pipeline.server.answer import Answer, Outcome, ProgressEvent
 from pipeline.server.crew import Board, Crew
 from pipeline.server.guard import Guard, policy_of
 from pipeline.server.metrics import Metrics
@@ -25,7 +25,7 @@ from pipeline.server.queue import Queue, Row
 from pipeline.server.reasons import explained
 from pipeline.server.responses import HANDLERS, json_response
 from pipeline.server.settings import Settings
-from pipeline.server.upload import Files, Limits, Sink, receive
+from pipeline.server.upload import Files, UploadLimits, UploadSink, receive
 
 ASSETS = {"page.css": "text/css", "page.js": "text/javascript"}
 SILENT_S = 15.0
@@ -85,10 +85,10 @@ class Server:
             raise Problem("DRAINING")
         self.queue.check_room()
 
-    async def taken(self, request: Request, sink: Sink) -> int:
+    async def taken(self, request: Request, sink: UploadSink) -> int:
         """The body of `request`, in `sink`; its bytes. Raises Problem."""
         settings, headers = self.settings, request.headers
-        limits = Limits(settings.max_bytes, settings.max_files, settings.upload_s)
+        limits = UploadLimits(settings.max_bytes, settings.max_files, settings.upload_s)
         kind, declared = headers.get("content-type", ""), headers.get("content-length", "")
         try:
             n_bytes = await receive(request.stream(), kind, declared, sink, limits)
@@ -152,7 +152,7 @@ class Server:
             except Problem:
                 return
             now = self.board.now.get(id_)
-            said = Progress(row.state, now.stage if now else "", self.queue.place(row), len(now.results) if now else 0)
+            said = ProgressEvent(row.state, now.stage if now else "", self.queue.place(row), len(now.results) if now else 0)
             yield f"event: progress\ndata: {msgspec.json.encode(said).decode()}\n\n" if said != before else ": waiting\n\n"
             if row.is_final:
                 return

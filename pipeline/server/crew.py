@@ -15,7 +15,7 @@ import msgspec
 from pipeline.errors import ConfigurationError
 from pipeline.records import StudyResult
 from pipeline.run.run_toml import Network
-from pipeline.server.answer import Begin, News, Outcome, Task
+from pipeline.server.answer import Begin, News, Outcome, WorkerTask
 from pipeline.server.metrics import Metrics
 from pipeline.server.problems import FAILURES
 from pipeline.server.queue import Queue, Row
@@ -151,7 +151,7 @@ class Crew:
         self._board.changed()
         try:
             async with asyncio.timeout(self._settings.study_s):
-                await _send(process, Task(str(self._queue.home(row.id) / "upload"), str(self._queue.out(row))))
+                await _send(process, WorkerTask(str(self._queue.home(row.id) / "upload"), str(self._queue.out(row))))
                 outcome = await self._outcome(process, now)
         except TimeoutError:
             outcome = Outcome("TIME_LIMIT", FAILURES["TIME_LIMIT"])

@@ -28,7 +28,7 @@ MOST_HEADERS = 64 << 10
 """Bytes of one part's headers."""
 
 
-class Sink(Protocol):
+class UploadSink(Protocol):
     """Where the files of a multipart body go."""
 
     def begin(self, headers: dict[str, str]) -> BinaryIO | None:
@@ -39,7 +39,7 @@ class Sink(Protocol):
 
 
 @dataclass(slots=True)
-class Limits:
+class UploadLimits:
     """What one body may take."""
 
     max_bytes: int
@@ -98,8 +98,8 @@ def harmless(name: str) -> list[str]:
 class _Parts:
     """The state between the parser's calls."""
 
-    sink: Sink
-    limits: Limits
+    sink: UploadSink
+    limits: UploadLimits
     n_parts: int = 0
     is_whole: bool = False
     file: BinaryIO | None = None
@@ -164,7 +164,7 @@ class _Parts:
             self.file.close()
 
 
-async def receive(body: AsyncIterator[bytes], content_type: str, declared: str, sink: Sink, limits: Limits) -> int:
+async def receive(body: AsyncIterator[bytes], content_type: str, declared: str, sink: UploadSink, limits: UploadLimits) -> int:
     """Take a multipart body into `sink`; its bytes. Raises Problem, OSError where the disk is full."""
     boundary = parameters(content_type).get("boundary", "")
     if not content_type.lower().startswith("multipart/"):

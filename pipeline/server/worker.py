@@ -32,7 +32,7 @@ from pipeline.run.plan import Request
 from pipeline.run.resume import last_places
 from pipeline.run.weights import weights_of
 from pipeline.screening import Kept, keep, run
-from pipeline.server.answer import Begin, File, News, Outcome, Task
+from pipeline.server.answer import Begin, File, News, Outcome, WorkerTask
 from pipeline.server.logs import log_json
 from pipeline.server.problems import FAILURES
 from pipeline.single import results_of
@@ -88,7 +88,7 @@ def main() -> None:
     _warm()
     tell(News("ready", networks=kept.networks))
     while True:
-        task = msgspec.json.decode(lines.get(), type=Task)
+        task = msgspec.json.decode(lines.get(), type=WorkerTask)
         request = Request(Path(task.archive), weights, Path(task.out), config, _key(begin), contact_sheet=True)
         tell(News("done", outcome=answer(request, kept, clock)))
 

@@ -37,7 +37,7 @@ def fill(picture: Grey, lung: Mask, config: FillConfig, generator: np.random.Gen
     if config.kind == "black" or not lung.any():
         return original
     canvas = _copied(np.maximum(original, inside), inside, config, generator)
-    return np.where(lung, picture, _sewn(_met(canvas, inside), inside)).astype(np.uint8)
+    return np.where(lung, picture, _blended(_as_bright_as_the_lung(canvas, inside), inside)).astype(np.uint8)
 
 
 def _copied(canvas: Grey, lung: Grey, config: FillConfig, generator: np.random.Generator) -> Grey:
@@ -94,7 +94,7 @@ def _patched(canvas: Grey) -> Grey:
     return canvas
 
 
-def _sewn(canvas: Grey, lung: Grey) -> Grey:
+def _blended(canvas: Grey, lung: Grey) -> Grey:
     """`canvas` whose copies go over into the lung's mirror image at its edge, so that neither grey nor noise leaps there."""
     away = cv2.blur(cv2.distanceTransform(1 - lung, cv2.DIST_L2, 5), (5, 5))
     away = cv2.copyMakeBorder(away, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
@@ -108,9 +108,9 @@ def _sewn(canvas: Grey, lung: Grey) -> Grey:
     own = canvas[y, x] - usual
     noise = np.clip(own, -NOISE, NOISE)  # keeps its spread; vessels, taken whole, would brighten the seam
     mixed = share * (mirror - usual) + np.sqrt(1 - share**2) * noise + (1 - share) * (own - noise)
-    sewn: Grey = canvas.copy()
-    sewn[y, x] = np.clip(np.rint(mixed + usual), 0, 255).astype(np.uint8)
-    return sewn
+    blended: Grey = canvas.copy()
+    blended[y, x] = np.clip(np.rint(mixed + usual), 0, 255).astype(np.uint8)
+    return blended
 
 
 def _at(plane: Grey, y: Plane, x: Plane, way: int, border: int = cv2.BORDER_CONSTANT) -> Grey:
@@ -124,7 +124,7 @@ def _at(plane: Grey, y: Plane, x: Plane, way: int, border: int = cv2.BORDER_CONS
     return np.concatenate(parts) if parts else np.zeros(0, np.uint8)
 
 
-def _met(canvas: Grey, lung: Grey) -> Grey:
+def _as_bright_as_the_lung(canvas: Grey, lung: Grey) -> Grey:
     """`canvas` whose copies near the lung are as bright as the lung there is."""
     usual = float(np.median(canvas[::COARSE, ::COARSE])) + USUAL_SPREAD
     calm = np.minimum(canvas, np.uint8(min(usual, 255)))  # vessels and lesions have no say in the brightness

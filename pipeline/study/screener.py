@@ -37,7 +37,7 @@ WITHOUT_LUNGS = frozenset({Reason.NO_LUNG_FOUND, Reason.LUNG_IMPLAUSIBLE})
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SeenStudy:
     """What was seen of a study: the series that was read, its volume, the lungs in it, and what the networks are given."""
 
     series: Series
@@ -65,7 +65,7 @@ class Preparer:
     def __exit__(self, *_: object) -> None:
         self._decoder.close()
 
-    def best(self, study: Study, watch: Stopwatch | None = None) -> Seen:
+    def best(self, study: Study, watch: Stopwatch | None = None) -> SeenStudy:
         """The best series, prepared; one without believable lungs falls through to the next. Raises StudyError.
 
         `watch` measures the stages, those of a study that fails too.
@@ -79,7 +79,7 @@ class Preparer:
                     raise
         raise StudyError(Reason.NO_SUITABLE_SERIES, "select")
 
-    def _prepared(self, study: Study, series: Series, watch: Stopwatch) -> Seen:
+    def _prepared(self, study: Study, series: Series, watch: Stopwatch) -> SeenStudy:
         config = self._config
         with watch.stage("read"):
             volume = read_volume(self._archive, series, range(len(series.slices)), self._decoder)
@@ -90,7 +90,7 @@ class Preparer:
         if self._sheets:
             with watch.stage("pictures"):
                 write_contact_sheet(self._sheets / f"{study.study_key}.png", volume, masks, prepared)
-        return Seen(series, volume, masks, prepared)
+        return SeenStudy(series, volume, masks, prepared)
 
     def _masks(self, volume: Volume) -> tuple[Mask, Chosen]:
         """The lungs as found, or as given with exported pictures, and whose masks are implausible.
@@ -162,7 +162,7 @@ class Screener:
             ended=round(time.time(), 3),
         )
 
-    def _keep_pictures(self, album: Album, result: StudyResult, input_: str, seen: Seen) -> None:
+    def _keep_pictures(self, album: Album, result: StudyResult, input_: str, seen: SeenStudy) -> None:
         """Before the study is journalled, so that none is finished without them; a fault in drawing changes no result."""
         key = result.study_key
         try:
@@ -184,7 +184,7 @@ class Screener:
         if pictures:
             album.add(pictures)
 
-    def _result(self, study: Study, watch: Stopwatch) -> tuple[StudyResult, Seen | None]:
+    def _result(self, study: Study, watch: Stopwatch) -> tuple[StudyResult, SeenStudy | None]:
         """(the study's row, what was seen of it), the latter of a study that did not fail."""
         try:
             return self._scored(study, watch)
@@ -198,7 +198,7 @@ class Screener:
             log.critical("study %s: INTERNAL_ERROR %s", study.study_key, frames_of(error))  # a traceback's message may identify
             return failed_result(study, StudyError(Reason.INTERNAL_ERROR, "infer")), None
 
-    def _scored(self, study: Study, watch: Stopwatch) -> tuple[StudyResult, Seen]:
+    def _scored(self, study: Study, watch: Stopwatch) -> tuple[StudyResult, SeenStudy]:
         seen = self._preparer.best(study, watch)
         with watch.stage("infer"):
             predictions = self._engine.predict(seen.prepared, self._tick)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pipeline.cohort.gather import Cohort, Member
+from pipeline.cohort.gather import Cohort, CohortMember
 from pipeline.cohort.paths import BEST
 from pipeline.cohort.tasks import CLASSES, POSITIVE
 from pipeline.errors import ConfigurationError, Drained
@@ -89,7 +89,7 @@ class Trainer:
         mine = self.cohort.part("validation")[self.exchange.rank :: self.exchange.size]
         return {m.patient_key: float(self._scores(m, epoch)[:, positive].mean()) for m in mine}
 
-    def _scores(self, member: Member, epoch: int) -> npt.NDArray[np.float64]:
+    def _scores(self, member: CohortMember, epoch: int) -> npt.NDArray[np.float64]:
         moved()
         if isinstance(self.network, DreNet) and epoch < self.recipe.trunk_epochs:
             return trunk_probabilities(self.network, self.folders.cache, member.slices)
