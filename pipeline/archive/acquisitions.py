@@ -90,7 +90,8 @@ def sweeps(numbers: Sequence[float | None], z_mm: Floats) -> Labels:
     if None in numbers:
         return [0] * len(numbers)
     when, inverse, counts = np.unique(np.array(numbers, float), return_inverse=True, return_counts=True)
-    moves, waits = np.diff(np.bincount(inverse, z_mm) / counts), np.diff(when)
+    moves = np.diff(np.bincount(inverse, z_mm) / counts)
+    waits = np.diff(when)
     sweep_of = [0]
     onward = 0.0
     for i, move in enumerate(moves.tolist()):

@@ -121,7 +121,9 @@ def _short(frame: Frame, *tags: int) -> str:
 
 def _source(frame: Frame, origin: StreamOrigin) -> SliceSource:
     layout = frame.layout
-    bits, rows, columns = frame.whole(tags.BITS_ALLOCATED) or 0, frame.whole(tags.ROWS) or 0, frame.whole(tags.COLUMNS) or 0
+    bits = frame.whole(tags.BITS_ALLOCATED) or 0
+    rows = frame.whole(tags.ROWS) or 0
+    columns = frame.whole(tags.COLUMNS) or 0
     native = rows * columns * bits // 8
     begin, length = frame.place or ((layout.pixels.offset if layout.pixels else 0) + frame.place_in_object * native, native)
     deflated = layout.syntax == DEFLATED
@@ -155,12 +157,15 @@ def _source(frame: Frame, origin: StreamOrigin) -> SliceSource:
 
 def _pixel_problem(frame: Frame) -> str:
     """What the header alone says against the pixels; a bomb is decided here, before anything is decoded."""
-    layout, pixels = frame.layout, frame.layout.pixels
+    layout = frame.layout
+    pixels = frame.layout.pixels
     if pixels is None or pixels.length == 0:
         return Reason.NO_PIXEL_DATA
     if layout.syntax not in NATIVE | COMPRESSED:
         return Reason.UNSUPPORTED_TRANSFER_SYNTAX
-    rows, columns, bits = frame.whole(tags.ROWS) or 0, frame.whole(tags.COLUMNS) or 0, frame.whole(tags.BITS_ALLOCATED) or 0
+    rows = frame.whole(tags.ROWS) or 0
+    columns = frame.whole(tags.COLUMNS) or 0
+    bits = frame.whole(tags.BITS_ALLOCATED) or 0
     if max(rows, columns) > MAX_MATRIX:
         return Reason.DECOMPRESSION_BOMB
     grey = (frame.whole(tags.SAMPLES_PER_PIXEL) or 1) == 1 and frame.text(tags.PHOTOMETRIC_INTERPRETATION).startswith("MONO")
@@ -185,7 +190,8 @@ def _value_problem(frame: Frame) -> str:
     """Why the values cannot be trusted to give HU at a known place, or may name somebody."""
     if frame.text(tags.BURNED_IN_ANNOTATION).upper() == "YES":
         return Reason.BURNED_IN
-    slope, intercept = frame.number(tags.RESCALE_SLOPE), frame.number(tags.RESCALE_INTERCEPT)
+    slope = frame.number(tags.RESCALE_SLOPE)
+    intercept = frame.number(tags.RESCALE_INTERCEPT)
     if slope is None or intercept is None or slope == 0 or max(abs(slope), abs(intercept)) > 1e6:
         return Reason.NOT_HU
     if frame.text(tags.RESCALE_TYPE).upper() not in ("HU", ""):

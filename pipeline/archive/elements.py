@@ -72,8 +72,11 @@ class Walk:
     def __init__(
         self, stream: BinaryIO, size: int, allowance: Allowance, wanted: frozenset[int], sequences: frozenset[int] = frozenset()
     ) -> None:
-        self._stream, self._size, self._allowance = stream, size, allowance
-        self._wanted, self._sequences = wanted, sequences
+        self._stream = stream
+        self._size = size
+        self._allowance = allowance
+        self._wanted = wanted
+        self._sequences = sequences
         self._n_elements = self._n_items = self._kept = 0
         self.pixels: PixelPlace | None = None
 
@@ -137,7 +140,8 @@ class Walk:
         Writers put "--" or zeros there, write an element as if all were implicit, or use a kind that comes after this program.
         """
         start = self._stream.tell()
-        short, unnamed = struct.unpack(form.order + "H", head[6:])[0], struct.unpack(form.order + "I", head[4:])[0]
+        short = struct.unpack(form.order + "H", head[6:])[0]
+        unnamed = struct.unpack(form.order + "I", head[4:])[0]
         long = int.from_bytes(self._stream.read(4), "big" if form.big_endian else "little")
         for begin, length in ((start, short), (start + 4, long), (start, unnamed)):
             if self._begins_element(begin + length, tag, form):

@@ -27,7 +27,9 @@ OF_THE_FILE = frozenset({tags.TRANSFER_SYNTAX_UID, tags.MEDIA_STORAGE_SOP_CLASS_
 def read_headers(stream: BinaryIO, size: int, origin: StreamOrigin, allowance: Allowance) -> tuple[Header, ...]:
     """The headers of the image or the frames in `stream` (`size` bytes). Raises StudyError with its reason."""
     syntax = _syntax(stream, size, allowance)
-    body, start, limit = stream, stream.tell(), size
+    body = stream
+    start = stream.tell()
+    limit = size
     if syntax == DEFLATED:
         body, limit = _inflated(stream, size, allowance)
     walk = Walk(body, limit, allowance, tags.WANTED, tags.SEQUENCES)

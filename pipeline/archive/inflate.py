@@ -150,7 +150,9 @@ class Part(io.RawIOBase):
 
     def __init__(self, stream: BinaryIO, start: int, size: int) -> None:
         super().__init__()
-        self._stream, self._start, self._size = stream, start, size
+        self._stream = stream
+        self._start = start
+        self._size = size
         self._place = 0
 
     def readable(self) -> bool:
@@ -241,7 +243,8 @@ def unzipped(stream: BinaryIO, entry: zipfile.ZipInfo, allowance: Allowance) -> 
     with allowance.parsing(Reason.ARCHIVE_CORRUPT, "unpack"):
         engine = _engine(entry.compress_type)
         source = packed(stream, _data_start(stream, entry.header_offset), entry.compress_size)
-    size, checksum = 0, 0
+    size = 0
+    checksum = 0
     for piece in inflated(source, engine, allowance, entry.file_size):
         size += len(piece)
         checksum = zlib.crc32(piece, checksum)

@@ -78,7 +78,8 @@ def scan_nifti(stream: BinaryIO, size: int, origin: StreamOrigin) -> FileRecord:
     problem = _problem(header, size)
     if problem:
         return FileRecord(member=origin.member, volume=VolumeFile(source, problem=problem))
-    shape, affine = _shape(header), _affine(header)
+    shape = _shape(header)
+    affine = _affine(header)
     return FileRecord(member=origin.member, volume=VolumeFile(source, shape, tuple(affine.ravel().tolist())))
 
 
@@ -118,7 +119,8 @@ def read_nifti(root: Path, sources: Sequence[SliceSource], allowance: Allowance)
         check_same(whole, first)
         whole.seek(first.offset)
         header = _header(whole.read(HEADER_BYTES))
-        layout, axis = _layout(header), _along_body(_affine(header))
+        layout = _layout(header)
+        axis = _along_body(_affine(header))
         stored = _stored(whole, first.offset + layout.offset, layout, axis, [source.frame for source in sources])
     hu = stored * layout.slope + layout.intercept
     if not np.isfinite(hu).all():
@@ -222,7 +224,9 @@ def _affine(header: Any) -> Floats:
 
 def _problem(header: Any, size: int) -> str:
     """Why a volume cannot be used, as far as its header tells; a bomb is decided here, before anything is read of it."""
-    n_axes, shape, kind = int(header["dim"][0]), _shape(header), header.get_data_dtype()
+    n_axes = int(header["dim"][0])
+    shape = _shape(header)
+    kind = header.get_data_dtype()
     more = [int(n) for n in header["dim"][4 : n_axes + 1]] if 3 <= n_axes <= 7 else [0]
     if any(n != 1 for n in more) or min(shape) < 1 or kind.kind not in NUMBERS or kind.itemsize > 8:
         return Reason.PIXEL_FORMAT

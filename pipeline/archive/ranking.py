@@ -15,9 +15,11 @@ from pipeline.config import MAX_RULES, SeriesConfig
 from pipeline.errors import Reason
 from pipeline.records import Series
 
-FULL_EXTENT_MM, EXTENT_STEP_MM = 200.0, 10.0
+FULL_EXTENT_MM = 200.0
+EXTENT_STEP_MM = 10.0
 REFORMATS = frozenset({"MPR", "REFORMATTED"})
-IRREGULAR_MM, IRREGULAR_SHARE = 0.1, 0.05
+IRREGULAR_MM = 0.1
+IRREGULAR_SHARE = 0.05
 SHARP_NAMES = frozenset({"LUNG", "BONE", "BONEPLUS", "EDGE", "CHST", "SHARP", "PULMO", "L", "D", "E", "YA", "YB", "YC", "YD"})
 SHARP_FROM = 50
 """Siemens (B30f, Br36, Bl57) and Canon (FC10, FC52) number their kernels by sharpness; from 50 on they are for lung or bone."""
@@ -50,7 +52,8 @@ class SeriesRank:
     @classmethod
     def of_score(cls, score: float) -> SeriesRank:
         """The marks behind a score."""
-        rest, marks = int(score), list[int]()
+        rest = int(score)
+        marks = list[int]()
         for span in reversed(SPANS):
             rest, mark = divmod(rest, span)
             marks.append(mark)
@@ -73,7 +76,8 @@ LOST_BY = (
 
 def rank(stack: Stack, config: SeriesConfig) -> SeriesRank:
     """The marks of a stack that has passed the hard filters."""
-    first, gaps = stack.images[0], np.diff(stack.z_mm)
+    first = stack.images[0]
+    gaps = np.diff(stack.z_mm)
     median = float(np.median(gaps))
     extent = min(FULL_EXTENT_MM, float(stack.z_mm[-1] - stack.z_mm[0]))
     uneven = float(np.abs(gaps - median).max())

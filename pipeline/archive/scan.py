@@ -27,7 +27,8 @@ from pipeline.errors import Reason, StudyError
 from pipeline.mpi.stall import moved
 from pipeline.records import SliceSource
 
-MAX_PICTURE, LEAST_PICTURE_PX = 64 << 20, 128
+MAX_PICTURE = 64 << 20
+LEAST_PICTURE_PX = 128
 
 
 def scan_file(
@@ -51,7 +52,8 @@ def _records(stream: BinaryIO, origin: StreamOrigin, allowance: Allowance) -> li
     kind = container_kind(stream)
     if kind is None:
         return [_record(stream, origin.size, origin, allowance)]
-    own, inside = Reason.UNPACKED, list[FileRecord]()
+    own = Reason.UNPACKED
+    inside = list[FileRecord]()
     try:
         with allowance.parsing(Reason.ARCHIVE_CORRUPT, "unpack"):
             for member in members(stream, kind, origin.size, allowance):

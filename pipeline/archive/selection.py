@@ -189,12 +189,14 @@ def _usable(images: list[Header], events: list[Event]) -> list[Header]:
 
 def _candidate(name: str, images: list[Header], events: list[Event], who: Who, found: _Found) -> Candidate:
     """One stack as a candidate. Raises StudyError with the reason for which it is none."""
-    stack, config = ordered(images, events), found.config
+    stack = ordered(images, events)
+    config = found.config
     if is_forbidden(stack.images[0], config):
         raise StudyError(Reason.SERIES_FORBIDDEN, "select")
     _check_places(stack, config)
     note_irregularities(stack, events)
-    first, marks = stack.images[0], rank(stack, config)
+    first = stack.images[0]
+    marks = rank(stack, config)
     affine, turned = to_original(stack)
     row_mm, column_mm = first.spacing_mm
     series = Series(

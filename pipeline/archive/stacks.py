@@ -128,7 +128,8 @@ def _by_traits(images: Images) -> list[Images]:
         if len(groups) > 1 and _n_over(groups, places, trimmed=True) > MAX_DROPPED * len(images):
             covered = max(len(set(places[group].tolist())) for group in groups.values())
             if covered > widest:
-                best, widest = groups, covered
+                best = groups
+                widest = covered
     if not best:
         return [images]
     if widest < MIN_STACK:

@@ -17,10 +17,15 @@ from pipeline.errors import Reason, StudyError
 
 BLOCK = 512
 MAX_HEADER = 1 << 16
-USTAR, USTAR_AT = b"ustar", 257
-REGULAR, LINKS, FOLDERS, LABEL = frozenset(b"07\x00"), frozenset(b"123456"), frozenset(b"5D"), ord("V")
+USTAR = b"ustar"
+USTAR_AT = 257
+REGULAR = frozenset(b"07\x00")
+LINKS = frozenset(b"123456")
+FOLDERS = frozenset(b"5D")
+LABEL = ord("V")
 LONG_NAME, LONG_LINK, PAX, PAX_OF_SUN, PAX_FOR_ALL, SPARSE = b"LKxXgS"
-EXTENDED_AT, MORE_EXTENDED_AT = 482, 504
+EXTENDED_AT = 482
+MORE_EXTENDED_AT = 504
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +54,15 @@ def begins_tar(head: bytes) -> bool:
 
 def entries(stream: BinaryIO, allowance: Allowance) -> Iterator[TarEntry]:
     """Every member. Raises StudyError ARCHIVE_CORRUPT where the TAR cannot be read further."""
-    place, said = 0, _Extension()
+    place = 0
+    said = _Extension()
     while any(header := _read(stream, place, BLOCK)):
         allowance.pause()
         if not _sums_up(header):
             raise _corrupt()
-        kind, size, place = header[156], _number(header[124:136]), place + BLOCK
+        kind = header[156]
+        size = _number(header[124:136])
+        place = place + BLOCK
         if kind in (LONG_NAME, LONG_LINK, PAX, PAX_OF_SUN, PAX_FOR_ALL):
             _listen(said, kind, stream, place, size)
             place += _blocks(size)
@@ -73,7 +81,8 @@ def entries(stream: BinaryIO, allowance: Allowance) -> Iterator[TarEntry]:
 
 def _entry(header: bytes, said: _Extension, place: int, size: int) -> TarEntry | None:
     """The member of this header; None for a folder or a label."""
-    kind, name = header[156], os.fsdecode(said.name or _name(header))
+    kind = header[156]
+    name = os.fsdecode(said.name or _name(header))
     if kind in FOLDERS or kind == LABEL or (kind in REGULAR and name.endswith("/")):
         return None
     if kind == SPARSE or said.sparse:
@@ -115,7 +124,8 @@ def _behind_map(stream: BinaryIO, place: int, allowance: Allowance) -> int:
     while more:
         block = _read(stream, place, BLOCK)
         allowance.pause()
-        more, place = bool(block[MORE_EXTENDED_AT]), place + BLOCK
+        more = bool(block[MORE_EXTENDED_AT])
+        place = place + BLOCK
     return place
 
 

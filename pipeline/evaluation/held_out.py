@@ -57,13 +57,16 @@ def held_out(folder: Path, weights: Mapping[str, Path], plan: CohortPlan = HELD_
 
 def localisation(folder: Path, network: DreNet, labels: Mapping[str, str]) -> dict[str, Any]:
     """Findings, and top details, against the lesions that the phantom knows of: of all patients, and of each class."""
-    manifest, cache, config = read_manifest(folder / "run" / PRIVATE), folder / "cache", Config()
+    manifest = read_manifest(folder / "run" / PRIVATE)
+    cache = folder / "cache"
+    config = Config()
     cache.mkdir(exist_ok=True)
     tallies: dict[str, list[tuple[Tally, Tally]]] = {"all": []}
     with Preparer(folder / "archive", config) as preparer:
         for number in range(len(manifest.entries)):
             study = manifest.study(number)
-            name, label = study.patient_id.rpartition("CANARYID-")[2], labels[study.patient_key]
+            name = study.patient_id.rpartition("CANARYID-")[2]
+            label = labels[study.patient_key]
             lesion = np.load(folder / "archive-truth" / "masks" / f"{name}.npz")["lesion"]
             if label not in network.metadata.classes or not lesion.any():
                 continue
@@ -81,9 +84,12 @@ def localisation(folder: Path, network: DreNet, labels: Mapping[str, str]) -> di
 
 def patient_figures(target: np.ndarray[Any, Any], score: np.ndarray[Any, Any], threshold: float) -> dict[str, Any]:
     """AUC (DeLong), recall, specificity and precision (Wilson) at `threshold`, each with its 95 % interval."""
-    area, above = area_with_interval(target, score), score >= threshold
-    hits, false = int((above & target).sum()), int((above & ~target).sum())
-    n_positive, n_negative = int(target.sum()), int((~target).sum())
+    area = area_with_interval(target, score)
+    above = score >= threshold
+    hits = int((above & target).sum())
+    false = int((above & ~target).sum())
+    n_positive = int(target.sum())
+    n_negative = int((~target).sum())
     return {
         "patients": len(target),
         "positive": n_positive,

@@ -72,7 +72,8 @@ def _scored(
 ) -> tuple[Scored, Scored]:  # fmt: skip
     """(by image, by patient)."""
     scores = [probabilities(network, request.cache, m.slices)[:, network.metadata.positive] for m in members]
-    n_slices, numbers = [len(score) for score in scores], np.arange(len(members))
+    n_slices = [len(score) for score in scores]
+    numbers = np.arange(len(members))
     by_image = Scored(np.repeat(target, n_slices), np.concatenate(scores), np.repeat(numbers, n_slices))
     return by_image, Scored(target, np.array([score.mean() for score in scores]), numbers)
 

@@ -101,7 +101,10 @@ class _Watch:
     """The parent: looks after the child until it has ended, and ends as it did."""
 
     def __init__(self, child: int, reading: int, launcher: int, post: Post) -> None:
-        self._child, self._reading, self._launcher, self._post = child, reading, launcher, post
+        self._child = child
+        self._reading = reading
+        self._launcher = launcher
+        self._post = post
         self._asked: float | None = None
         self._n_interrupts = 0
         self._dumped = False
@@ -134,7 +137,9 @@ class _Watch:
 
     def _listen(self) -> tuple[bytes, int]:
         """Until the child has closed its end: what it had in hand last, and how many the kernel had killed by then."""
-        told, last, n_kills = b"", b"", _memory_kills()
+        told = b""
+        last = b""
+        n_kills = _memory_kills()
         while True:
             if not select.select([self._reading], [], [], LOOK_EVERY_S)[0]:
                 self._look()
@@ -144,7 +149,8 @@ class _Watch:
                 return last, n_kills
             *lines, told = (told + data).split(b"\n")
             if lines:
-                last, n_kills = lines[-1], _memory_kills()
+                last = lines[-1]
+                n_kills = _memory_kills()
 
     def _look(self) -> None:
         """End what will not end by itself."""

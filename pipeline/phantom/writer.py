@@ -38,7 +38,8 @@ SYNTAXES = {
 }
 MIN_SLICES = 24
 """Fewer slices make an archive whose patients are EXCLUDED as TOO_FEW_SLICES (20 positions are needed, some are spare)."""
-ODD_MATRIX, ODD_SLICES = 128, 26
+ODD_MATRIX = 128
+ODD_SLICES = 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +93,16 @@ def _patient(folder: Path, images: list[FileDataset], label: Label, syntax: str 
 
 def _cluttered(folder: Path, phantom: Phantom, number: int, row: TruthRow) -> TruthRow:
     """The patient's study with what else a study holds; every third one with copies of two slices."""
-    n_files, status = row.n_files, row.expected_status
+    n_files = row.n_files
+    status = row.expected_status
     for kind, extra in extra_series(phantom, row.patient_id.removeprefix("CANARYID-"), number):
         write_series(folder / kind, extra, suffix="")
         n_files += len(extra)
     if number % 3 == DUPLICATES:
         for name in ("IM00000.dcm", "IM00003.dcm"):
             shutil.copyfile(folder / "CT" / name, folder / f"COPY-{name}")
-        n_files, status = n_files + 2, "OK_WITH_WARNINGS" if status == "OK" else status
+        n_files = n_files + 2
+        status = "OK_WITH_WARNINGS" if status == "OK" else status
     return replace(row, n_files=n_files, expected_status=status)
 
 

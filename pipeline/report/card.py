@@ -75,8 +75,10 @@ def _numbers(run: Run, flow: Flow) -> dict[str, str]:
 
 
 def _settings(described: Described) -> dict[str, Any]:
-    config, networks = described.config, described.networks
-    window, fill = config.window, config.fill
+    config = described.config
+    networks = described.networks
+    window = config.window
+    fill = config.fill
     grey = f"window {window.width_hu:g} HU wide at {window.level_hu:g}" if window.kind == "window" else "8-bit mapping"
     preparation = (
         f"{config.slices.count} equally spaced slices, HU, {grey}, lung found by the {config.lung.recipe} recipe, crop to the"

@@ -83,7 +83,8 @@ def _write(run: Run, part: Path, options: Options) -> None:
     described = read_described(run.folder)
     networks = [network.column for network in run.networks]
     places = noted_places(run.folder)
-    timing, flow = read_timing(run.folder, places), read_flow(run)
+    timing = read_timing(run.folder, places)
+    flow = read_flow(run)
     stages = slowest_stages(timing)
     pictured = write_pictures(part / "data", run, networks, places, options.pictured)
     shown = choose_shown(run.studies, networks, options.rows, pictured | set(stages["worst_study"]))
@@ -116,7 +117,8 @@ def _write(run: Run, part: Path, options: Options) -> None:
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(asset("page.html.j2"))
-    css, js = asset("panel.css") + asset("page.css"), asset("panel.js") + asset("table.js")
+    css = asset("panel.css") + asset("page.css")
+    js = asset("panel.js") + asset("table.js")
     template.globals.update(
         number=_number,
         css=Markup(css),  # noqa: S704  our own files

@@ -147,7 +147,8 @@ def _csv(path: Path) -> TextIO:
 @contextmanager
 def _parquet(folder: Path, scores: Scores) -> Iterator[Callable[[StudyResult], None]]:
     """slices.parquet, told study by study."""
-    networks, batch = scores.networks, list[StudyResult]()
+    networks = scores.networks
+    batch = list[StudyResult]()
     with (folder / SLICES).open("wb") as file, closing(open_parquet(file, networks)) as parquet:
 
         def add(result: StudyResult) -> None:

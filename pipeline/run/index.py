@@ -194,7 +194,8 @@ def _listed(catalogue: Catalogue, rows: Sequence[Listed], config: Config, key: b
     """A study a patient's pictures and one a volume, in the order of their keys."""
     if catalogue.study_uids():
         raise ConfigurationError("the list names DICOM images: screen their folder instead, it needs no list")
-    records, patients = catalogue.pictures_by_path(), dict[str, list[Listed]]()
+    records = catalogue.pictures_by_path()
+    patients = dict[str, list[Listed]]()
     for row in rows:
         patients.setdefault(row.patient, []).append(row)
     volumes = {row.file: row for row in rows if catalogue.has_volume(row.file)}

@@ -54,8 +54,11 @@ class StudySource:
         journalled: Callable[[], dict[str, Place]] = dict,
     ) -> None:  # fmt: skip
         """`done` is what the journals hold now; `journalled` reads them anew."""
-        self._manifest, self._config, self._share = manifest, config, share or Share()
-        self._before, self._journalled = done, journalled
+        self._manifest = manifest
+        self._config = config
+        self._share = share or Share()
+        self._before = done
+        self._journalled = journalled
         self._pace = self._share.pace
         self._had_s = self._pace.left_s
         self._number = {entry.study_key: n for n, entry in enumerate(manifest.entries)}

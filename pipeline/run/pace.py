@@ -18,7 +18,8 @@ class Pace:
     """Seconds of the latest studies by their cost; `ends` is the Unix time at which the allocation does, None: never."""
 
     def __init__(self, ends: float | None = None, clock: Callable[[], float] = time.time) -> None:
-        self._ends, self._clock = ends, clock
+        self._ends = ends
+        self._clock = clock
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)
         self._n = 0
         self.study_s = self.middle_s = 0.0

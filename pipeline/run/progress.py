@@ -28,7 +28,9 @@ class Progress:
     """Counts finished studies; root's only. `n_open` of `n_studies` are still to do when it begins."""
 
     def __init__(self, n_open: int, n_studies: int, *, every_s: float = 30.0) -> None:
-        self._n_open, self._n_studies, self._every_s = n_open, n_studies, every_s
+        self._n_open = n_open
+        self._n_studies = n_studies
+        self._every_s = every_s
         self._n = self._n_failed = 0
         self._begun = self._reported_s = time.monotonic()
         self._listeners: list[Callable[[Count], None]] = []

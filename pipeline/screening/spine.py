@@ -144,7 +144,8 @@ def _screen_dealt(
     until = Until(world, source, stop, own, made.config.run.abandon_after_s)
     with ExitStack() as stack:
         with trouble_shared(world):
-            archive, rank = Path(made.archive), local_rank()
+            archive = Path(made.archive)
+            rank = local_rank()
             screener = stack.enter_context(Screener(archive, made.config, ready, outputs, local_rank=rank, tick=until.tick))
             journal = stack.enter_context(Journal(path, made.config.run.fsync_every_s))
         if world.rank == 0 and (said := hint(made.config.engine)):

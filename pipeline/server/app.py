@@ -87,9 +87,11 @@ class Server:
 
     async def taken(self, request: Request, sink: UploadSink) -> int:
         """The body of `request`, in `sink`; its bytes. Raises Problem."""
-        settings, headers = self.settings, request.headers
+        settings = self.settings
+        headers = request.headers
         limits = UploadLimits(settings.max_bytes, settings.max_files, settings.upload_s)
-        kind, declared = headers.get("content-type", ""), headers.get("content-length", "")
+        kind = headers.get("content-type", "")
+        declared = headers.get("content-length", "")
         try:
             n_bytes = await receive(request.stream(), kind, declared, sink, limits)
         except ClientDisconnect:
@@ -106,7 +108,8 @@ class Server:
 
     def answer(self, row: Row) -> Answer:
         """What is said of a study."""
-        outcome, now = msgspec.json.decode(row.outcome, type=Outcome), self.board.now.get(row.id)
+        outcome = msgspec.json.decode(row.outcome, type=Outcome)
+        now = self.board.now.get(row.id)
         results = outcome.results or (list(now.results) if now else [])
         return Answer(
             id=row.id,
@@ -180,7 +183,8 @@ class Server:
 
     async def file(self, request: Request) -> Response:
         """A file of the answer."""
-        row, name = self._row(request), request.path_params["name"]
+        row = self._row(request)
+        name = request.path_params["name"]
         if not row.is_final:
             raise Problem("NOT_ANSWERED")
         if name == "answer.json":

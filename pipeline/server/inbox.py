@@ -35,7 +35,10 @@ class Inbox:
     """The studies that are still coming in. Safe to use from one thread at a time: the event loop's."""
 
     def __init__(self, queue: Queue, board: Board, key: bytes, settle_s: float) -> None:
-        self._queue, self._board, self._key, self._settle_s = queue, board, key, settle_s
+        self._queue = queue
+        self._board = board
+        self._key = key
+        self._settle_s = settle_s
         shutil.rmtree(queue.incoming, ignore_errors=True)
         queue.incoming.mkdir(mode=0o700)
         self._last = dict.fromkeys(queue.receiving().values(), time.monotonic())

@@ -10,7 +10,8 @@ from pipeline import __version__
 from pipeline.records import NOTICE
 from pipeline.server.answer import Answer
 
-JSON, PROBLEM = "application/json", "application/problem+json"
+JSON = "application/json"
+PROBLEM = "application/problem+json"
 PROBLEM_SCHEMA = {
     "type": "object",
     "required": ["type", "title", "status", "code", "cure"],

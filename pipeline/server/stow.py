@@ -47,7 +47,8 @@ class Stow:
     """The DICOMweb door."""
 
     def __init__(self, server: Server, inbox: Inbox) -> None:
-        self._server, self._inbox = server, inbox
+        self._server = server
+        self._inbox = inbox
 
     def routes(self) -> list[Route]:
         """Its address."""

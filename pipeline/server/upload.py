@@ -23,7 +23,8 @@ from pipeline.server.problems import Problem
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-DEEPEST, LONGEST = 8, 120
+DEEPEST = 8
+LONGEST = 120
 MOST_HEADERS = 64 << 10
 """Bytes of one part's headers."""
 
@@ -125,7 +126,10 @@ class _Parts:
         self.n_parts += 1
         if self.n_parts > self.limits.max_files:
             raise Problem("TOO_MANY_FILES")
-        self.headers, self._name, self._value, self._n_header = {}, b"", b"", 0
+        self.headers = {}
+        self._name = b""
+        self._value = b""
+        self._n_header = 0
 
     def header_field(self, data: bytes, start: int, end: int) -> None:
         self._name += self._counted(data[start:end])
@@ -141,7 +145,8 @@ class _Parts:
 
     def header_end(self) -> None:
         self.headers[self._name.decode("latin-1").lower()] = self._value.decode("utf-8", "surrogateescape")
-        self._name, self._value = b"", b""
+        self._name = b""
+        self._value = b""
 
     def headers_finished(self) -> None:
         self.file = self.sink.begin(self.headers)

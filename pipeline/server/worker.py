@@ -57,13 +57,15 @@ class Clock:
         now = time.monotonic()
         if self._stage:
             self.seconds[self._stage] = round(self.seconds.get(self._stage, 0.0) + now - self._since, 4)
-        self._stage, self._since = stage, now
+        self._stage = stage
+        self._since = now
         if stage:
             self.tell(News("stage", stage))
 
     def afresh(self) -> None:
         """Another upload."""
-        self.seconds, self._stage = {}, ""
+        self.seconds = {}
+        self._stage = ""
 
 
 def main() -> None:
@@ -132,7 +134,8 @@ def answer(request: Request, kept: Kept, clock: Clock) -> Outcome:
     except Exception as error:  # noqa: BLE001  an answer too
         code = "INTERNAL_ERROR"
         log.error("unexpected: %s", frames_of(error))  # noqa: TRY400  its message may identify
-    results, left_out = list(results_of(request.out)), _left_out(request.out)
+    results = list(results_of(request.out))
+    left_out = _left_out(request.out)
     clock.begins("")
     _strip(request.out)
     code = "" if results else code or "NO_CT"

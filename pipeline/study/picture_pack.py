@@ -41,7 +41,8 @@ class Album:
     """One rank's pack, opened when the first study is kept. Raises StorageError as the journal does."""
 
     def __init__(self, path: Path, config: RunConfig) -> None:
-        self._path, self._config = path, config
+        self._path = path
+        self._config = config
         self._top: list[tuple[float, str]] = []
         self._n_bytes = 0
 

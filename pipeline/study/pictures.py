@@ -18,7 +18,8 @@ from pipeline.config import WindowConfig
 from pipeline.records import Box, PreparedStudy, Volume
 from pipeline.study.slices import to_grey
 
-ORIGINAL_PX, SEEN_PX = 384, 320
+ORIGINAL_PX = 384
+SEEN_PX = 320
 QUALITIES = (80, 60, 40, 15)
 """Of JPEG: WebP is half as large at fifty times the time."""
 MAX_BYTES = 600_000
@@ -187,7 +188,8 @@ def pack_slice(hu: npt.NDArray[np.int16], step: int) -> bytes:
     grey = (hu.astype(np.int32) + 1024 + step // 2) // step
     left, above, corner = (np.zeros_like(grey) for _ in range(3))
     left[:, 1:], above[1:], corner[1:, 1:] = grey[:, :-1], grey[:-1], grey[:-1, :-1]
-    low, high = np.minimum(left, above), np.maximum(left, above)
+    low = np.minimum(left, above)
+    high = np.maximum(left, above)
     foretold = np.where(corner >= high, low, np.where(corner <= low, high, left + above - corner))
     difference = grey - foretold
     folded = np.where(difference < 0, -2 * difference - 1, 2 * difference).astype(np.uint16)

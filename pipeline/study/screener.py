@@ -99,7 +99,8 @@ class Preparer:
         """
         given = [(row, path) for row, path in enumerate(volume.masks) if path]
         if len(given) == len(volume.hu):
-            masks, doubts = np.zeros(volume.hu.shape, bool), np.zeros(len(volume.hu), bool)
+            masks = np.zeros(volume.hu.shape, bool)
+            doubts = np.zeros(len(volume.hu), bool)
         else:
             masks, doubts = judged_masks(volume.hu, volume.z_mm, volume.spacing_mm, self._config.lung.recipe)
         for row, path in given:

@@ -51,7 +51,8 @@ def write_dicom(run: Path, folder: Path, *, studies: int = 10, box_from: float =
             n_left_out += 1
             continue
         _save(objects, folder / result.study_key)
-        n_studies, n_objects = n_studies + 1, n_objects + len(objects)
+        n_studies = n_studies + 1
+        n_objects = n_objects + len(objects)
     return Written(n_studies, n_objects, n_left_out)
 
 
