@@ -14,7 +14,7 @@ from statistics import median
 from pydicom import dcmread
 
 from pipeline.archive import list_folder, scan_file
-from pipeline.archive.describe import WANTED
+from pipeline.archive.tags import WANTED
 from pipeline.phantom import write_archive
 from pipeline.run.scan_cache import Catalogue
 

@@ -139,7 +139,7 @@ def journals(run: Path, n: int) -> None:
 
 def deal(run: Path, n: int) -> None:
     """Root deals every study to 64 ranks and takes in their reports."""
-    from pipeline.run.open_studies import Report, StudySource
+    from pipeline.run.open_studies import StudyReport, StudySource
 
     source = StudySource(read_manifest(run / "private"), {}, N_RANKS, Config().run)
     n_dealt = 0
@@ -147,7 +147,7 @@ def deal(run: Path, n: int) -> None:
         for rank in range(N_RANKS):
             for task in source.give(rank):
                 key = msgspec.json.decode(task)["study"]["study_key"]
-                source.report(rank, msgspec.json.encode(Report(key, "OK", "", 1, transient=False, seconds=1.0)))
+                source.report(rank, msgspec.json.encode(StudyReport(key, "OK", "", 1, transient=False, seconds=1.0)))
                 n_dealt += 1
     _check(n_dealt == n)
 

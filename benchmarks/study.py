@@ -33,7 +33,7 @@ from pipeline.mpi.launch import connect, end_all_ranks  # noqa: E402
 from pipeline.phantom import CohortPlan, write_cohort  # noqa: E402
 from pipeline.pseudonym import read_or_make_key  # noqa: E402
 from pipeline.training.recipe import Recipe  # noqa: E402
-from pipeline.training.run import Request, gather_cohort, train  # noqa: E402
+from pipeline.training.run import TrainingRequest, gather_cohort, train  # noqa: E402
 
 TASKS = {"covid-vs-bacterial": "classification", "covid-vs-healthy": "diagnosis"}
 MODELS = {"resnet50": "ResNet", "drenet": "DRE-Net", "vgg16": "VGG16", "densenet121": "DenseNet"}
@@ -103,7 +103,9 @@ def main():
 def request(folder, task, recipe):
     """One network's training; the seed gives every network of a task the same patients in its parts."""
     labels, out = folder / "cohort-truth" / "labels.csv", folder / task / recipe.model
-    return Request(folder / "cohort", labels, task, out, recipe, Config(), cache=folder / "cache", key_file=folder / "key")
+    return TrainingRequest(
+        folder / "cohort", labels, task, out, recipe, Config(), cache=folder / "cache", key_file=folder / "key"
+    )
 
 
 def write_tables(folder, plan, docs):

@@ -15,11 +15,15 @@ if TYPE_CHECKING:  # numpy is not to be loaded before MPI
     import numpy as np
     import numpy.typing as npt
 
-NOTICE = "Research use only. Not a medical device."
+RESEARCH = "Research use only."
+NOTICE = f"{RESEARCH} Not a medical device."
 """Stands wherever a score does."""
 
 DRAWN = "trained on drawings of patients; says nothing of people"
 """Stands wherever a score of a shipped network does."""
+
+DEFAULT_THRESHOLD = 0.5
+"""The probability from which a study counts as positive where a checkpoint states none."""
 
 MIN_LUNG_FRACTION = 0.5
 """A detail that shows less original lung than this lies in the fill, which copies lesions: it is no finding."""

@@ -14,7 +14,8 @@ from pipeline.records import Box, Detail, Event, Facts, Found, Line, ScoredSlice
 from pipeline.run.gather import gather
 from pipeline.run.journal import encode
 from pipeline.run.run_toml import Described, Network
-from pipeline.study.picture_pack import Album, deep_pictures, study_pictures
+from pipeline.study.picture_pack import Album
+from pipeline.study.pictures import deep_pictures, study_pictures
 from pipeline.study.slices import prepare
 
 LOST = (("EXCLUDED", "NO_CT", "index"), ("EXCLUDED", "NO_LUNG_FOUND", "lung"), ("FAILED", "DECODE_ERROR", "decode"))

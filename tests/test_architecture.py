@@ -64,6 +64,15 @@ def test_every_room_has_a_layer():
     assert sorted(name for layer in LAYERS for name in layer) == sorted({name.split(".")[0] for name in MODULES})
 
 
+def test_no_two_classes_of_the_house_share_a_name():
+    rooms = {}
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                rooms.setdefault(node.name, []).append(name)
+    assert {name: where for name, where in rooms.items() if len(where) > 1} == {}
+
+
 def test_every_file_of_tests_is_named_after_a_room():
     rooms = {room for layer in LAYERS for room in layer} | {"architecture", "tools", "docs"}
     named = {path.stem.removeprefix("test_").split("_")[0]: path.name for path in Path(__file__).parent.glob("test_*.py")}

@@ -1,4 +1,4 @@
-"""The deal gives each task to one rank, dearest first, and none is lost."""
+"""The deal gives each task to one rank, costliest first, and none is lost."""
 
 import random
 

@@ -67,7 +67,7 @@ def test_a_holder_that_was_killed_is_taken_over_from(tmp_path, caplog):
     subprocess.run([*program("hold_and_die"), tmp_path], env=environment(), check=False)
     caplog.set_level("INFO")
     with hold(tmp_path):
-        assert "ended without a word: taken over" in caplog.text
+        assert "ended without letting go: taken over" in caplog.text
     assert (tmp_path / "private" / "lock").read_text() == ""
 
 
@@ -129,14 +129,14 @@ def test_no_study_is_begun_that_cannot_end_before_the_walltime(small, whole, wei
 
 def test_the_pace_is_that_of_nearly_all_studies_and_grows_with_cost():
     pace = Pace(ends=1000.0, clock=lambda: 900.0)
-    assert pace.dearest() == float("inf")
+    assert pace.costliest() == float("inf")
     for _ in range(99):
         pace.measured(10.0, 8.0)
     pace.measured(10.0, 500.0)
     assert pace.study_s == 8.0
-    assert pace.dearest() == pytest.approx(100.0)
-    assert pace.dearest(n_before=1) == pytest.approx(50.0)
-    assert pace.dearest(n_before=20) == 0.0
+    assert pace.costliest() == pytest.approx(100.0)
+    assert pace.costliest(n_before=1) == pytest.approx(50.0)
+    assert pace.costliest(n_before=20) == 0.0
 
 
 def test_a_rank_is_given_a_study_when_one_fits_though_two_do_not(tmp_path):
@@ -155,9 +155,9 @@ def test_a_rank_is_given_a_study_when_one_fits_though_two_do_not(tmp_path):
     assert not source.out_of_time
 
 
-def test_tasks_too_dear_for_the_time_left_are_set_aside_and_the_cheap_ones_done():
+def test_tasks_too_costly_for_the_time_left_are_set_aside_and_the_cheap_ones_done():
     deal = Deal([(n, float(n)) for n in range(6)])
-    given = [deal.give(0, dearest=3.0)]
+    given = [deal.give(0, costliest=3.0)]
     for task in given[0]:
         deal.done(0, task)
     assert (given, deal.n_aside, deal.n_open, deal.finished) == ([[3, 2]], 2, 2, False)

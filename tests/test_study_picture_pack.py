@@ -16,19 +16,8 @@ from pipeline.records import StudyResult, Volume
 from pipeline.report import write_report
 from pipeline.run.gather import payload_digest
 from pipeline.run.resume import last_places
-from pipeline.study.picture_pack import (
-    MAX_BYTES,
-    Album,
-    coronal,
-    deep_pictures,
-    find_pictures,
-    keep_deep,
-    outlines,
-    pack_slice,
-    read_deep,
-    read_pictures,
-    study_pictures,
-)
+from pipeline.study.picture_pack import Album, find_pictures, keep_deep, read_deep, read_pictures
+from pipeline.study.pictures import MAX_BYTES, coronal, deep_pictures, outlines, pack_slice, study_pictures
 from pipeline.study.slices import prepare
 
 
@@ -83,9 +72,9 @@ def test_the_pictures_of_a_study_are_bounded_whatever_it_shows(monkeypatch):
     study = _study(matrix=256)
     fine = n_bytes(study_pictures("K", "input", *study, WindowConfig()))
     assert fine <= MAX_BYTES
-    monkeypatch.setattr("pipeline.study.picture_pack.MAX_BYTES", fine // 2)
+    monkeypatch.setattr("pipeline.study.pictures.MAX_BYTES", fine // 2)
     assert n_bytes(study_pictures("K", "input", *study, WindowConfig())) <= fine // 2
-    monkeypatch.setattr("pipeline.study.picture_pack.MAX_BYTES", 1000)
+    monkeypatch.setattr("pipeline.study.pictures.MAX_BYTES", 1000)
     assert study_pictures("K", "input", *study, WindowConfig()) is None
 
 
@@ -114,11 +103,11 @@ def test_the_full_greys_of_a_study_are_bounded_whatever_it_shows(monkeypatch):
     whole = deep_pictures("K", "input", volume)
     assert (whole.step, whole.size) == (1, (64, 64))
     n_bytes = sum(map(len, whole.slices.values()))
-    monkeypatch.setattr("pipeline.study.picture_pack.MAX_DEEP_BYTES", n_bytes)
+    monkeypatch.setattr("pipeline.study.pictures.MAX_DEEP_BYTES", n_bytes)
     coarser = deep_pictures("K", "input", volume)
     assert coarser.step > 1
     assert sum(map(len, coarser.slices.values())) * 4 / 3 <= n_bytes
-    monkeypatch.setattr("pipeline.study.picture_pack.MAX_DEEP_BYTES", 10)
+    monkeypatch.setattr("pipeline.study.pictures.MAX_DEEP_BYTES", 10)
     assert deep_pictures("K", "input", volume) is None
 
 
@@ -137,7 +126,7 @@ def test_full_greys_are_those_of_the_highest_scores_only_and_of_the_present_inpu
 
 
 def test_the_view_from_the_front_has_the_head_on_top_and_the_slices_where_they_lie(monkeypatch):
-    monkeypatch.setattr("pipeline.study.picture_pack._jpeg", lambda picture, *_: picture)
+    monkeypatch.setattr("pipeline.study.pictures._jpeg", lambda picture, *_: picture)
     volume, masks, _ = _study(n_slices=4, matrix=64)
     volume.hu[-1] = 3071
     front = coronal(volume, masks, WindowConfig())

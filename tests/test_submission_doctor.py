@@ -12,7 +12,7 @@ import pytest
 from pipeline.config import ClusterConfig, Config, EngineConfig
 from pipeline.mpi.leftovers import remove_left_behind
 from pipeline.run.weights import Weights
-from pipeline.study.picture_pack import MAX_DEEP_BYTES
+from pipeline.study.pictures import MAX_DEEP_BYTES
 from pipeline.submission import doctor, looks
 from pipeline.submission.doctor import Seat
 from pipeline.submission.looks import PlannedRun

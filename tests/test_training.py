@@ -22,9 +22,9 @@ from pipeline.phantom import CohortPlan, write_cohort
 from pipeline.pseudonym import make_key
 from pipeline.records import Box, PreparedStudy, Study
 from pipeline.study.drenet import load_checkpoint
-from pipeline.study.screener import Seen
+from pipeline.study.screener import SeenStudy
 from pipeline.training.recipe import Recipe
-from pipeline.training.run import Request
+from pipeline.training.run import TrainingRequest
 from tests.fabricate import images, write
 
 RECIPE = """
@@ -221,7 +221,7 @@ class _Preparer:
             raise self.faults[self.n_met - 1]
         pictures = np.zeros((1, 448, 448), np.uint8), np.zeros((1, 600, 600), np.uint8), np.zeros((1, 448, 448), bool)
         prepared = PreparedStudy(*pictures, np.zeros(1, np.int32), np.zeros(1), (Box(0, 0, 1, 1),), np.zeros(1))
-        return Seen(None, None, None, prepared)
+        return SeenStudy(None, None, None, prepared)
 
 
 def test_a_study_that_cannot_be_prepared_is_left_out_with_its_code_whatever_the_fault(tmp_path, monkeypatch, caplog):
@@ -235,7 +235,7 @@ def test_a_study_that_cannot_be_prepared_is_left_out_with_its_code_whatever_the_
     make_key(tmp_path / "key")
     (tmp_path / "run" / "private").mkdir(parents=True)
     asked = (tmp_path / "archive", labels, "covid-vs-bacterial", tmp_path / "run", Recipe(), Config())
-    request = Request(*asked, key_file=tmp_path / "key").cohort
+    request = TrainingRequest(*asked, key_file=tmp_path / "key").cohort
     request.cache.mkdir(parents=True)
     with suppress(ConfigurationError):  # which it raises where a part has lost a class
         gather_cohort(Alone(), request)

@@ -7,7 +7,7 @@ from pipeline.archive.listed import Listed, is_list, listed_files, listed_study,
 from pipeline.archive.nifti import build_volume_study, folder_patients, volume_name
 from pipeline.archive.patient import IDENTITY_RULE
 from pipeline.archive.pictures import build_picture_study, picture_folder
-from pipeline.archive.ranking import Rank, why_lost
+from pipeline.archive.ranking import SeriesRank, why_lost
 from pipeline.archive.rules import asked
 from pipeline.archive.scan import scan_file
 from pipeline.archive.selection import build_study
@@ -21,7 +21,7 @@ __all__ = [
     "FoundFile",
     "Header",
     "Listed",
-    "Rank",
+    "SeriesRank",
     "asked",
     "build_picture_study",
     "build_study",

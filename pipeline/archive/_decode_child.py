@@ -23,10 +23,15 @@ MEMORY_BYTES = 4 << 30
 COLOURED, MOST_MARKS = 40, 0.05
 """Difference of the colours of a mark, and the share of coloured pixels from which on a whole picture is tinted."""
 SAID_BYTES = 1 << 20
-FAILED, SOUND, DOUBTED = 0, 1, 2
+FAILED = 0
+SOUND = 1
+DOUBTED = 2
 WARNINGS = 2
 """How much OpenJPEG says."""
-SIZE, CODING, TILE, DATA = b"\xff\x51", b"\xff\x52", b"\xff\x90", b"\xff\x93"
+SIZE = b"\xff\x51"
+CODING = b"\xff\x52"
+TILE = b"\xff\x90"
+DATA = b"\xff\x93"
 CUTTING = ("1.2.840.10008.1.2.4.91", "1.2.840.10008.1.2.4.203")
 ENDS_EARLY = re.compile(rb"(\d+) synthesized")
 MAX_CUT = 16
@@ -129,13 +134,16 @@ def main() -> None:
         os.dup2(said, descriptor)
     while head := source.read(5):
         length, n_syntax = struct.unpack("<IB", head)
-        syntax, frame = source.read(n_syntax).decode(), source.read(length)
+        syntax = source.read(n_syntax).decode()
+        frame = source.read(length)
         try:
             values = np.ascontiguousarray(decode(syntax, frame), np.int32)
             rows, columns = values.shape  # fails where it is not one grey plane
-            how, payload = SOUND, struct.pack("<II", rows, columns) + values.tobytes()
+            how = SOUND
+            payload = struct.pack("<II", rows, columns) + values.tobytes()
         except BaseException as error:  # noqa: BLE001  a decoder's panic is no Exception
-            how, payload = FAILED, type(error).__name__.encode()
+            how = FAILED
+            payload = type(error).__name__.encode()
         how = DOUBTED if complained(said, syntax) and how == SOUND else how
         sink.write(struct.pack("<BI", how, len(payload)) + payload)
         sink.flush()

@@ -62,11 +62,13 @@ def _by_sets(value: bytes, character_set: bytes) -> str:
 
 def _extended(value: bytes, first: str) -> str:
     """Text whose escape sequences change how its two halves are read."""
-    low, high = "ascii", first
+    low = "ascii"
+    high = first
     pieces = ESCAPE.split(value)
     text = _piece(pieces[0], low, high, first)
     for escape, piece in zip(pieces[1::2], pieces[2::2], strict=True):
-        low, high = LOW.get(escape, low), HIGH.get(escape, high)
+        low = LOW.get(escape, low)
+        high = HIGH.get(escape, high)
         if escape not in LOW and escape not in HIGH:
             raise UnicodeError("an escape sequence that is not known")
         text += _piece(piece, low, high, first)

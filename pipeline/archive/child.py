@@ -65,7 +65,8 @@ class Child:
     """One decode child, started when first asked; `tick` is called while it is waited for."""
 
     def __init__(self, cpu_s: float, tick: Callable[[], None] = lambda: None) -> None:
-        self._cpu_s, self._tick = cpu_s, tick
+        self._cpu_s = cpu_s
+        self._tick = tick
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -93,7 +94,8 @@ class Child:
                 return self._exchange(process, frame, syntax)
             except (BrokenPipeError, EOFError):
                 outside = self._bury(process) in OUTSIDE
-                killed, crashed = killed + outside, crashed + (not outside)
+                killed = killed + outside
+                crashed = crashed + (not outside)
             except StudyError:
                 raise
             except BaseException:

@@ -6,7 +6,9 @@ import re
 import struct
 from dataclasses import dataclass
 
-JPEG, PNG, J2K = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\xff\x4f\xff\x51"
+JPEG = b"\xff\xd8\xff"
+PNG = b"\x89PNG\r\n\x1a\n"
+J2K = b"\xff\x4f\xff\x51"
 FRAME_MARKERS = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xF7})
 ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
 END = 0xD9

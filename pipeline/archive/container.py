@@ -93,7 +93,8 @@ class ZipMembers:
     """The members of a ZIP, to be read by the places of their headers."""
 
     def __init__(self, stream: BinaryIO, allowance: Allowance) -> None:
-        self._stream, self._allowance = stream, allowance
+        self._stream = stream
+        self._allowance = allowance
         self._entries = {entry.header_offset: entry for _, entry in _directory(stream, allowance)}
 
     def stream(self, address: int) -> BinaryIO:
@@ -185,7 +186,8 @@ class _Bounded:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self.seek, self.tell = stream.seek, stream.tell
+        self.seek = stream.seek
+        self.tell = stream.tell
 
     def read(self, size: int = -1) -> bytes:
         """The next bytes. Raises StudyError DECOMPRESSION_BOMB."""

@@ -12,12 +12,19 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from pipeline.archive.allowance import Allowance
+from pipeline.archive.tags import (
+    DOUBLE_FLOAT_PIXEL_DATA,
+    FLOAT_PIXEL_DATA,
+    ITEM,
+    ITEM_DELIMITATION_ITEM,
+    PIXEL_DATA,
+    SEQUENCE_DELIMITATION_ITEM,
+)
 from pipeline.errors import Reason, StudyError
 
 UNDEFINED = 0xFFFFFFFF
-ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-PIXEL_DATA = 0x7FE00010
-PIXELS = frozenset({PIXEL_DATA, 0x7FE00008, 0x7FE00009})
+ENDS = frozenset({ITEM_DELIMITATION_ITEM, SEQUENCE_DELIMITATION_ITEM})
+PIXELS = frozenset({PIXEL_DATA, FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA})
 LONG_FORM = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 SHORT_FORM = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 MAX_DEPTH = 32
@@ -65,8 +72,11 @@ class Walk:
     def __init__(
         self, stream: BinaryIO, size: int, allowance: Allowance, wanted: frozenset[int], sequences: frozenset[int] = frozenset()
     ) -> None:
-        self._stream, self._size, self._allowance = stream, size, allowance
-        self._wanted, self._sequences = wanted, sequences
+        self._stream = stream
+        self._size = size
+        self._allowance = allowance
+        self._wanted = wanted
+        self._sequences = sequences
         self._n_elements = self._n_items = self._kept = 0
         self.pixels: PixelPlace | None = None
 
@@ -80,7 +90,7 @@ class Walk:
             if tag in PIXELS and depth == 0:
                 self.pixels = PixelPlace(tag, self._stream.tell(), length)
                 break
-            if tag in (ITEM_END, SEQUENCE_END):
+            if tag in ENDS:
                 break
             value = self._value(tag, length, nested, depth)
             if value is not None:
@@ -130,7 +140,8 @@ class Walk:
         Writers put "--" or zeros there, write an element as if all were implicit, or use a kind that comes after this program.
         """
         start = self._stream.tell()
-        short, unnamed = struct.unpack(form.order + "H", head[6:])[0], struct.unpack(form.order + "I", head[4:])[0]
+        short = struct.unpack(form.order + "H", head[6:])[0]
+        unnamed = struct.unpack(form.order + "I", head[4:])[0]
         long = int.from_bytes(self._stream.read(4), "big" if form.big_endian else "little")
         for begin, length in ((start, short), (start + 4, long), (start, unnamed)):
             if self._begins_element(begin + length, tag, form):
@@ -145,7 +156,7 @@ class Walk:
         self._stream.seek(place)
         group, element, kind = struct.unpack(form.order + "HH2s", self._exactly(6))
         tag = group << 16 | element
-        return tag in (ITEM, ITEM_END, SEQUENCE_END) or (tag > behind and kind in SHORT_FORM | LONG_FORM)
+        return tag == ITEM or tag in ENDS or (tag > behind and kind in SHORT_FORM | LONG_FORM)
 
     def _value(self, tag: int, length: int, form: Form, depth: int) -> bytes | Items | None:
         if length == UNDEFINED and tag in PIXELS:

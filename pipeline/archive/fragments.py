@@ -27,7 +27,8 @@ def frame_places(
         _length(stream.read(HEAD), first, size)
         return ((first, size - first),)
     ends = _fragment_starts(stream, first, size, allowance)
-    fragments, last = ends[:-1], ends[-1]
+    fragments = ends[:-1]
+    last = ends[-1]
     begins = [first + place for place in struct.unpack(f"<{len(table) // 4}I", table)] if table else fragments
     if len(begins) != n_frames or not set(begins) <= set(fragments) or begins != sorted(set(begins)):
         raise StudyError(Reason.PIXEL_FORMAT, "index")
@@ -36,7 +37,8 @@ def frame_places(
 
 def join(data: bytes) -> bytes:
     """The codestream in a run of fragments. Raises StudyError TRUNCATED_PIXEL_DATA."""
-    place, parts = 0, []
+    place = 0
+    parts = []
     while data[place : place + 4] == ITEM:
         length = int.from_bytes(data[place + 4 : place + HEAD], "little")
         part = data[place + HEAD : place + HEAD + length]
@@ -60,7 +62,8 @@ def _table(stream: BinaryIO, start: int) -> bytes:
 
 def _fragment_starts(stream: BinaryIO, first: int, size: int, allowance: Allowance) -> list[int]:
     """Where each fragment's item begins, and where the last one ends."""
-    starts, place = [first], first
+    starts = [first]
+    place = first
     while len(starts) <= MAX_FRAGMENTS:
         allowance.pause()
         stream.seek(place)

@@ -25,7 +25,8 @@ DUPLICATE_MM = 0.01
 GAP_FACTOR = 1.5
 WIDEST_MM, FARTHEST_MM = 4_000.0, 1e6
 """No scanner's field of view is wider, no table longer: such a number is damaged, and would cost memory downstream."""
-TILT_WARN_DEGREES, TILT_MAX_DEGREES = 1.0, 30.0
+TILT_WARN_DEGREES = 1.0
+TILT_MAX_DEGREES = 30.0
 
 Floats = npt.NDArray[np.float64]
 
@@ -85,7 +86,8 @@ def note_irregularities(stack: Stack, events: list[Event]) -> None:
 def to_original(stack: Stack) -> tuple[Affine, bool]:
     """(volume edges -> stored edges, transposed): stored columns run along the first cosine, rows along the second."""
     source = stack.images[0].source
-    along_columns, along_rows = stack.orientation[:3], stack.orientation[3:]
+    along_columns = stack.orientation[:3]
+    along_rows = stack.orientation[3:]
     if abs(along_columns[0]) >= abs(along_rows[0]):
         a, c = (1.0, 0.0) if along_rows[1] > 0 else (-1.0, float(source.rows))
         e, f = (1.0, 0.0) if along_columns[0] > 0 else (-1.0, float(source.columns))
@@ -109,11 +111,13 @@ def place_numbers(images: list[Header]) -> npt.NDArray[np.int64]:
     """The number of each image's place, counted from the lowest; images within DUPLICATE_MM share one."""
     places = places_mm(images)
     numbers = np.empty(len(images), np.int64)
-    number, last = -1, -np.inf
+    number = -1
+    last = -np.inf
     order = np.argsort(places, kind="stable")
     for i, place in zip(order.tolist(), places[order].tolist(), strict=True):
         if place - last > DUPLICATE_MM:
-            number, last = number + 1, place
+            number = number + 1
+            last = place
         numbers[i] = number
     return numbers
 

@@ -16,7 +16,9 @@ import numpy.typing as npt
 from pipeline.errors import Reason, StudyError
 
 WORK_PX = 256
-AIR_HU, LUNG_HU, SOFT_HU = -1000.0, -850.0, 40.0
+AIR_HU = -1000.0
+LUNG_HU = -850.0
+SOFT_HU = 40.0
 LOWS_HU = np.arange(-1700.0, -480.0, 40.0)
 STEPS_HU = 2.0 * 1.05 ** np.arange(44)
 """HU that black stands for, and HU from one grey to the next, on the coarse grid of windows: 510 to 4,200 HU wide."""
@@ -61,7 +63,8 @@ def own_table(grey: Grey) -> Floats:
 
 def content(grey: Grey) -> tuple[slice, slice]:
     """The picture without white or black margins or a white frame."""
-    rows, columns = _content_lines(grey), _content_lines(grey.T)
+    rows = _content_lines(grey)
+    columns = _content_lines(grey.T)
     if rows.stop - rows.start < LEAST_CONTENT * len(grey) or columns.stop - columns.start < LEAST_CONTENT * grey.shape[1]:
         return slice(0, grey.shape[0]), slice(0, grey.shape[1])
     return rows, columns
@@ -73,7 +76,8 @@ def _content_lines(grey: Grey) -> slice:
     lines = np.flatnonzero((least < WHITE_FROM) & (grey.max(axis=1) > BLACK_TO))
     if not len(lines):
         return slice(0, len(grey))
-    first, last = int(lines[0]), int(lines[-1])
+    first = int(lines[0])
+    last = int(lines[-1])
     if middle[first] >= WHITE_FROM:
         first = 0
     if middle[last] >= WHITE_FROM:
@@ -182,14 +186,17 @@ def _likeliest(met: Greys) -> tuple[float, float]:
     """(HU of black, HU a grey) of the likeliest window."""
     lows, steps, logs = _coarse()
     best = int(np.argmax(_likelihood(met, lows, steps, logs)))
-    low, step = float(lows[best]), float(steps[best])
+    low = float(lows[best])
+    step = float(steps[best])
     for reach_hu, reach in ((40.0, 0.05), (8.0, 0.01)):
         near_lows, near_steps = np.meshgrid(
             low + reach_hu * np.linspace(-1, 1, 11), step * (1 + reach * np.linspace(-1, 1, 11)), indexing="ij"
         )
-        lows, steps = near_lows.ravel(), near_steps.ravel()
+        lows = near_lows.ravel()
+        steps = near_steps.ravel()
         best = int(np.argmax(_likelihood(met, lows, steps, _logs(lows, steps))))
-        low, step = float(lows[best]), float(steps[best])
+        low = float(lows[best])
+        step = float(steps[best])
     return low, step
 
 
@@ -197,7 +204,8 @@ def _likelihood(met: Greys, lows: Floats, steps: Floats, logs: npt.NDArray[np.fl
     outside, inside, soft = (part / max(part.sum(), 1e-9) for part in (met.outside, met.inside, met.soft))
     lung = LUNG_SHARE if met.outside.sum() >= LEAST_SHARES[0] else 1.0
     said = logs[:, 0] @ outside + lung * (logs[:, 1] @ inside) + np.max(logs[:, 2:] @ soft, axis=1)
-    black, white = np.maximum(lows - BLACK_ABOVE_HU[0], 0), np.maximum(WHITE_BELOW_HU[0] - lows - 255 * steps, 0)
+    black = np.maximum(lows - BLACK_ABOVE_HU[0], 0)
+    white = np.maximum(WHITE_BELOW_HU[0] - lows - 255 * steps, 0)
     return np.asarray(PIXELS * said - (black / BLACK_ABOVE_HU[1]) ** 2 / 2 - (white / WHITE_BELOW_HU[1]) ** 2 / 2)
 
 

@@ -6,38 +6,33 @@ import io
 from dataclasses import replace
 from typing import BinaryIO
 
+from pipeline.archive import tags
 from pipeline.archive.allowance import Allowance
-from pipeline.archive.describe import (
-    FRAMES,
-    MAX_FRAMES,
-    SEQUENCES,
-    SERIES_UID,
-    STUDY_UID,
-    WANTED,
-    Layout,
-    Origin,
-    describe,
-)
+from pipeline.archive.describe import MAX_FRAMES, describe
 from pipeline.archive.elements import LONG_FORM, SHORT_FORM, UNDEFINED, DataSet, Form, PixelPlace, Walk
 from pipeline.archive.found import Header
 from pipeline.archive.fragments import frame_places
+from pipeline.archive.frame import Layout, StreamOrigin
 from pipeline.archive.inflate import undeflated
 from pipeline.archive.syntax import BIG_ENDIAN, DEFLATED, EXPLICIT_LITTLE, IMPLICIT_LITTLE, NATIVE
 from pipeline.errors import Reason, StudyError
 
 MAX_INFLATED_HEADER = 8 << 20
-OBJECT_CLASS, SYNTAX_UID = 0x00020002, 0x00020010
 DIRECTORY = "1.2.840.10008.1.3.10"
 """A DICOMDIR: the table of contents of a disc."""
+OF_THE_FILE = frozenset({tags.TRANSFER_SYNTAX_UID, tags.MEDIA_STORAGE_SOP_CLASS_UID})
+"""What is read before the data set."""
 
 
-def read_headers(stream: BinaryIO, size: int, origin: Origin, allowance: Allowance) -> tuple[Header, ...]:
+def read_headers(stream: BinaryIO, size: int, origin: StreamOrigin, allowance: Allowance) -> tuple[Header, ...]:
     """The headers of the image or the frames in `stream` (`size` bytes). Raises StudyError with its reason."""
     syntax = _syntax(stream, size, allowance)
-    body, start, limit = stream, stream.tell(), size
+    body = stream
+    start = stream.tell()
+    limit = size
     if syntax == DEFLATED:
         body, limit = _inflated(stream, size, allowance)
-    walk = Walk(body, limit, allowance, WANTED, SEQUENCES)
+    walk = Walk(body, limit, allowance, tags.WANTED, tags.SEQUENCES)
     form = Form(implicit=False, big_endian=True) if syntax == BIG_ENDIAN else Form(implicit=not _names_kinds(body))
     try:
         data = walk.data_set(form)
@@ -64,14 +59,14 @@ def _syntax(stream: BinaryIO, size: int, allowance: Allowance) -> str:
     if not has_magic and preamble[:2] not in (b"\x02\x00", b"\x08\x00"):
         raise StudyError(Reason.NOT_DICOM, "index")
     try:
-        meta = Walk(stream, size, allowance, frozenset({SYNTAX_UID, OBJECT_CLASS})).file_meta()
+        meta = Walk(stream, size, allowance, OF_THE_FILE).file_meta()
     except StudyError as error:
         if has_magic or error.reason != Reason.HEADER_CORRUPT:
             raise
         raise StudyError(Reason.NOT_DICOM, "index") from error
-    if _text(meta.get(OBJECT_CLASS)) == DIRECTORY:
+    if _text(meta.get(tags.MEDIA_STORAGE_SOP_CLASS_UID)) == DIRECTORY:
         raise StudyError(Reason.NON_IMAGE_ONLY, "index")
-    named = _text(meta.get(SYNTAX_UID))
+    named = _text(meta.get(tags.TRANSFER_SYNTAX_UID))
     return named or _guessed(stream)
 
 
@@ -107,7 +102,7 @@ def _inflated(stream: BinaryIO, size: int, allowance: Allowance) -> tuple[Binary
 
 
 def _check_uids(data: DataSet, pixels: PixelPlace | None) -> None:
-    if not data.get(STUDY_UID) or not data.get(SERIES_UID):
+    if not data.get(tags.STUDY_INSTANCE_UID) or not data.get(tags.SERIES_INSTANCE_UID):
         raise StudyError(Reason.MISSING_UID if pixels else Reason.HEADER_CORRUPT, "index")
 
 
@@ -122,7 +117,7 @@ def _frames(stream: BinaryIO, data: DataSet, layout: Layout, allowance: Allowanc
 def n_frames(data: DataSet) -> int:
     """NumberOfFrames, 1 where there is none."""
     try:
-        number = int(_text(data.get(FRAMES)) or 1)
+        number = int(_text(data.get(tags.NUMBER_OF_FRAMES)) or 1)
     except ValueError:
         raise StudyError(Reason.INVALID_VALUE, "index") from None
     if number > MAX_FRAMES:

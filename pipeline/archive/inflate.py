@@ -33,7 +33,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 Pieces = Iterator[bytes]
 
 
-class Engine(Protocol):
+class Inflater(Protocol):
     """A decompressor of the standard library, as bz2's and lzma's are."""
 
     @property
@@ -150,7 +150,9 @@ class Part(io.RawIOBase):
 
     def __init__(self, stream: BinaryIO, start: int, size: int) -> None:
         super().__init__()
-        self._stream, self._start, self._size = stream, start, size
+        self._stream = stream
+        self._start = start
+        self._size = size
         self._place = 0
 
     def readable(self) -> bool:
@@ -202,7 +204,7 @@ def packed(stream: BinaryIO, start: int, length: int = ENDLESS) -> Pieces:
         length -= len(data)
 
 
-def inflated(source: Pieces, engine: Engine, allowance: Allowance, size: int = ENDLESS) -> Pieces:
+def inflated(source: Pieces, engine: Inflater, allowance: Allowance, size: int = ENDLESS) -> Pieces:
     """What `source` grows to, at most `size` bytes. Raises StudyError ARCHIVE_CORRUPT, or what the allowance does."""
     while size > 0 and not engine.eof:
         with allowance.parsing(Reason.ARCHIVE_CORRUPT, "unpack"):
@@ -241,7 +243,8 @@ def unzipped(stream: BinaryIO, entry: zipfile.ZipInfo, allowance: Allowance) -> 
     with allowance.parsing(Reason.ARCHIVE_CORRUPT, "unpack"):
         engine = _engine(entry.compress_type)
         source = packed(stream, _data_start(stream, entry.header_offset), entry.compress_size)
-    size, checksum = 0, 0
+    size = 0
+    checksum = 0
     for piece in inflated(source, engine, allowance, entry.file_size):
         size += len(piece)
         checksum = zlib.crc32(piece, checksum)
@@ -259,7 +262,7 @@ def _data_start(stream: BinaryIO, place: int) -> int:
     return place + 30 + int(n_name) + int(n_extra)
 
 
-def _engine(method: int) -> Engine:
+def _engine(method: int) -> Inflater:
     """The decompressor of a ZIP's method. Raises StudyError ARCHIVE_CORRUPT for one that is not known."""
     if method == zipfile.ZIP_STORED:
         return Stored()

@@ -56,7 +56,8 @@ def read_list(path: Path) -> list[Listed]:
     listed: list[Listed] = []
     met: dict[str, int] = {}
     for line, row in enumerate(rows, start=2):
-        patient, file = (row[column] or "").strip(), _inside(path, line, row["file"])
+        patient = (row[column] or "").strip()
+        file = _inside(path, line, row["file"])
         if not patient or not file:
             raise ConfigurationError(f"{path}, line {line}: file and patient must not be empty")
         if met.setdefault(file, line) != line:

@@ -12,7 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
-TABLES, FRAME, SCAN, RESTARTS = 0xC4, 0xC3, 0xDA, 0xDD
+TABLES = 0xC4
+FRAME = 0xC3
+SCAN = 0xDA
+RESTARTS = 0xDD
 IMPOSSIBLE = 1 << 20
 """The bits of a difference that the table has no code for: more than any sound codestream has to spare."""
 
@@ -50,7 +53,8 @@ def is_consistent(frame: bytes, words: Words) -> bool:
 
 def _head(frame: bytes) -> _Head:
     """Raises IndexError or ValueError where the segments make no sense."""
-    head, place = _Head(), 2
+    head = _Head()
+    place = 2
     while not head.data:
         marker = frame[place + 1]
         if frame[place] != 0xFF:
@@ -71,12 +75,15 @@ def _read_segment(head: _Head, marker: int, body: bytes, behind: int) -> None:
     if marker == TABLES:
         _read_tables(head, body)
     elif marker == FRAME:
-        head.bits, head.n_components = body[0], body[5]
+        head.bits = body[0]
+        head.n_components = body[5]
     elif marker == RESTARTS:
         head.has_restarts = any(body[:2])
     elif marker == SCAN:
         n = body[0]
-        head.table, head.predictor, head.point = body[2] >> 4, body[1 + 2 * n], body[3 + 2 * n] & 15
+        head.table = body[2] >> 4
+        head.predictor = body[1 + 2 * n]
+        head.point = body[3 + 2 * n] & 15
         head.n_components = max(head.n_components, n)
         head.data = behind
 

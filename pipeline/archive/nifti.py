@@ -19,11 +19,13 @@ import numpy.typing as npt
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.codestream import is_nifti
 from pipeline.archive.container import ONLY, ZipMembers, container_kind, content
-from pipeline.archive.describe import MAX_MATRIX, Origin
+from pipeline.archive.describe import MAX_MATRIX
 from pipeline.archive.found import FileRecord, Header, VolumeFile
+from pipeline.archive.frame import StreamOrigin
 from pipeline.archive.geometry import MIN_NORMAL_Z, TILT_MAX_DEGREES, TILT_WARN_DEGREES, WIDEST_MM, Floats, Stack, to_original
 from pipeline.archive.reading import check_same, check_unchanged
 from pipeline.archive.selection import DAMAGE, seed
+from pipeline.archive.syntax import study_cost
 from pipeline.archive.walk import native, open_regular
 from pipeline.config import SeriesConfig
 from pipeline.errors import Reason, StudyError
@@ -42,7 +44,7 @@ SQUARE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class VoxelGrid:
     """Where a volume's slices lie: the file's `axis` counts them; a slice's columns run along `across`, rows `down`."""
 
     axis: int
@@ -65,7 +67,7 @@ class _Layout:
     intercept: float
 
 
-def scan_nifti(stream: BinaryIO, size: int, origin: Origin) -> FileRecord:
+def scan_nifti(stream: BinaryIO, size: int, origin: StreamOrigin) -> FileRecord:
     """What the header of a volume of `size` bytes says, held against what is there. Raises whatever damage leads to."""
     stream.seek(0)
     header = _header(stream.read(HEADER_BYTES))
@@ -76,7 +78,8 @@ def scan_nifti(stream: BinaryIO, size: int, origin: Origin) -> FileRecord:
     problem = _problem(header, size)
     if problem:
         return FileRecord(member=origin.member, volume=VolumeFile(source, problem=problem))
-    shape, affine = _shape(header), _affine(header)
+    shape = _shape(header)
+    affine = _affine(header)
     return FileRecord(member=origin.member, volume=VolumeFile(source, shape, tuple(affine.ravel().tolist())))
 
 
@@ -101,7 +104,7 @@ def build_volume_study(name: str, patient: str, record: FileRecord, config: Seri
         events = (Event("series", error.stage, error.reason),)
         return replace(study, status="FAILED" if error.reason in DAMAGE else "EXCLUDED", reason=error.reason, events=events)
     source = series.slices[0]
-    return replace(study, candidates=(series,), cost=15 * 21.0 * source.rows * source.columns / 512**2)
+    return replace(study, candidates=(series,), cost=study_cost(source.syntax, source.rows, source.columns))
 
 
 def read_nifti(root: Path, sources: Sequence[SliceSource], allowance: Allowance) -> list[Floats]:
@@ -116,7 +119,8 @@ def read_nifti(root: Path, sources: Sequence[SliceSource], allowance: Allowance)
         check_same(whole, first)
         whole.seek(first.offset)
         header = _header(whole.read(HEADER_BYTES))
-        layout, axis = _layout(header), _along_body(_affine(header))
+        layout = _layout(header)
+        axis = _along_body(_affine(header))
         stored = _stored(whole, first.offset + layout.offset, layout, axis, [source.frame for source in sources])
     hu = stored * layout.slope + layout.intercept
     if not np.isfinite(hu).all():
@@ -124,7 +128,7 @@ def read_nifti(root: Path, sources: Sequence[SliceSource], allowance: Allowance)
     return list(hu)
 
 
-def grid_of(volume: VolumeFile) -> Grid:
+def grid_of(volume: VolumeFile) -> VoxelGrid:
     """Where the slices lie. Raises StudyError where they have no place, or none across the body."""
     affine = np.array(volume.affine).reshape(3, 4)
     lengths: Floats = np.linalg.norm(affine[:, :3], axis=0).astype(np.float64)
@@ -142,7 +146,7 @@ def grid_of(volume: VolumeFile) -> Grid:
     step_mm = float(affine[:, axis] @ normal)
     z_mm = np.round(float(affine[:, 3] @ normal) + step_mm * np.arange(volume.shape[axis]), 3)  # single precision is no finer
     tilt = float(np.degrees(np.arccos(min(1.0, abs(step_mm) / lengths[axis]))))
-    return Grid(axis, across, down, z_mm, (float(lengths[down]), float(lengths[across])), orientation, tilt)
+    return VoxelGrid(axis, across, down, z_mm, (float(lengths[down]), float(lengths[across])), orientation, tilt)
 
 
 def _along_body(affine: Floats) -> int:
@@ -186,7 +190,7 @@ def _series(name: str, volume: VolumeFile, config: SeriesConfig, key: bytes) -> 
     )
 
 
-def _check_extent(grid: Grid, config: SeriesConfig) -> None:
+def _check_extent(grid: VoxelGrid, config: SeriesConfig) -> None:
     if len(grid.z_mm) < config.min_slices:
         raise StudyError(Reason.TOO_FEW_SLICES, "select")
     if np.ptp(grid.z_mm) < config.min_extent_mm or abs(grid.z_mm[1] - grid.z_mm[0]) > config.max_spacing_mm:
@@ -220,7 +224,9 @@ def _affine(header: Any) -> Floats:
 
 def _problem(header: Any, size: int) -> str:
     """Why a volume cannot be used, as far as its header tells; a bomb is decided here, before anything is read of it."""
-    n_axes, shape, kind = int(header["dim"][0]), _shape(header), header.get_data_dtype()
+    n_axes = int(header["dim"][0])
+    shape = _shape(header)
+    kind = header.get_data_dtype()
     more = [int(n) for n in header["dim"][4 : n_axes + 1]] if 3 <= n_axes <= 7 else [0]
     if any(n != 1 for n in more) or min(shape) < 1 or kind.kind not in NUMBERS or kind.itemsize > 8:
         return Reason.PIXEL_FORMAT

@@ -65,7 +65,8 @@ def _too_few(study: Study, count: int) -> Study:
 
 def _window(config: SeriesConfig) -> tuple[float, float]:
     """(HU a grey, HU of black) that the configuration says; 0 where each picture's own greys tell."""
-    low, high = config.picture_low_hu, config.picture_high_hu
+    low = config.picture_low_hu
+    high = config.picture_high_hu
     return (0.0, 0.0) if isinstance(low, str) or isinstance(high, str) else ((high - low) / 255.0, low)
 
 

@@ -15,16 +15,18 @@ from pipeline.config import MAX_RULES, SeriesConfig
 from pipeline.errors import Reason
 from pipeline.records import Series
 
-FULL_EXTENT_MM, EXTENT_STEP_MM = 200.0, 10.0
+FULL_EXTENT_MM = 200.0
+EXTENT_STEP_MM = 10.0
 REFORMATS = frozenset({"MPR", "REFORMATTED"})
-IRREGULAR_MM, IRREGULAR_SHARE = 0.1, 0.05
+IRREGULAR_MM = 0.1
+IRREGULAR_SHARE = 0.05
 SHARP_NAMES = frozenset({"LUNG", "BONE", "BONEPLUS", "EDGE", "CHST", "SHARP", "PULMO", "L", "D", "E", "YA", "YB", "YC", "YD"})
 SHARP_FROM = 50
 """Siemens (B30f, Br36, Bl57) and Canon (FC10, FC52) number their kernels by sharpness; from 50 on they are for lung or bone."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rank:
+class SeriesRank:
     """The marks of a candidate, most important first; more is better."""
 
     preferred: int
@@ -48,9 +50,10 @@ class Rank:
         return float(total)
 
     @classmethod
-    def of_score(cls, score: float) -> Rank:
+    def of_score(cls, score: float) -> SeriesRank:
         """The marks behind a score."""
-        rest, marks = int(score), list[int]()
+        rest = int(score)
+        marks = list[int]()
         for span in reversed(SPANS):
             rest, mark = divmod(rest, span)
             marks.append(mark)
@@ -71,13 +74,14 @@ LOST_BY = (
 )
 
 
-def rank(stack: Stack, config: SeriesConfig) -> Rank:
+def rank(stack: Stack, config: SeriesConfig) -> SeriesRank:
     """The marks of a stack that has passed the hard filters."""
-    first, gaps = stack.images[0], np.diff(stack.z_mm)
+    first = stack.images[0]
+    gaps = np.diff(stack.z_mm)
     median = float(np.median(gaps))
     extent = min(FULL_EXTENT_MM, float(stack.z_mm[-1] - stack.z_mm[0]))
     uneven = float(np.abs(gaps - median).max())
-    return Rank(
+    return SeriesRank(
         preferred=preference(first, config),
         original=int("DERIVED" not in first.image_type[:1] and REFORMATS.isdisjoint(first.image_type)),
         extent=int(extent // EXTENT_STEP_MM),
@@ -93,7 +97,7 @@ def rank(stack: Stack, config: SeriesConfig) -> Rank:
 class Candidate:
     """A series that could be screened, its marks, and whose it is."""
 
-    rank: Rank
+    rank: SeriesRank
     series: Series
     who: Who
 
@@ -103,7 +107,7 @@ def best_first(candidates: Sequence[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=lambda one: (*(-mark for mark in one.rank.marks()), one.series.series_uid))
 
 
-def why_lost(loser: Rank, winner: Rank) -> Reason:
+def why_lost(loser: SeriesRank, winner: SeriesRank) -> Reason:
     """The first criterion in which a candidate fell behind."""
     pairs = zip(LOST_BY, loser.marks(), winner.marks(), strict=True)
     return next((reason for reason, mine, best in pairs if mine < best), Reason.LOST_UID)

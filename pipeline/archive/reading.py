@@ -68,7 +68,8 @@ def _of_one_file(stream: BinaryIO, wanted: Wanted, allowance: Allowance) -> dict
     kind = container_kind(stream) if wanted[0][1].member else None
     if kind != "zip":
         return dict(_of_stream(content(stream, kind, allowance), wanted, allowance))
-    archive, by_member = ZipMembers(stream, allowance), dict[int, Wanted]()
+    archive = ZipMembers(stream, allowance)
+    by_member = dict[int, Wanted]()
     for place, source in wanted:
         by_member.setdefault(source.start, []).append((place, replace(source, start=0)))
     return {

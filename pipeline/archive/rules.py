@@ -45,7 +45,8 @@ def is_forbidden(header: Header, config: SeriesConfig) -> bool:
 
 
 def _text_meets(rule: Rule, text: str) -> bool:
-    wanted, found = str(rule.value).strip().casefold(), text.strip().casefold()
+    wanted = str(rule.value).strip().casefold()
+    found = text.strip().casefold()
     return bool(found) and (wanted == found if rule.operator == "is" else wanted in found)
 
 

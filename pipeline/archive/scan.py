@@ -14,8 +14,9 @@ from typing import BinaryIO
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.codestream import codestream_size, is_nifti, is_picture
 from pipeline.archive.container import Kind, Member, container_kind, finish, members
-from pipeline.archive.describe import MAX_MATRIX, Origin
+from pipeline.archive.describe import MAX_MATRIX
 from pipeline.archive.found import FileRecord, FoundFile
+from pipeline.archive.frame import StreamOrigin
 from pipeline.archive.headers import read_headers
 from pipeline.archive.nifti import scan_nifti
 from pipeline.archive.reading import CHECKED, check_of
@@ -26,13 +27,14 @@ from pipeline.errors import Reason, StudyError
 from pipeline.mpi.stall import moved
 from pipeline.records import SliceSource
 
-MAX_PICTURE, LEAST_PICTURE_PX = 64 << 20, 128
+MAX_PICTURE = 64 << 20
+LEAST_PICTURE_PX = 128
 
 
 def scan_file(
     root: Path, found: FoundFile, tick: Callable[[], None] = lambda: None, asked: tuple[Rule, ...] = ()
 ) -> FoundFile:  # fmt: skip
-    """`found` with its records; `tick` is called now and then, and what it raises passes; `asked`: see Origin."""
+    """`found` with its records; `tick` is called now and then, and what it raises passes; `asked`: see StreamOrigin."""
     if found.records:
         return found
     allowance = Allowance(tick)
@@ -45,12 +47,13 @@ def scan_file(
     return replace(found, records=tuple(records), studies=tuple(studies))
 
 
-def _records(stream: BinaryIO, origin: Origin, allowance: Allowance) -> list[FileRecord]:
+def _records(stream: BinaryIO, origin: StreamOrigin, allowance: Allowance) -> list[FileRecord]:
     """The file's own record; of a container its own, then one a member: what was read before it breaks off stays."""
     kind = container_kind(stream)
     if kind is None:
         return [_record(stream, origin.size, origin, allowance)]
-    own, inside = Reason.UNPACKED, list[FileRecord]()
+    own = Reason.UNPACKED
+    inside = list[FileRecord]()
     try:
         with allowance.parsing(Reason.ARCHIVE_CORRUPT, "unpack"):
             for member in members(stream, kind, origin.size, allowance):
@@ -60,7 +63,7 @@ def _records(stream: BinaryIO, origin: Origin, allowance: Allowance) -> list[Fil
     return [FileRecord(reason=own), *inside]
 
 
-def _member(member: Member, kind: Kind, origin: Origin, allowance: Allowance) -> FileRecord:
+def _member(member: Member, kind: Kind, origin: StreamOrigin, allowance: Allowance) -> FileRecord:
     """What a member holds. Raises StudyError where the container cannot be read further."""
     reason = member.reason
     try:
@@ -79,11 +82,11 @@ def _member(member: Member, kind: Kind, origin: Origin, allowance: Allowance) ->
         return FileRecord(reason=error.reason, member=member.name)
 
 
-def _origin(found: FoundFile, asked: tuple[Rule, ...]) -> Origin:
-    return Origin(found.path, found.size, found.mtime_ns, asked=asked)
+def _origin(found: FoundFile, asked: tuple[Rule, ...]) -> StreamOrigin:
+    return StreamOrigin(found.path, found.size, found.mtime_ns, asked=asked)
 
 
-def _record(stream: BinaryIO, size: int, origin: Origin, allowance: Allowance) -> FileRecord:
+def _record(stream: BinaryIO, size: int, origin: StreamOrigin, allowance: Allowance) -> FileRecord:
     """One file or member that is no container. Raises StudyError where it is not to be read further."""
     moved()
     try:
@@ -103,7 +106,7 @@ def _record(stream: BinaryIO, size: int, origin: Origin, allowance: Allowance) -
         return FileRecord(reason=error.reason, member=origin.member)
 
 
-def _picture(stream: BinaryIO, size: int, origin: Origin) -> FileRecord:
+def _picture(stream: BinaryIO, size: int, origin: StreamOrigin) -> FileRecord:
     """An exported slice: its size, and the digest that stands for the UID it lacks."""
     if size > MAX_PICTURE:
         raise StudyError(Reason.DECOMPRESSION_BOMB, "index")

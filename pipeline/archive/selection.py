@@ -16,7 +16,7 @@ from pipeline.archive.patient import PLACEHOLDER_IDS, Who, agreed, identity, pat
 from pipeline.archive.ranking import REFORMATS, Candidate, best_first, rank, why_lost
 from pipeline.archive.rules import is_forbidden
 from pipeline.archive.stacks import split_stacks
-from pipeline.archive.syntax import NO_HU, cost
+from pipeline.archive.syntax import NO_HU, study_cost
 from pipeline.config import SeriesConfig
 from pipeline.errors import Reason, StudyError
 from pipeline.pseudonym import pseudonym
@@ -49,7 +49,7 @@ def build_study(uid: str, records: Sequence[FileRecord], config: SeriesConfig, k
     for series_uid, members in sorted(by_series.items()):
         _add_series(series_uid, members, found)
     ranked = _of_one_patient(best_first(found.candidates), found)
-    reason = "" if ranked else _telling(found.lost)
+    reason = "" if ranked else _reason_of_none(found.lost)
     patient, written, doubts = _patient(ranked, headers, uid)
     return Study(
         study_key=pseudonym(key, "study", uid),
@@ -100,7 +100,7 @@ def _lost_events(ranked: list[Candidate], lost: list[tuple[str, int, StudyError]
     return events + [Event("series", "select", reason, count) for reason, count in sorted(behind.items())]
 
 
-def _telling(lost: list[tuple[str, int, StudyError]]) -> str:
+def _reason_of_none(lost: list[tuple[str, int, StudyError]]) -> str:
     """Why a study has no candidate: the reason of the series that came furthest, else of the largest."""
 
     def how_far(item: tuple[str, int, StudyError]) -> tuple[int, int]:
@@ -189,12 +189,14 @@ def _usable(images: list[Header], events: list[Event]) -> list[Header]:
 
 def _candidate(name: str, images: list[Header], events: list[Event], who: Who, found: _Found) -> Candidate:
     """One stack as a candidate. Raises StudyError with the reason for which it is none."""
-    stack, config = ordered(images, events), found.config
+    stack = ordered(images, events)
+    config = found.config
     if is_forbidden(stack.images[0], config):
         raise StudyError(Reason.SERIES_FORBIDDEN, "select")
     _check_places(stack, config)
     note_irregularities(stack, events)
-    first, marks = stack.images[0], rank(stack, config)
+    first = stack.images[0]
+    marks = rank(stack, config)
     affine, turned = to_original(stack)
     row_mm, column_mm = first.spacing_mm
     series = Series(
@@ -237,4 +239,4 @@ def seed(name: bytes) -> int:
 
 def _cost(series: Series) -> float:
     source = series.slices[0]
-    return 15 * (20.0 + cost(source.syntax)) * source.rows * source.columns / 512**2
+    return study_cost(source.syntax, source.rows, source.columns)

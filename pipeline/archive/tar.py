@@ -17,14 +17,19 @@ from pipeline.errors import Reason, StudyError
 
 BLOCK = 512
 MAX_HEADER = 1 << 16
-USTAR, USTAR_AT = b"ustar", 257
-REGULAR, LINKS, FOLDERS, LABEL = frozenset(b"07\x00"), frozenset(b"123456"), frozenset(b"5D"), ord("V")
+USTAR = b"ustar"
+USTAR_AT = 257
+REGULAR = frozenset(b"07\x00")
+LINKS = frozenset(b"123456")
+FOLDERS = frozenset(b"5D")
+LABEL = ord("V")
 LONG_NAME, LONG_LINK, PAX, PAX_OF_SUN, PAX_FOR_ALL, SPARSE = b"LKxXgS"
-EXTENDED_AT, MORE_EXTENDED_AT = 482, 504
+EXTENDED_AT = 482
+MORE_EXTENDED_AT = 504
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TarEntry:
     """One member that is no folder: `size` bytes from `start` on, or why it is refused."""
 
     name: str
@@ -34,7 +39,7 @@ class Entry:
 
 
 @dataclass(slots=True)
-class _Said:
+class _Extension:
     """What the headers before a member's own say of it."""
 
     name: bytes = b""
@@ -47,14 +52,17 @@ def begins_tar(head: bytes) -> bool:
     return head[USTAR_AT : USTAR_AT + len(USTAR)] == USTAR or (len(head) >= BLOCK and _sums_up(head[:BLOCK]))
 
 
-def entries(stream: BinaryIO, allowance: Allowance) -> Iterator[Entry]:
+def entries(stream: BinaryIO, allowance: Allowance) -> Iterator[TarEntry]:
     """Every member. Raises StudyError ARCHIVE_CORRUPT where the TAR cannot be read further."""
-    place, said = 0, _Said()
+    place = 0
+    said = _Extension()
     while any(header := _read(stream, place, BLOCK)):
         allowance.pause()
         if not _sums_up(header):
             raise _corrupt()
-        kind, size, place = header[156], _number(header[124:136]), place + BLOCK
+        kind = header[156]
+        size = _number(header[124:136])
+        place = place + BLOCK
         if kind in (LONG_NAME, LONG_LINK, PAX, PAX_OF_SUN, PAX_FOR_ALL):
             _listen(said, kind, stream, place, size)
             place += _blocks(size)
@@ -64,24 +72,25 @@ def entries(stream: BinaryIO, allowance: Allowance) -> Iterator[Entry]:
             place = _behind_map(stream, place, allowance)
         if (entry := _entry(header, said, place, size)) is not None:
             yield entry
-        said = _Said()
+        said = _Extension()
         if kind not in LINKS and size:
             place += _blocks(size)
             if not _read(stream, place - 1, 1):
                 raise _corrupt()
 
 
-def _entry(header: bytes, said: _Said, place: int, size: int) -> Entry | None:
+def _entry(header: bytes, said: _Extension, place: int, size: int) -> TarEntry | None:
     """The member of this header; None for a folder or a label."""
-    kind, name = header[156], os.fsdecode(said.name or _name(header))
+    kind = header[156]
+    name = os.fsdecode(said.name or _name(header))
     if kind in FOLDERS or kind == LABEL or (kind in REGULAR and name.endswith("/")):
         return None
     if kind == SPARSE or said.sparse:
-        return Entry(name, reason=Reason.ARCHIVE_SPARSE)
-    return Entry(name, place, size) if kind in REGULAR else Entry(name, reason=Reason.ZIP_SLIP)
+        return TarEntry(name, reason=Reason.ARCHIVE_SPARSE)
+    return TarEntry(name, place, size) if kind in REGULAR else TarEntry(name, reason=Reason.ZIP_SLIP)
 
 
-def _listen(said: _Said, kind: int, stream: BinaryIO, place: int, size: int) -> None:
+def _listen(said: _Extension, kind: int, stream: BinaryIO, place: int, size: int) -> None:
     """Take in a header about the next member; what holds for all members is passed over."""
     if size > MAX_HEADER:
         raise _corrupt()
@@ -115,7 +124,8 @@ def _behind_map(stream: BinaryIO, place: int, allowance: Allowance) -> int:
     while more:
         block = _read(stream, place, BLOCK)
         allowance.pause()
-        more, place = bool(block[MORE_EXTENDED_AT]), place + BLOCK
+        more = bool(block[MORE_EXTENDED_AT])
+        place = place + BLOCK
     return place
 
 

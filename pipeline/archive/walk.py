@@ -69,7 +69,9 @@ def _leads_elsewhere(root: Path, entry: os.DirEntry[str]) -> bool:
     try:
         if not entry.is_dir():
             return False
-        top, here, there = root.resolve(), Path(entry.path).parent.resolve(), Path(entry.path).resolve()
+        top = root.resolve()
+        here = Path(entry.path).parent.resolve()
+        there = Path(entry.path).resolve()
     except (OSError, RuntimeError):
         return False
     return here.is_relative_to(top) and not there.is_relative_to(top) and not top.is_relative_to(there)

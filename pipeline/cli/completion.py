@@ -42,7 +42,8 @@ def _print(parsers: dict[str, argparse.ArgumentParser]) -> int:
 
 def script(parsers: dict[str, argparse.ArgumentParser]) -> str:
     """The script for commands of these parsers."""
-    choices, options = [], []
+    choices = []
+    options = []
     for name, parser in parsers.items():
         flags = [flag for action in parser._actions for flag in action.option_strings]
         options.append(f"        {name}) options={shlex.quote(' '.join(flags))} ;;")

@@ -25,7 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(given)
-    options.given, options.is_program = given, arguments is None
+    options.given = given
+    options.is_program = arguments is None
     if options.quiet:
         be_quiet()
     _log_to_terminal(quiet=options.quiet)

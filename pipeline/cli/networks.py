@@ -59,9 +59,9 @@ def _train(options: argparse.Namespace) -> int:
     config = read_config(options.config)
     world = into_mpi(config.run)  # before anything heavy is loaded
     from pipeline.training.recipe import read_recipe, with_model
-    from pipeline.training.run import Request, train
+    from pipeline.training.run import TrainingRequest, train
 
-    request = Request(
+    request = TrainingRequest(
         options.archive,
         options.labels,
         options.task,

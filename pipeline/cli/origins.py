@@ -57,12 +57,12 @@ def _find(options: argparse.Namespace) -> int:
     for key, images in found.items():
         print(f"{key}: {len(images)} image{'' if len(images) == 1 else 's'}")
         for one in images:
-            print(f"  {_said(one)}")
+            print(f"  {_line(one)}")
     print("This identifies patients: keep it where the archive is kept.")
     return 0
 
 
-def _said(one: Origin) -> str:
+def _line(one: Origin) -> str:
     """One image on one line: what the tables call it, then what the archive does."""
     index = "" if one.slice_index is None else f"/{one.slice_index}"
     keys = f"study {one.study_key}, series {one.series_key or '(no candidate)'}{index}, patient {one.patient_key}"

@@ -84,7 +84,8 @@ class PrepareSource:
     """Root's side: the studies without a cached file."""
 
     def __init__(self, studies: Sequence[Study], folder: Path, config: Config, size: int) -> None:
-        self._studies, self._folder = studies, folder
+        self._studies = studies
+        self._folder = folder
         self._names = [cache_name(study, config) for study in studies]
         fresh = [number for number, name in enumerate(self._names) if not (folder / f"{name}.json").exists()]
         self._deal = Deal([(number, studies[number].cost) for number in fresh], size=size)

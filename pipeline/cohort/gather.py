@@ -50,7 +50,7 @@ class CohortRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class CohortMember:
     """A patient of the cohort; `target` is the place of the label among the classes."""
 
     patient_key: str
@@ -70,9 +70,9 @@ class Cohort:
     """Everybody who takes part, in an order that all ranks share."""
 
     task: str
-    members: tuple[Member, ...]
+    members: tuple[CohortMember, ...]
 
-    def part(self, name: str) -> list[Member]:
+    def part(self, name: str) -> list[CohortMember]:
         """The patients of one part of the split."""
         return [member for member in self.members if member.part == name]
 
@@ -149,7 +149,7 @@ def _cohort(request: CohortRequest, chosen: Chosen | None, cached: dict[str, Cac
         studies = tuple(cached[study.study_key] for study in patient.studies if cached[study.study_key].slice_index)
         if studies:
             part = parts[patient.patient_key]
-            members.append(Member(patient.patient_key, patient.label, classes.index(patient.label), part, studies))
+            members.append(CohortMember(patient.patient_key, patient.label, classes.index(patient.label), part, studies))
     prepared = [(cached[study.study_key], parts[patient.patient_key]) for patient in patients for study in patient.studies]
     failed = Counter((one.reason, part) for one, part in prepared if one.reason)
     if failed:

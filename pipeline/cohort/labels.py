@@ -58,7 +58,8 @@ def read_labels(path: Path, known: frozenset[str] = KNOWN) -> Labels:
     studies: dict[str, tuple[str, int]] = {}
     n_nameless = 0
     for line, row, label in said:
-        patient, study = row.get(column, ""), row.get("study_uid", "")
+        patient = row.get(column, "")
+        study = row.get("study_uid", "")
         if not patient and any(row.get(name) for name in COLUMNS):
             raise ConfigurationError(
                 f"{path}, line {line}: other rows name their patient by {column}: fill it in all or in none"

@@ -34,13 +34,15 @@ def area_with_interval(target: npt.NDArray[np.bool_], score: Values) -> Area:
 def paired_difference(target: npt.NDArray[np.bool_], first: Values, second: Values) -> Area:
     """The area of `first` less that of `second`, of the same patients."""
     (beats_1, beaten_1), (beats_2, beaten_2) = placements(target, first), placements(target, second)
-    beats, beaten = beats_1 - beats_2, beaten_1 - beaten_2
+    beats = beats_1 - beats_2
+    beaten = beaten_1 - beaten_2
     return _area(float(beats.mean()), beats.var(ddof=1) / len(beats) + beaten.var(ddof=1) / len(beaten), bounded=False)
 
 
 def placements(target: npt.NDArray[np.bool_], score: Values) -> tuple[Values, Values]:
     """(of every positive the share of negatives below it, of every negative the share of positives above it)."""
-    positive, negative = score[target], score[~target]
+    positive = score[target]
+    negative = score[~target]
     wins = (positive[:, None] > negative[None, :]) + 0.5 * (positive[:, None] == negative[None, :])
     return np.asarray(wins.mean(axis=1)), np.asarray(wins.mean(axis=0))
 
@@ -48,5 +50,6 @@ def placements(target: npt.NDArray[np.bool_], score: Values) -> tuple[Values, Va
 def _area(area: float, variance: float, *, bounded: bool = True) -> Area:
     error = float(np.sqrt(variance))
     reach = NormalDist().inv_cdf(0.975) * error
-    low, high = area - reach, area + reach
+    low = area - reach
+    high = area + reach
     return Area(area, error, max(0.0, low), min(1.0, high)) if bounded else Area(area, error, low, high)

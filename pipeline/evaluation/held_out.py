@@ -21,6 +21,7 @@ from pipeline.evaluation.intervals import wilson
 from pipeline.evaluation.localise import Tally, summed, tally
 from pipeline.phantom import CohortPlan, write_cohort
 from pipeline.pseudonym import pseudonym, read_or_make_key
+from pipeline.records import DEFAULT_THRESHOLD
 from pipeline.run.manifest import read_manifest
 from pipeline.run.paths import PRIVATE
 from pipeline.run.read_tables import open_run
@@ -46,7 +47,7 @@ def held_out(folder: Path, weights: Mapping[str, Path], plan: CohortPlan = HELD_
         metadata = load_checkpoint(path).metadata
         keys = [key for key in column.index if labels[key] in metadata.classes]
         target = np.array([labels[key] == POSITIVE for key in keys])
-        figures = patient_figures(target, column.loc[keys].to_numpy(float), metadata.threshold or 0.5)
+        figures = patient_figures(target, column.loc[keys].to_numpy(float), metadata.threshold or DEFAULT_THRESHOLD)
         n_not_scored = sum(label in metadata.classes for label in labels.values()) - len(keys)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         localised = localisation(folder, load_checkpoint(path), labels)
@@ -56,13 +57,16 @@ def held_out(folder: Path, weights: Mapping[str, Path], plan: CohortPlan = HELD_
 
 def localisation(folder: Path, network: DreNet, labels: Mapping[str, str]) -> dict[str, Any]:
     """Findings, and top details, against the lesions that the phantom knows of: of all patients, and of each class."""
-    manifest, cache, config = read_manifest(folder / "run" / PRIVATE), folder / "cache", Config()
+    manifest = read_manifest(folder / "run" / PRIVATE)
+    cache = folder / "cache"
+    config = Config()
     cache.mkdir(exist_ok=True)
     tallies: dict[str, list[tuple[Tally, Tally]]] = {"all": []}
     with Preparer(folder / "archive", config) as preparer:
         for number in range(len(manifest.entries)):
             study = manifest.study(number)
-            name, label = study.patient_id.rpartition("CANARYID-")[2], labels[study.patient_key]
+            name = study.patient_id.rpartition("CANARYID-")[2]
+            label = labels[study.patient_key]
             lesion = np.load(folder / "archive-truth" / "masks" / f"{name}.npz")["lesion"]
             if label not in network.metadata.classes or not lesion.any():
                 continue
@@ -80,9 +84,12 @@ def localisation(folder: Path, network: DreNet, labels: Mapping[str, str]) -> di
 
 def patient_figures(target: np.ndarray[Any, Any], score: np.ndarray[Any, Any], threshold: float) -> dict[str, Any]:
     """AUC (DeLong), recall, specificity and precision (Wilson) at `threshold`, each with its 95 % interval."""
-    area, above = area_with_interval(target, score), score >= threshold
-    hits, false = int((above & target).sum()), int((above & ~target).sum())
-    n_positive, n_negative = int(target.sum()), int((~target).sum())
+    area = area_with_interval(target, score)
+    above = score >= threshold
+    hits = int((above & target).sum())
+    false = int((above & ~target).sum())
+    n_positive = int(target.sum())
+    n_negative = int((~target).sum())
     return {
         "patients": len(target),
         "positive": n_positive,

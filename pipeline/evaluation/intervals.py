@@ -122,7 +122,8 @@ def f1_over_patients(value: float, scored: Scored, threshold: float) -> Interval
 
 def newcombe_over_patients(value: float, scored: Scored, _threshold: float) -> Interval:
     """Of an area, as if each patient had one slice."""
-    n_positive, n_negative = _n_patients(scored, scored.target), _n_patients(scored, ~scored.target)
+    n_positive = _n_patients(scored, scored.target)
+    n_negative = _n_patients(scored, ~scored.target)
     return *newcombe(value, n_positive, n_negative), f"Newcombe over {n_positive} and {n_negative} patients"
 
 
@@ -134,7 +135,8 @@ def wilson(hits: float, n: int) -> tuple[float, float, float]:
     """(share, low, high): a proportion with Wilson's 95 % interval; no hits of none is 0 with nothing known."""
     if n == 0:
         return 0.0, 0.0, 1.0
-    share, spread = hits / n, 1 + Z * Z / n
+    share = hits / n
+    spread = 1 + Z * Z / n
     middle = (share + Z * Z / (2 * n)) / spread
     reach = Z / spread * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
     return share, max(0.0, middle - reach), min(1.0, middle + reach)

@@ -55,7 +55,8 @@ class Seen:
 
 def tally(network: DreNet, folder: Path, study: CachedStudy, lesion: Mask) -> tuple[Tally, Tally]:
     """(of findings, of top details); `lesion` [S, rows, columns] is the truth of the whole series, in volume pixels."""
-    findings, top = [], []
+    findings = []
+    top = []
     for row, place in enumerate(study.slice_index):
         ct_slice = read_slice(folder, study, row)
         truth = in_picture(lesion[place], study.crops[row])

@@ -10,8 +10,9 @@ from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
 from pipeline.evaluation.metrics import N_BINS, Scored
+from pipeline.records import RESEARCH
 
-NOTICE = "Research use only. Figures of synthetic patients say nothing about clinical accuracy."
+NOTICE = f"{RESEARCH} Figures of synthetic patients say nothing about clinical accuracy."
 STYLES = {"image": "--", "patient": "-"}
 
 

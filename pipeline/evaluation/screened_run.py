@@ -40,7 +40,8 @@ class Truth:
 
 def measure_screened(run: Path, labels: Path, key_file: Path | None) -> list[Measured]:
     """One a network of which the labels can say something. Raises ConfigurationError, naming the cure."""
-    described, tables = read_described(run), open_run(run)
+    described = read_described(run)
+    tables = open_run(run)
     networks = tables.networks
     manifest = _finished(run, tables)
     said = read_labels(labels, KNOWN | {name for network in networks for name in network.classes})
@@ -60,7 +61,9 @@ def measure_screened(run: Path, labels: Path, key_file: Path | None) -> list[Mea
 def measure_network(tables: Run, network: Network, truth: Truth, about: Mapping[str, str]) -> Measured:
     """What one network says of the patients whose label is one of its classes; a patient's score is that of patients.csv."""
     left_out = Counter({"not in this run": truth.n_strangers})
-    keys, target, score = [], [], []
+    keys = []
+    target = []
+    score = []
     for key, value in tables.patients.set_index("patient_key")[network.column].sort_index().items():
         label = truth.label.get(str(key), "")
         positive = target_of(label, network) if label else None
@@ -98,9 +101,11 @@ def target_of(label: str, network: Network) -> bool | None:
 
 def _able(found: list[Measured]) -> list[Measured]:
     """Those with patients of both kinds. Raises ConfigurationError where there are none."""
-    able, said = [], []
+    able = []
+    said = []
     for measured in found:
-        n, n_positive = len(measured.keys), int(measured.by_patient.target.sum())
+        n = len(measured.keys)
+        n_positive = int(measured.by_patient.target.sum())
         if 0 < n_positive < n:
             able.append(measured)
             continue

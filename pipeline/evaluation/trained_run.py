@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from pipeline import __version__
-from pipeline.cohort.gather import CohortRequest, Member, gather_cohort
+from pipeline.cohort.gather import CohortMember, CohortRequest, gather_cohort
 from pipeline.cohort.paths import BEST, CACHE, LEFT_OUT, PREPARATION, RECIPE, SPLIT
 from pipeline.cohort.tasks import POSITIVE
 from pipeline.config import read_config
@@ -68,11 +68,12 @@ def measure_trained(asked: Asked) -> Measured:
 
 
 def _scored(
-    network: DreNet | Baseline, request: CohortRequest, members: Sequence[Member], target: Target
+    network: DreNet | Baseline, request: CohortRequest, members: Sequence[CohortMember], target: Target
 ) -> tuple[Scored, Scored]:  # fmt: skip
     """(by image, by patient)."""
     scores = [probabilities(network, request.cache, m.slices)[:, network.metadata.positive] for m in members]
-    n_slices, numbers = [len(score) for score in scores], np.arange(len(members))
+    n_slices = [len(score) for score in scores]
+    numbers = np.arange(len(members))
     by_image = Scored(np.repeat(target, n_slices), np.concatenate(scores), np.repeat(numbers, n_slices))
     return by_image, Scored(target, np.array([score.mean() for score in scores]), numbers)
 

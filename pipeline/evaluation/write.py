@@ -21,9 +21,9 @@ from pipeline.evaluation.delong import paired_difference
 from pipeline.evaluation.metrics import Figure, Scored, figures
 from pipeline.evaluation.plots import NOTICE, draw
 from pipeline.files import write_whole
+from pipeline.records import DEFAULT_THRESHOLD
 
 FOLDER = "evaluation"
-DEFAULT_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True, slots=True)

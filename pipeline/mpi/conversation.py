@@ -14,7 +14,11 @@ from typing import Protocol
 
 import msgspec
 
-ASK, REPORT, LEAVE, GOODBYE, ALIVE = b"A", b"R", b"L", b"G", b"."
+ASK = b"A"
+REPORT = b"R"
+LEAVE = b"L"
+GOODBYE = b"G"
+ALIVE = b"."
 
 
 class Source(Protocol):
@@ -89,7 +93,9 @@ class Desk:
     def __init__(
         self, workers: Collection[int], source: Source, pause: Callable[[], bool], say: Callable[[bytes, int], None]
     ) -> None:  # fmt: skip
-        self._source, self._pause, self._say = source, pause, say
+        self._source = source
+        self._pause = pause
+        self._say = say
         self._waiting: set[int] = set()
         self._unreleased = set(workers)
         self._working = set(workers)

@@ -17,17 +17,17 @@ def is_launched() -> bool:
 
 def launched_size() -> int:
     """How many ranks the launcher says it started; 1 where there is no launcher."""
-    return _said(SIZE, 1)
+    return _number_of(SIZE, 1)
 
 
 def launched_rank() -> int:
     """This process's rank according to the launcher, known before MPI is loaded; 0 where there is no launcher."""
-    return _said(RANK, 0)
+    return _number_of(RANK, 0)
 
 
 def local_rank() -> int:
     """This rank's number on its node, from 0."""
-    return _said(LOCAL_RANK, 0)
+    return _number_of(LOCAL_RANK, 0)
 
 
 def end_time() -> float | None:
@@ -36,5 +36,5 @@ def end_time() -> float | None:
     return float(said) if said.isdigit() and int(said) else None
 
 
-def _said(names: Sequence[str], default: int) -> int:
+def _number_of(names: Sequence[str], default: int) -> int:
     return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), default)

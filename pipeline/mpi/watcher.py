@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from pipeline.errors import ConfigurationError, Drained, PipelineError, RankDied, StorageError
 from pipeline.mpi import stall
 
 InHand = Callable[[Path | None, bytes], None]
@@ -45,9 +46,9 @@ SUSPENDED_S = 2.0
 CRASHES = frozenset({"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT", "SIGSYS"})
 KERNEL_COUNTS = Path("/proc/vmstat")
 PR_SET_PDEATHSIG = 1
-STOPPED = 75
-DIED = 76
-OURS = (0, 1, 2, 74, STOPPED, DIED)
+STOPPED = Drained.exit_code
+DIED = RankDied.exit_code
+OURS = frozenset({0, *(kind.exit_code for kind in (PipelineError, ConfigurationError, StorageError)), STOPPED, DIED})
 """Exit codes that a rank ends with by itself; another is some library's, and its death."""
 AGAIN = "start the same command again to go on"
 
@@ -100,7 +101,10 @@ class _Watch:
     """The parent: looks after the child until it has ended, and ends as it did."""
 
     def __init__(self, child: int, reading: int, launcher: int, post: Post) -> None:
-        self._child, self._reading, self._launcher, self._post = child, reading, launcher, post
+        self._child = child
+        self._reading = reading
+        self._launcher = launcher
+        self._post = post
         self._asked: float | None = None
         self._n_interrupts = 0
         self._dumped = False
@@ -133,7 +137,9 @@ class _Watch:
 
     def _listen(self) -> tuple[bytes, int]:
         """Until the child has closed its end: what it had in hand last, and how many the kernel had killed by then."""
-        told, last, n_kills = b"", b"", _memory_kills()
+        told = b""
+        last = b""
+        n_kills = _memory_kills()
         while True:
             if not select.select([self._reading], [], [], LOOK_EVERY_S)[0]:
                 self._look()
@@ -143,7 +149,8 @@ class _Watch:
                 return last, n_kills
             *lines, told = (told + data).split(b"\n")
             if lines:
-                last, n_kills = lines[-1], _memory_kills()
+                last = lines[-1]
+                n_kills = _memory_kills()
 
     def _look(self) -> None:
         """End what will not end by itself."""

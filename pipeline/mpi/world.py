@@ -21,7 +21,10 @@ from pipeline.mpi.conversation import Desk, Source, Worker
 from pipeline.mpi.messages import POLL_S, Mail
 from pipeline.mpi.stall import moved
 
-GATHER, TAKEN, COMING, FIRST_DEAL = 11, 12, 13, 100
+GATHER = 11
+TAKEN = 12
+COMING = 13
+FIRST_DEAL = 100
 SPEAKS_EVERY_S = 30.0
 """A worker amid a long task says so now and then."""
 Task = tuple[bytes, Callable[[bytes], None]]

@@ -67,7 +67,8 @@ class Noise:
     """Noise with the texture of the kernel: soft grain, or sharp grain whose neighbours oppose each other."""
 
     def __init__(self, seed: int, acquisition: Acquisition, grid: Grid) -> None:
-        self.seed, self.acquisition = seed, acquisition
+        self.seed = seed
+        self.acquisition = acquisition
         self.sigma = max(0.35, (0.42 if acquisition.sharp else 0.75) / grid.spacing_mm)
         radius = np.hypot(grid.x, grid.y + 10.0) / 190.0
         self.level = (acquisition.noise_hu * (1.12 - 0.55 * np.minimum(radius, 1.0) ** 2)).astype(np.float32)

@@ -8,8 +8,14 @@ import numpy.typing as npt
 from pipeline.phantom.canvas import Grid, Image, Points, along, ellipse
 from pipeline.phantom.thorax import Thorax
 
-FAT, MUSCLE, SKIN, CARTILAGE, DISC = -102, 52, 20, 95, 85
-CORTEX, MARROW, VERTEBRA = 520, 185, 190
+FAT = -102
+MUSCLE = 52
+SKIN = 20
+CARTILAGE = 95
+DISC = 85
+CORTEX = 520
+MARROW = 185
+VERTEBRA = 190
 RIB_HALF_MM = 6.0
 
 
@@ -142,7 +148,8 @@ def paint_sternum(image: Image, grid: Grid, thorax: Thorax, u: float) -> None:
 
 def paint_spine(image: Image, grid: Grid, thorax: Thorax, z_mm: float) -> None:
     """Vertebral body or disc, canal with its sac, arch, transverse and spinous processes."""
-    y, s = thorax.spine(thorax.u(z_mm)), thorax.scale
+    y = thorax.spine(thorax.u(z_mm))
+    s = thorax.scale
     phase = (z_mm / 23.5 + thorax.rib_phase / 10) % 1
     body = ellipse(0, y, 18 * s, 14.5 * s)
     body[:, 1] = np.minimum(body[:, 1], y + 11.5 * s)

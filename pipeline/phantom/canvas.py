@@ -74,15 +74,18 @@ class Grid:
 
 def ellipse(x: float, y: float, a: float, b: float, turn: float = 0.0) -> Points:
     """The closed line of an ellipse with half axes a and b, turned by `turn` radians."""
-    across, deep = a * np.cos(TURN), b * np.sin(TURN)
-    c, s = np.cos(turn), np.sin(turn)
+    across = a * np.cos(TURN)
+    deep = b * np.sin(TURN)
+    c = np.cos(turn)
+    s = np.sin(turn)
     return np.stack([x + c * across - s * deep, y + s * across + c * deep], axis=1)
 
 
 def superellipse(a: float, b: float, y: float = 0.0, power: float = 2.35, n: int = 144) -> Points:
     """|x / a| ** power + |(y - y0) / b| ** power = 1, from the patient's left round by the back."""
     angle = np.linspace(0, 2 * np.pi, n + 1)[:-1]
-    c, s = np.cos(angle), np.sin(angle)
+    c = np.cos(angle)
+    s = np.sin(angle)
     across = a * np.sign(c) * np.abs(c) ** (2 / power)
     return np.stack([across, y + b * np.sign(s) * np.abs(s) ** (2 / power)], axis=1)
 
@@ -103,7 +106,8 @@ def cut(u: float, centre: float, half: float) -> float:
 
 def smooth_noise(layer: Image, grid: Grid, cell_mm: float) -> Image:
     """A small layer of noise spread over the grid, `cell_mm` a value, repeated where it ends."""
-    scale, middle = grid.spacing_mm / cell_mm, len(layer) / 2
+    scale = grid.spacing_mm / cell_mm
+    middle = len(layer) / 2
     matrix = np.array([[scale, 0, grid.left_mm / cell_mm + middle], [0, scale, grid.top_mm / cell_mm + middle]])
     how = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     return np.asarray(cv2.warpAffine(layer, matrix, (grid.matrix, grid.matrix), flags=how, borderMode=cv2.BORDER_WRAP))

@@ -61,10 +61,14 @@ def dose_screen(phantom: Phantom, name: str) -> FileDataset:
     """A colour screen capture, as dose reports come."""
     (image,) = series(_part(phantom, slice(0, 1)), name, kind="dose")
     image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
-    image.ImageType, image.BurnedInAnnotation = ["DERIVED", "SECONDARY", "DOSE_INFO"], "YES"
-    image.SamplesPerPixel, image.PhotometricInterpretation, image.PlanarConfiguration = 3, "RGB", 0
+    image.ImageType = ["DERIVED", "SECONDARY", "DOSE_INFO"]
+    image.BurnedInAnnotation = "YES"
+    image.SamplesPerPixel = 3
+    image.PhotometricInterpretation = "RGB"
+    image.PlanarConfiguration = 0
     image.BitsAllocated = image.BitsStored = 8
-    image.HighBit, image.PixelRepresentation = 7, 0
+    image.HighBit = 7
+    image.PixelRepresentation = 0
     image.Rows = image.Columns = 64
     image.PixelData = bytes(64 * 64 * 3)
     image.pop("PixelPaddingValue", None)

@@ -55,7 +55,8 @@ def write_cohort(folder: Path, plan: CohortPlan, *, rank: int = 0, size: int = 1
     for number, label in enumerate(_labels(plan.counts)):
         name = f"{plan.seed}-{label}-{number}"
         masks = truth / "masks" / f"{name}.npz"
-        severity, shows = severity_of(plan, number), shown_class(plan, number, label)
+        severity = severity_of(plan, number)
+        shows = shown_class(plan, number, label)
         if number % size == rank and not masks.exists():
             _write_patient(folder / name, masks, chest_of(plan, number, label), name)
         rows.append((f"CANARYID-{name}", label, shows, f"{severity:.3f}", name))

@@ -65,7 +65,8 @@ def compress(image: FileDataset, syntax: str) -> None:
     if syntax in CODECS:
         code = bytes(CODECS[syntax](stored.view(np.uint16)))
         image.PixelData = encapsulate([code + bytes(len(code) % 2)])
-        image["PixelData"].VR, image["PixelData"].is_undefined_length = "OB", True
+        image["PixelData"].VR = "OB"
+        image["PixelData"].is_undefined_length = True
     elif syntax == BIG_ENDIAN:
         image.PixelData = stored.astype(stored.dtype.newbyteorder(">")).tobytes()
     elif syntax not in PLAIN:
@@ -110,13 +111,19 @@ def _image(phantom: Phantom, i: int, place: int, name: str, kind: str) -> FileDa
         return generate_uid(entropy_srcs=["drenet phantom", name, *map(str, parts)])
 
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = CTImageStorage, ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.MediaStorageSOPInstanceUID = uid(kind, i)
     data = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    data.SOPClassUID, data.SOPInstanceUID, data.Modality = CTImageStorage, uid(kind, i), "CT"
+    data.SOPClassUID = CTImageStorage
+    data.SOPInstanceUID = uid(kind, i)
+    data.Modality = "CT"
     data.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
-    data.StudyInstanceUID, data.SeriesInstanceUID, data.FrameOfReferenceUID = uid("study"), uid("series", kind), uid("frame")
-    data.SeriesNumber, data.InstanceNumber = 2, place + 1
+    data.StudyInstanceUID = uid("study")
+    data.SeriesInstanceUID = uid("series", kind)
+    data.FrameOfReferenceUID = uid("frame")
+    data.SeriesNumber = 2
+    data.InstanceNumber = place + 1
     _identify(data, name)
     _place(data, phantom, i)
     _expose(data, phantom, i)
@@ -125,15 +132,18 @@ def _image(phantom: Phantom, i: int, place: int, name: str, kind: str) -> FileDa
 
 def _identify(data: FileDataset, name: str) -> None:
     """Everything that names a person or a place, invented."""
-    data.PatientName, data.PatientID = f"CANARYNAME^{name}", f"CANARYID-{name}"
-    data.PatientBirthDate, data.PatientSex, data.AccessionNumber = "19010203", "O", "CANARYACC"
-    data.InstitutionName, data.StudyDescription, data.SeriesDescription = "CANARYHOSPITAL", "CANARYSTUDY", "CANARYSERIES"
-    data.ReferringPhysicianName, data.StudyDate, data.StudyTime, data.StudyID = (
-        "CANARYDOCTOR",
-        "20200203",
-        "040506",
-        "CANARYSID",
-    )
+    data.PatientName = f"CANARYNAME^{name}"
+    data.PatientID = f"CANARYID-{name}"
+    data.PatientBirthDate = "19010203"
+    data.PatientSex = "O"
+    data.AccessionNumber = "CANARYACC"
+    data.InstitutionName = "CANARYHOSPITAL"
+    data.StudyDescription = "CANARYSTUDY"
+    data.SeriesDescription = "CANARYSERIES"
+    data.ReferringPhysicianName = "CANARYDOCTOR"
+    data.StudyDate = "20200203"
+    data.StudyTime = "040506"
+    data.StudyID = "CANARYSID"
 
 
 def _place(data: FileDataset, phantom: Phantom, i: int) -> None:
@@ -147,13 +157,20 @@ def _place(data: FileDataset, phantom: Phantom, i: int) -> None:
 def _expose(data: FileDataset, phantom: Phantom, i: int) -> None:
     """Pixels as the vendor stores them."""
     maker, model, soft, sharp, signed, intercept = VENDORS[phantom.vendor]
-    data.Manufacturer, data.ManufacturerModelName = maker, model
-    data.ConvolutionKernel, data.KVP = sharp if phantom.sharp else soft, 120
+    data.Manufacturer = maker
+    data.ManufacturerModelName = model
+    data.ConvolutionKernel = sharp if phantom.sharp else soft
+    data.KVP = 120
     data.Rows, data.Columns = phantom.hu.shape[1:]
-    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-    data.BitsAllocated, data.BitsStored, data.PixelRepresentation = 16, 16 if signed else 12, signed
+    data.SamplesPerPixel = 1
+    data.PhotometricInterpretation = "MONOCHROME2"
+    data.BitsAllocated = 16
+    data.BitsStored = 16 if signed else 12
+    data.PixelRepresentation = signed
     data.HighBit = data.BitsStored - 1
-    data.RescaleSlope, data.RescaleIntercept, data.RescaleType = 1, intercept, "HU"
+    data.RescaleSlope = 1
+    data.RescaleIntercept = intercept
+    data.RescaleType = "HU"
     stored = phantom.hu[i].astype(np.int32) - intercept
     if maker.startswith("GE"):
         data.PixelPaddingValue = GE_PADDING

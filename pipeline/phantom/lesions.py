@@ -18,7 +18,11 @@ from pipeline.phantom.variety import Variety
 STREAM = 3
 FLUID = 8.0
 Label = Literal["covid", "bacterial", "healthy"]
-GLASS, PAVING, HALO, CONSOLIDATION, CORE = 0, 1, 2, 3, 4
+GLASS = 0
+PAVING = 1
+HALO = 2
+CONSOLIDATION = 3
+CORE = 4
 KINDS = ("ground glass", "crazy paving", "reversed halo", "consolidation", "ground glass round a dense core")
 
 
@@ -145,7 +149,9 @@ class Painter:
     """Lays one disease on the slices of one grid."""
 
     def __init__(self, disease: Disease, thorax: Thorax, grid: Grid) -> None:
-        self.disease, self.thorax, self.grid = disease, thorax, grid
+        self.disease = disease
+        self.thorax = thorax
+        self.grid = grid
 
     def _field(self, z_mm: float, cell_mm: float) -> Image:
         """Smooth noise of unit spread at height z, its grain `cell_mm` wide."""
@@ -172,11 +178,13 @@ class Painter:
 
     def paint(self, image: Image, lobes: npt.NDArray[np.uint8], lumen: Image, z_mm: float) -> Mask:
         """Raise the lung's density in the foci of this slice; vessels stay denser, bronchi stay open. The lesion truth."""
-        strength, target = self.grid.blank(), self.grid.blank(-900)
+        strength = self.grid.blank()
+        target = self.grid.blank(-900)
         near = [f for f in self.disease.foci if abs(f.middle[2] - z_mm) < 1.7 * f.half[2]]
         if not near and self.disease.diffuse == 0:
             return np.zeros(image.shape, bool)
-        smooth, fine = self._field(z_mm, 11.0), self._field(z_mm + 97, 3.2)
+        smooth = self._field(z_mm, 11.0)
+        fine = self._field(z_mm + 97, 3.2)
         paving = np.exp(-((self._field(z_mm + 41, 2.3) / 0.22) ** 2))
         texture = _Texture(lobes, smooth, 0.75 * smooth + 0.4 * fine, paving)
         for focus in near:
@@ -190,8 +198,10 @@ class Painter:
     def _focus(self, focus: Focus, z_mm: float, texture: _Texture, strength: Image, target: Image) -> None:
         window = self._window(focus)
         g, (x, y, z) = self.grid, focus.middle
-        across, deep = g.x[:, window[1]] - x, g.y[window[0]] - y
-        c, s = np.cos(focus.turn), np.sin(focus.turn)
+        across = g.x[:, window[1]] - x
+        deep = g.y[window[0]] - y
+        c = np.cos(focus.turn)
+        s = np.sin(focus.turn)
         far = ((c * across + s * deep) / focus.half[0]) ** 2 + ((c * deep - s * across) / focus.half[1]) ** 2
         far = np.sqrt(far + ((z_mm - z) / focus.half[2]) ** 2)
         solid = focus.kind == CONSOLIDATION
@@ -220,7 +230,8 @@ class Painter:
 
     def _diffuse(self, texture: _Texture, strength: Image, target: Image) -> None:
         """The haze of a white lung: nearly everywhere, denser at the back."""
-        back, badness = self.grid.y / self.thorax.b, self.disease.diffuse
+        back = self.grid.y / self.thorax.b
+        badness = self.disease.diffuse
         share = np.clip((badness * (1.3 + 0.5 * back) - 0.35 + 0.3 * texture.ragged) / 0.6, 0, 1) * (texture.lobes > 0)
         hu = -640 + 300 * badness + 330 * np.clip(back, -0.4, 1) + 45 * texture.ragged + 90 * texture.paving
         target[...] = np.where(share > 0, np.maximum(target, hu), target)

@@ -10,7 +10,8 @@ from pydicom.uid import UID, SecondaryCaptureImageStorage, generate_uid
 
 from pipeline.phantom.images import Change, Images, each, kernel_of, stored_of, to_bytes, without
 
-JPEG_2000, JPEG_EXTENDED = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.53"
+JPEG_2000 = "1.2.840.10008.1.2.4.90"
+JPEG_EXTENDED = "1.2.840.10008.1.2.4.53"
 
 
 def _raw(keyword: str, text: str) -> Change:
@@ -80,7 +81,8 @@ def _prone_feet_first(images: Images) -> Images:
         image.PixelData = np.ascontiguousarray(stored_of(image)[::-1, ::-1]).tobytes()
         x, y, z = map(float, image.ImagePositionPatient)
         far = float(image.PixelSpacing[0]) * (int(image.Rows) - 1)
-        image.ImagePositionPatient, image.ImageOrientationPatient = [x + far, y + far, z], [-1, 0, 0, 0, -1, 0]
+        image.ImagePositionPatient = [x + far, y + far, z]
+        image.ImageOrientationPatient = [-1, 0, 0, 0, -1, 0]
         image.PatientPosition = "FFP"
     return images
 
@@ -101,8 +103,11 @@ def _flipped_sign(images: Images) -> Images:
     """Signed values below zero, declared unsigned."""
     for image in images:
         stored = stored_of(image).astype(np.int32) + int(image.RescaleIntercept)
-        image.PixelData, image.RescaleIntercept = stored.astype("<i2").tobytes(), 0
-        image.PixelRepresentation, image.BitsStored, image.HighBit = 0, 16, 15
+        image.PixelData = stored.astype("<i2").tobytes()
+        image.RescaleIntercept = 0
+        image.PixelRepresentation = 0
+        image.BitsStored = 16
+        image.HighBit = 15
         image.pop("PixelPaddingValue", None)
     return images
 
@@ -114,7 +119,8 @@ def _codestream(syntax: str, *, factor: int = 1, tail: bytes = b"\x55" * 200) ->
         for image in images:
             size = b"".join((factor * int(value)).to_bytes(4, "big") for value in (image.Columns, image.Rows))
             image.PixelData = encapsulate([b"\xff\x4f\xff\x51\x00\x29\x00\x00" + size + bytes(8) + tail])
-            image["PixelData"].VR, image["PixelData"].is_undefined_length = "OB", True
+            image["PixelData"].VR = "OB"
+            image["PixelData"].is_undefined_length = True
             image.file_meta.TransferSyntaxUID = UID(syntax)
         return images
 

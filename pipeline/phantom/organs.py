@@ -7,7 +7,11 @@ import numpy as np
 from pipeline.phantom.canvas import Grid, Image, Points, along, cut, ellipse
 from pipeline.phantom.thorax import Thorax
 
-FAT, BLOOD, HEART, WALL, AIR = -102, 42, 46, 30, -980
+FAT = -102
+BLOOD = 42
+HEART = 46
+WALL = 30
+AIR = -980
 CARINA = 0.60
 
 
@@ -86,7 +90,8 @@ def _capsules(points: Points, radius: float) -> list[Points]:
 
 def windpipe(thorax: Thorax) -> list[tuple[Points, float]]:
     """Trachea and main bronchi as lines [N, 3] with the radius of their lumen."""
-    s, h = thorax.scale, thorax.height
+    s = thorax.scale
+    h = thorax.height
 
     def at(x: float, u: float, back: float) -> list[float]:
         _, b, y = thorax.half(u)
@@ -123,7 +128,8 @@ def belly(grid: Grid, thorax: Thorax, u: float) -> Image:
     ])  # fmt: skip
     grid.fill(image, liver, 58)
     for loop in thorax.variety.loops:
-        x, deep = loop.x * a, y + loop.y * b
+        x = loop.x * a
+        deep = y + loop.y * b
         grid.fill(image, ellipse(x, deep, loop.wide * a + 3, loop.deep * b + 3), WALL)
         grid.fill(image, ellipse(x, deep, loop.wide * a, loop.deep * b), loop.hu)
     if u < 0.02:

@@ -16,11 +16,14 @@ from pipeline.phantom.canvas import Grid, Image, Points, along, cut, ellipse, su
 from pipeline.phantom.variety import PLAIN, Variety
 
 STREAM = 1
-RIGHT, LEFT = 1, 2
+RIGHT = 1
+LEFT = 2
 DEPTHS = np.array([-1.0, -0.8, -0.6, -0.4, -0.2, 0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.15])
 """Where the mediastinum's half widths are given, from the sternum (-1) to the back (1), in half depths of the cage."""
 LEVELS = np.array([0.0, 0.2, 0.35, 0.48, 0.58, 0.72, 0.86, 1.0])
-BEFORE_HEART, ROUND_HEART, LOW = slice(0, 4), slice(0, 8), np.array([0.3, 1.0, 1.0, 1.0, 0.9, 0.6, 0.0, 0.0])
+BEFORE_HEART = slice(0, 4)
+ROUND_HEART = slice(0, 8)
+LOW = np.array([0.3, 1.0, 1.0, 1.0, 0.9, 0.6, 0.0, 0.0])
 RIGHT_MM = np.array([
     [10, 13, 20, 26, 24, 18, 12, 12, 19, 22, 31, 52],
     [10, 13, 20, 26, 24, 18, 12, 12, 19, 22, 31, 52],
@@ -48,7 +51,8 @@ class Thorax:
 
     def __init__(self, seed: int, height_mm: float, variety: Variety = PLAIN) -> None:
         draw = np.random.default_rng([seed, STREAM])
-        self.height, self.variety = height_mm, variety
+        self.height = height_mm
+        self.variety = variety
         self.a = float(np.clip(draw.normal(126, 8), 108, 146)) * variety.size
         self.b = self.a * float(np.clip(draw.normal(0.70, 0.035), 0.62, 0.79))
         self.scale = self.a / 126
@@ -98,7 +102,8 @@ class Thorax:
 
     def wall(self, u: float, thickness_mm: npt.NDArray[np.float64]) -> Points:
         """The cage moved outwards by a thickness given around it (as `cage` runs)."""
-        points, middle = self.cage(u), np.array([0.0, self.half(u)[2]])
+        points = self.cage(u)
+        middle = np.array([0.0, self.half(u)[2]])
         out = points - middle
         return np.asarray(middle + out * (1 + thickness_mm[:, None] / np.linalg.norm(out, axis=1)[:, None]))
 
@@ -111,7 +116,8 @@ class Thorax:
     def muscle_wall(self, u: float) -> Points:
         """The outside of ribs and muscles: thick beside the spine, at the pectorals and under the arms."""
         side, back = self.around(u)
-        behind, before = np.clip(1.6 * back, 0, 1), np.clip(-1.6 * back, 0, 1)
+        behind = np.clip(1.6 * back, 0, 1)
+        before = np.clip(-1.6 * back, 0, 1)
         thick = (
             10 + 4 * side**2 + (16 + 12 * np.exp(-((side / 0.45) ** 4)) + 11 * np.exp(-(((side - 0.72) / 0.25) ** 2))) * behind
         )
@@ -153,7 +159,8 @@ class Thorax:
     def heart_shapes(self, u: float) -> list[Points]:
         """Sections of right atrium, ventricles and left atrium."""
         _, b, y = self.half(u)
-        s, balls = self.scale * self.heart, []
+        s = self.scale * self.heart
+        balls = []
         for x, back, at, half, a, d, turn in (
             (18, -0.40, 0.30, 0.20, 52, 41, 0.45),
             (43, -0.28, 0.28, 0.17, 41, 38, 0.7),
@@ -167,7 +174,8 @@ class Thorax:
 
     def diaphragm(self, grid: Grid) -> Image:
         """Height (mm) of the diaphragm over every pixel: two domes, deepest behind, a saddle under the heart."""
-        x, y = grid.x / self.a, grid.y / self.b
+        x = grid.x / self.a
+        y = grid.y / self.b
         domes = []
         for side in (RIGHT, LEFT):
             sign = side * 2 - 3
@@ -194,7 +202,9 @@ class Thorax:
         if u > 0.55:
             a, _, y = self.half(u)
             top = 1.32 * cut(u, 0.55, 0.45)
-            centre, wide, deep = 0.44 * self.a, 0.52 * self.a * top, 0.92 * self.b * top
+            centre = 0.44 * self.a
+            wide = 0.52 * self.a * top
+            deep = 0.92 * self.b * top
             cupola = [ellipse(sign * max(centre * a / self.a / 0.9, 40), y + 3, wide, deep) for sign in (-1, 1)]
             sides &= grid.region(*cupola)
         sides &= 1 - grid.region(self.mediastinum(u))

@@ -69,7 +69,8 @@ def draw_variety(seed: int) -> Variety:
     draw = np.random.default_rng([seed, STREAM])
     child = draw.random() < 0.08
     big_heart = draw.random() < 0.9
-    left, right = draw.random() < 0.35, draw.random() < 0.2
+    left = draw.random() < 0.35
+    right = draw.random() < 0.2
     cut = draw.random() < 0.12
     return Variety(
         size=float(draw.uniform(0.6, 0.85)) if child else float(draw.uniform(0.94, 1.1)),
@@ -100,7 +101,8 @@ def _loops(draw: np.random.Generator) -> tuple[Loop, ...]:
     loops = []
     if draw.random() < 0.5:
         for _ in range(int(draw.integers(1, 4))):
-            wide, deep = draw.uniform(0.1, 0.2), draw.uniform(0.12, 0.26)
+            wide = draw.uniform(0.1, 0.2)
+            deep = draw.uniform(0.12, 0.26)
             loops.append(Loop(draw.uniform(0.35, 0.78), draw.uniform(-0.62, 0.1), wide, deep, draw.uniform(-990, -880)))
     if draw.random() < 0.12:
         before_liver = range(int(draw.integers(1, 3)))

@@ -17,7 +17,9 @@ from pipeline.phantom.thorax import LEFT, RIGHT, Thorax
 
 MURRAY = 1 / 2.55
 LEAVES = 2200
-BLOOD, AIRWAY_WALL, LUMEN = 42.0, -150.0, -960.0
+BLOOD = 42.0
+AIRWAY_WALL = -150.0
+LUMEN = -960.0
 Points3 = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 Segments = npt.NDArray[np.float64]
@@ -34,7 +36,8 @@ class Trees:
 
 def grow_trees(seed: int, thorax: Thorax, spots: dict[int, npt.NDArray[np.float64]]) -> Trees:
     """Trees into the places `spots[side]` [N, 3] of each lung."""
-    blood, airway = [], []
+    blood = []
+    airway = []
     for side, places in spots.items():
         draw = np.random.default_rng([seed, 1, 10 + side])
         for kind, root in enumerate(_roots(thorax, side)):
@@ -48,7 +51,8 @@ def grow_trees(seed: int, thorax: Thorax, spots: dict[int, npt.NDArray[np.float6
 
 def _roots(thorax: Thorax, side: int) -> list[npt.NDArray[np.float64]]:
     """Where the artery (with the bronchus) and the veins enter."""
-    s, h = thorax.scale, thorax.height
+    s = thorax.scale
+    h = thorax.height
     _, b, y = thorax.half(0.52)
     sign = side * 2 - 3
     artery = np.array([sign * 34 * s, y + (0.12 if side == RIGHT else 0.18) * b, (0.515 if side == RIGHT else 0.525) * h])
@@ -58,9 +62,12 @@ def _roots(thorax: Thorax, side: int) -> list[npt.NDArray[np.float64]]:
 
 def _grow(leaves: Points3, root: Points3, draw: np.random.Generator, thick: float) -> Segments:
     """Level by level: every territory sends two branches towards the middles of its halves."""
-    total, rows = len(leaves), []
+    total = len(leaves)
+    rows = []
     first = np.array([0])  # leaves[first[k]:first[k + 1]] is territory k
-    start, heading, before = root[None], np.zeros((1, 3)), np.array([thick])
+    start = root[None]
+    heading = np.zeros((1, 3))
+    before = np.array([thick])
     while len(first) < total:
         leaves, first, parent = _halved(leaves, first, draw)
         size = np.diff(np.append(first, total))
@@ -73,7 +80,9 @@ def _grow(leaves: Points3, root: Points3, draw: np.random.Generator, thick: floa
         moved = np.linalg.norm(step, axis=1)[:, None]
         row = np.hstack([start[parent], end, before[parent][:, None], radius[:, None]])
         rows.append(row[moved[:, 0] > 1e-6])
-        start, before, heading = end, radius, step / np.maximum(moved, 1e-6)
+        start = end
+        before = radius
+        heading = step / np.maximum(moved, 1e-6)
     return np.concatenate(rows)
 
 
@@ -105,7 +114,9 @@ def _thin_first(segments: Segments) -> Segments:
 
 def paint_vessels(image: Image, grid: Grid, trees: Trees, z_mm: float, slab_mm: float) -> Image:
     """Draw what crosses the slab around z; returns the share (0..1) of bronchial lumen in every pixel."""
-    blood, walls, lumen = _Tubes(grid), _Tubes(grid), _Tubes(grid)
+    blood = _Tubes(grid)
+    walls = _Tubes(grid)
+    lumen = _Tubes(grid)
     blood.draw(trees.blood, z_mm, slab_mm)
     visible = trees.airway[trees.airway[:, 7] > 0.75]
     walls.draw(visible, z_mm, slab_mm, wall=0.22)
@@ -129,10 +140,13 @@ class _Tubes:
     def draw(self, segments: Segments, z_mm: float, slab_mm: float, wall: float = 0.0) -> None:
         """Draw the segments that cross the slab; `wall` widens them by that share of their radius."""
         reach = slab_mm / 2 + 0.8 * segments[:, 6]
-        low, high = np.minimum(segments[:, 2], segments[:, 5]), np.maximum(segments[:, 2], segments[:, 5])
+        low = np.minimum(segments[:, 2], segments[:, 5])
+        high = np.maximum(segments[:, 2], segments[:, 5])
         crossing = (low < z_mm + reach) & (high > z_mm - reach)
-        segments, reach = segments[crossing], reach[crossing]
-        start, along = segments[:, :3], segments[:, 3:6] - segments[:, :3]
+        segments = segments[crossing]
+        reach = reach[crossing]
+        start = segments[:, :3]
+        along = segments[:, 3:6] - segments[:, :3]
         rise = np.where(np.abs(along[:, 2]) < 1e-6, 1e-6, along[:, 2])
         at = np.sort(np.stack([(z_mm - reach - start[:, 2]) / rise, (z_mm + reach - start[:, 2]) / rise]), axis=0).clip(0, 1)
         middle = at.mean(axis=0)

@@ -38,11 +38,12 @@ SYNTAXES = {
 }
 MIN_SLICES = 24
 """Fewer slices make an archive whose patients are EXCLUDED as TOO_FEW_SLICES (20 positions are needed, some are spare)."""
-ODD_MATRIX, ODD_SLICES = 128, 26
+ODD_MATRIX = 128
+ODD_SLICES = 26
 
 
 @dataclass(frozen=True, slots=True)
-class Truth:
+class TruthRow:
     """One row of truth.csv: what screening must say of a study."""
 
     patient_id: str
@@ -57,7 +58,7 @@ class Truth:
 def write_archive(  # noqa: PLR0913  the options of `drenet phantom`, all with defaults
     folder: Path, *, studies: int = 12, matrix: int = 512, slices: int = 40, seed: int = 0, compress: str | None = None,
     clutter: bool = False,
-) -> list[Truth]:  # fmt: skip
+) -> list[TruthRow]:  # fmt: skip
     """Write `studies` synthetic patients of three classes in turn, and return the truth that was written beside them."""
     syntax = _syntax(compress)
     truth_folder = folder.with_name(folder.name + "-truth")
@@ -78,32 +79,34 @@ def write_archive(  # noqa: PLR0913  the options of `drenet phantom`, all with d
         _stray_files(folder / "CANARYNESTED")
     with (truth_folder / "truth.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(Truth.__dataclass_fields__)
+        writer.writerow(TruthRow.__dataclass_fields__)
         writer.writerows(astuple(row) for row in rows)
     return rows
 
 
-def _patient(folder: Path, images: list[FileDataset], label: Label, syntax: str | None) -> Truth:
+def _patient(folder: Path, images: list[FileDataset], label: Label, syntax: str | None) -> TruthRow:
     """A patient's study with its one series."""
     write_series(folder / "CT", images, syntax)
     status, reason = ("OK", "") if len(images) >= MIN_SLICES else ("EXCLUDED", "TOO_FEW_SLICES")
     return replace(_truth(images, status, reason, "patient"), label=label)
 
 
-def _cluttered(folder: Path, phantom: Phantom, number: int, row: Truth) -> Truth:
+def _cluttered(folder: Path, phantom: Phantom, number: int, row: TruthRow) -> TruthRow:
     """The patient's study with what else a study holds; every third one with copies of two slices."""
-    n_files, status = row.n_files, row.expected_status
+    n_files = row.n_files
+    status = row.expected_status
     for kind, extra in extra_series(phantom, row.patient_id.removeprefix("CANARYID-"), number):
         write_series(folder / kind, extra, suffix="")
         n_files += len(extra)
     if number % 3 == DUPLICATES:
         for name in ("IM00000.dcm", "IM00003.dcm"):
             shutil.copyfile(folder / "CT" / name, folder / f"COPY-{name}")
-        n_files, status = n_files + 2, "OK_WITH_WARNINGS" if status == "OK" else status
+        n_files = n_files + 2
+        status = "OK_WITH_WARNINGS" if status == "OK" else status
     return replace(row, n_files=n_files, expected_status=status)
 
 
-def _odd_studies(folder: Path, seed: int) -> list[Truth]:
+def _odd_studies(folder: Path, seed: int) -> list[TruthRow]:
     """One study for each thing that goes wrong, each in its folder; then sound ones in unusual wrappings."""
     phantom = chest(1000 * seed + 500, "healthy", matrix=ODD_MATRIX, slices=ODD_SLICES)
     rows = []
@@ -114,7 +117,7 @@ def _odd_studies(folder: Path, seed: int) -> list[Truth]:
     return rows + _wrapped(folder, phantom, f"{seed}")
 
 
-def _wrapped(folder: Path, phantom: Phantom, name: str) -> list[Truth]:
+def _wrapped(folder: Path, phantom: Phantom, name: str) -> list[TruthRow]:
     """In a ZIP, in a TAR, deflated, a second study of that patient, as exported pictures."""
     zipped, tarred, deflated, again = (series(phantom, f"{name}-{what}") for what in ("zip", "tar", "deflated", "again"))
     with zipfile.ZipFile(folder / "study.zip", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -135,12 +138,12 @@ def _wrapped(folder: Path, phantom: Phantom, name: str) -> list[Truth]:
         _truth(tarred, "OK", "", "tar.gz"),
         _truth(deflated, "OK", "", "deflated"),
         _truth(again, "OK", "", "second study of one patient"),
-        Truth(place, place, "healthy", "OK_WITH_WARNINGS", "", len(phantom.hu), "pictures"),
+        TruthRow(place, place, "healthy", "OK_WITH_WARNINGS", "", len(phantom.hu), "pictures"),
     ]
 
 
-def _truth(images: list[FileDataset], status: str, reason: str, what: str) -> Truth:
-    return Truth(str(images[0].PatientID), images[0].StudyInstanceUID, "healthy", status, reason, len(images), what)
+def _truth(images: list[FileDataset], status: str, reason: str, what: str) -> TruthRow:
+    return TruthRow(str(images[0].PatientID), images[0].StudyInstanceUID, "healthy", status, reason, len(images), what)
 
 
 def _write_tar(path: Path, images: Iterable[FileDataset]) -> None:

@@ -20,7 +20,7 @@ MOST = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CardAnswer:
     """One item of a checklist; `says` is None where only a person can answer."""
 
     of: str
@@ -29,7 +29,7 @@ class Answer:
     says: str | None
 
 
-def fill_card(run: Run, described: Described, flow: Flow, box_from: float, *, evaluated: bool) -> list[Answer]:
+def fill_card(run: Run, described: Described, flow: Flow, box_from: float, *, evaluated: bool) -> list[CardAnswer]:
     """The card of one run, item by item."""
     facts = {**_numbers(run, flow), **_settings(described), "box_from": box_from}
     found = "Measured against the labels: see the evaluation." if evaluated else "Not measured in this run."
@@ -37,10 +37,10 @@ def fill_card(run: Run, described: Described, flow: Flow, box_from: float, *, ev
     labels = "Labels came with the archive." if has_labels else "No labels came with the archive."
     facts |= {"evaluation": found, "labels": labels}
     items = tomllib.loads((files("pipeline.report") / "assets" / "card.toml").read_text(encoding="utf-8"))["item"]
-    return [Answer(item["of"], item["number"], item["asks"], _said(item, facts)) for item in items]
+    return [CardAnswer(item["of"], item["number"], item["asks"], _filled_in(item, facts)) for item in items]
 
 
-def card_text(card: list[Answer]) -> str:
+def card_text(card: list[CardAnswer]) -> str:
     """The card as Markdown, to be completed by hand."""
     lines = ["# Model and run card", "", NOTICE, ""]
     for name in dict.fromkeys(answer.of for answer in card):
@@ -50,7 +50,7 @@ def card_text(card: list[Answer]) -> str:
     return "\n".join(lines)
 
 
-def _said(item: dict[str, str], facts: dict[str, Any]) -> str | None:
+def _filled_in(item: dict[str, str], facts: dict[str, Any]) -> str | None:
     return item["says"].format_map(facts) if "says" in item else None
 
 
@@ -75,8 +75,10 @@ def _numbers(run: Run, flow: Flow) -> dict[str, str]:
 
 
 def _settings(described: Described) -> dict[str, Any]:
-    config, networks = described.config, described.networks
-    window, fill = config.window, config.fill
+    config = described.config
+    networks = described.networks
+    window = config.window
+    fill = config.fill
     grey = f"window {window.width_hu:g} HU wide at {window.level_hu:g}" if window.kind == "window" else "8-bit mapping"
     preparation = (
         f"{config.slices.count} equally spaced slices, HU, {grey}, lung found by the {config.lung.recipe} recipe, crop to the"

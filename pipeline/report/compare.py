@@ -50,7 +50,8 @@ class Comparison:
 def compare(run: Run, there: Path) -> Comparison:
     """This run against the one at `there`. Raises ConfigurationError where their keys differ: no study would be met again."""
     other = open_run(there)
-    here, described = read_described(run.folder), read_described(there)
+    here = read_described(run.folder)
+    described = read_described(there)
     if here.key_fingerprint != described.key_fingerprint:
         raise ConfigurationError(
             f"{there} was made with another pseudonym key: no study can be recognised; screen both with one --key-file"
@@ -89,8 +90,10 @@ def _moved(run: Run, other: Run, mine: Network, theirs: Network) -> Moved | None
     if both.empty:
         return None
     both["change"] = both["here"] - both["there"]
-    mean, deviation = float(both["change"].mean()), float(both["change"].std()) if len(both) > 1 else 0.0
-    low, high = mean - LIMITS * deviation, mean + LIMITS * deviation
+    mean = float(both["change"].mean())
+    deviation = float(both["change"].std()) if len(both) > 1 else 0.0
+    low = mean - LIMITS * deviation
+    high = mean + LIMITS * deviation
     changed = both[both["change"] != 0]
     order = changed["change"].abs().sort_values(ascending=False, kind="stable").index[:LARGEST]
     rows = changed.loc[order, ["study_key", "there", "here", "change"]]
@@ -125,10 +128,11 @@ def _counts(studies: pd.DataFrame) -> tuple[tuple[str, int], ...]:
 
 def _differences(there: Described, here: Described) -> tuple[tuple[str, str, str], ...]:
     """Every setting, version and digest in which the two differ."""
-    before, after = _flat(msgspec.to_builtins(there)), _flat(msgspec.to_builtins(here))
+    before = _flat(msgspec.to_builtins(there))
+    after = _flat(msgspec.to_builtins(here))
     names = [*after, *(name for name in before if name not in after)]
     different = [name for name in names if before.get(name) != after.get(name)]
-    return tuple((name, _said(before.get(name)), _said(after.get(name))) for name in different)
+    return tuple((name, _as_text(before.get(name)), _as_text(after.get(name))) for name in different)
 
 
 def _flat(value: dict[str, Any], above: str = "") -> dict[str, Any]:
@@ -139,5 +143,5 @@ def _flat(value: dict[str, Any], above: str = "") -> dict[str, Any]:
     return flat
 
 
-def _said(value: object) -> str:
+def _as_text(value: object) -> str:
     return "none" if value is None else str(value)

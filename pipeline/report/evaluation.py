@@ -13,7 +13,7 @@ MAX_ROWS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class EvaluationPicture:
     """A figure of the evaluation as a data URI; `said` is its alternative text."""
 
     title: str
@@ -35,7 +35,7 @@ class Table:
 class Evaluation:
     """All of it."""
 
-    pictures: tuple[Picture, ...]
+    pictures: tuple[EvaluationPicture, ...]
     tables: tuple[Table, ...]
 
 
@@ -49,11 +49,11 @@ def read_evaluation(run: Path) -> Evaluation | None:
     return Evaluation(pictures, tables) if pictures or tables else None
 
 
-def _picture(path: Path, folder: Path) -> Picture:
+def _picture(path: Path, folder: Path) -> EvaluationPicture:
     title = _title(path, folder)
     said = f"Figure of the evaluation: {title}. Its numbers stand in the tables below and in evaluation/."
     data = base64.b64encode(path.read_bytes()).decode()
-    return Picture(title, said, f"data:{KINDS[path.suffix]};base64,{data}")
+    return EvaluationPicture(title, said, f"data:{KINDS[path.suffix]};base64,{data}")
 
 
 def _table(path: Path, folder: Path) -> Table:

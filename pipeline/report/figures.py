@@ -55,7 +55,8 @@ def _scores(studies: pd.DataFrame, name: str) -> Chart:
     groups = {label: scores.loc[labels == label, name] for label in sorted(set(labels))}
     for number, (label, values) in enumerate(groups.items()):
         counts, _ = np.histogram(values, edges)
-        colour, dash = COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)]
+        colour = COLOURS[number % len(COLOURS)]
+        dash = DASHES[number % len(DASHES)]
         axes.stairs(
             counts, edges, color=colour, linestyle=dash, linewidth=1.6, label=f"{label or 'no label'} ({len(values):,})"
         )
@@ -114,7 +115,8 @@ def bland_altman(both: pd.DataFrame, name: str, limits: tuple[float, float, floa
     """Each study's change of score (`here` - `there`) over the mean of its two scores; `limits` are low, mean, high."""
     with mpl.rc_context(STYLE):
         figure, axes = _figure()
-        mean, change = (both["here"] + both["there"]) / 2, both["change"]
+        mean = (both["here"] + both["there"]) / 2
+        change = both["change"]
         axes.scatter(mean, change, s=10, color=COLOURS[0], alpha=0.6, linewidths=0, rasterized=len(both) > MANY_POINTS)
         for value, dash, said in zip(limits, (":", "-", ":"), ("lower limit", "mean", "upper limit"), strict=True):
             axes.axhline(value, color=COLOURS[5], linestyle=dash, linewidth=1.2)

@@ -45,7 +45,8 @@ class Flow:
 
 def read_flow(run: Run) -> Flow:
     """The flow of a gathered run."""
-    studies, exclusions = run.studies, run.exclusions
+    studies = run.studies
+    exclusions = run.exclusions
     outside = exclusions[(exclusions["scope"] == "file") & exclusions["study_key"].isna()]
     inside = int(studies["n_files"].sum())
     files = (

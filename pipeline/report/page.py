@@ -14,7 +14,7 @@ import msgspec
 from markupsafe import Markup
 
 from pipeline.files import storage_error
-from pipeline.records import MIN_LUNG_FRACTION, NOTICE
+from pipeline.records import DEFAULT_THRESHOLD, MIN_LUNG_FRACTION, NOTICE
 from pipeline.report.card import BLANK, card_text, fill_card
 from pipeline.report.compare import compare
 from pipeline.report.data import Shown, choose_shown, write_slices, write_studies
@@ -83,7 +83,8 @@ def _write(run: Run, part: Path, options: Options) -> None:
     described = read_described(run.folder)
     networks = [network.column for network in run.networks]
     places = noted_places(run.folder)
-    timing, flow = read_timing(run.folder, places), read_flow(run)
+    timing = read_timing(run.folder, places)
+    flow = read_flow(run)
     stages = slowest_stages(timing)
     pictured = write_pictures(part / "data", run, networks, places, options.pictured)
     shown = choose_shown(run.studies, networks, options.rows, pictured | set(stages["worst_study"]))
@@ -116,7 +117,8 @@ def _write(run: Run, part: Path, options: Options) -> None:
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(asset("page.html.j2"))
-    css, js = asset("panel.css") + asset("page.css"), asset("panel.js") + asset("table.js")
+    css = asset("panel.css") + asset("page.css")
+    js = asset("panel.js") + asset("table.js")
     template.globals.update(
         number=_number,
         css=Markup(css),  # noqa: S704  our own files
@@ -128,7 +130,7 @@ def _template() -> jinja2.Template:
 
 
 def _files(run: Path) -> list[tuple[str, str]]:
-    """(name, what it is) of the run's files that may travel; what a later version adds is named without a word."""
+    """(name, what it is) of the run's files that may travel; what a later version adds is named only."""
     names = sorted(path.name for path in run.iterdir() if path.is_file() and not path.name.startswith("."))
     evaluated = sorted((run / "evaluation").rglob("*"))
     names += [path.relative_to(run).as_posix() for path in evaluated if path.is_file()]
@@ -148,7 +150,13 @@ def _tiles(run: Run, flow: Flow) -> list[tuple[str, str, str]]:
     ]
     for one in run.networks:
         if one.threshold is None:
-            tiles.append((f"{one.column} at least 0.5", _number(int((studies[one.column] >= 0.5).sum())), "studies"))
+            tiles.append(
+                (
+                    f"{one.column} at least {DEFAULT_THRESHOLD}",
+                    _number(int((studies[one.column] >= DEFAULT_THRESHOLD).sum())),
+                    "studies",
+                )
+            )
         else:
             name = f"{one.column} at or above its threshold, {one.threshold:.3f}"
             tiles.append((name, _number(int(studies[one.above].sum())), "studies"))

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from pipeline.records import NOTICE, StudyResult
 from pipeline.report.data import AS_PUBLISHED, COLUMNS, SCORE, Shown
 from pipeline.report.pictures import deep_value, details_of, pictures_value
-from pipeline.study.picture_pack import DeepPictures, StudyPictures
+from pipeline.study.pictures import DeepPictures, StudyPictures
 
 FACTS = ("study_key", "patient_key", "status", "reason", "n_slices_scored")
 
@@ -59,7 +59,8 @@ def study_value(
 
 def study_page(value: dict[str, Any]) -> str:
     """A whole page of one study's panel, of nothing but itself; `value` is of `study_value`."""
-    css, js = asset("panel.css"), asset("panel.js") + asset("study.js")
+    css = asset("panel.css")
+    js = asset("panel.js") + asset("study.js")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     data = msgspec.json.encode(value).decode().replace("<", "\\u003c")
     return environment.from_string(asset("study.html.j2")).render(

@@ -18,15 +18,8 @@ from pipeline.run.journal import Place
 from pipeline.run.read_tables import Run, open_run
 from pipeline.run.run_toml import read_described
 from pipeline.study.boxes import to_original
-from pipeline.study.picture_pack import (
-    DeepPictures,
-    SlicePicture,
-    StudyPictures,
-    find_pictures,
-    keep_deep,
-    read_deep,
-    read_pictures,
-)
+from pipeline.study.picture_pack import find_pictures, keep_deep, read_deep, read_pictures
+from pipeline.study.pictures import DeepPictures, SlicePicture, StudyPictures
 
 NUMBERS = ("score", "attention", "probability", "lung_fraction")
 
@@ -66,7 +59,8 @@ class Details:
     """The details of results.h5, found by study in an open file's columns: those of studies and slices ascend."""
 
     def __init__(self, results: Any, n_networks: int) -> None:
-        self._results, self._n_networks = results, n_networks
+        self._results = results
+        self._n_networks = n_networks
 
     def of(self, key: str) -> dict[int, list[list[dict[str, Any]]]]:
         """Slice index -> [network][detail] of one study."""
@@ -74,7 +68,8 @@ class Details:
         first = int(self._results["studies/first_slice"][row])
         last = first + int(self._results["studies/n_slices_scored"][row])
         slice_of_detail = self._results["details/slice"]
-        start, end = bisect_left(slice_of_detail, first), bisect_left(slice_of_detail, last)
+        start = bisect_left(slice_of_detail, first)
+        end = bisect_left(slice_of_detail, last)
         read = {name: self._results[f"details/{name}"][start:end] for name in ("network", "box", "box_original", *NUMBERS)}
         indexes = self._results["slices/slice_index"][first:last].tolist()
         found: dict[int, list[list[dict[str, Any]]]] = {index: [[] for _ in range(self._n_networks)] for index in indexes}

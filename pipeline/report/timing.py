@@ -31,7 +31,9 @@ def read_timing(run: Path, places: dict[str, Place]) -> pd.DataFrame:
 
 def _columns(run: Path, places: dict[str, Place]) -> dict[str, Any]:
     """The table's columns, the known stages in their order; nothing where a study was not taken through a stage."""
-    keys, ranks, ended = list[str](), list[str](), array("d")
+    keys = list[str]()
+    ranks = list[str]()
+    ended = array("d")
     seconds: dict[str, array[float]] = {}
     for path in journal_files(run):
         rank = MERGED if "compacted" in path.name else f"{path.parent.name}/{path.stem}"

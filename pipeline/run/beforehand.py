@@ -40,7 +40,8 @@ def check_apart(archive: Path, out: Path) -> None:
     """Neither the run's folder nor the archive lies in the other: the run's own files would count as the archive's."""
     if not archive.is_dir():
         return
-    top, own = archive.resolve(), out.resolve()
+    top = archive.resolve()
+    own = out.resolve()
     if own.is_relative_to(top):
         raise ConfigurationError(f"{out} lies within the archive, which is only read: choose another --out")
     if top.is_relative_to(own):

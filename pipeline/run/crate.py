@@ -35,7 +35,8 @@ MADE = {
 
 def write_crate(run: Path) -> None:
     """Write the crate of a gathered run, whole; it names the files that are there."""
-    described, made = read_described(run), datetime.now(UTC).isoformat(timespec="seconds")
+    described = read_described(run)
+    made = datetime.now(UTC).isoformat(timespec="seconds")
     there = [name for name in MADE if (run / name).is_file()]
     graph = [
         *_root(there, made),

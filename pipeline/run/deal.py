@@ -1,8 +1,8 @@
 """Which rank does which task: a pure state machine, so that a simulator can run the very code that is shipped.
 
-Tasks are numbered 0..n-1 and given out dearest first. A rank that holds fewer than `ahead` tasks may have more; near the end
-(fewer than 3 open tasks a rank) nobody holds a task ahead of need. Every task is open, held by one rank, set aside as too dear
-for the time left, or done.
+Tasks are numbered 0..n-1 and given out costliest first. A rank that holds fewer than `ahead` tasks may have more; near the end
+(fewer than 3 open tasks a rank) nobody holds a task ahead of need. Every task is open, held by one rank, set aside as too
+costly for the time left, or done.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class Deal:
         self._cost[task] = cost
         heapq.heappush(self._open, (-cost, task))
 
-    def give(self, rank: int, dearest: float = math.inf) -> list[int]:
+    def give(self, rank: int, costliest: float = math.inf) -> list[int]:
         """Tasks that `rank` shall do next, now held by it: none when it has enough or nothing is open.
 
-        A task dearer than `dearest` is set aside for good.
+        A task costlier than `costliest` is set aside for good.
         """
         mine = self._held.setdefault(rank, set())
         room = max(0, self.ahead - len(mine))
-        while room and self._open and -self._open[0][0] > dearest:
+        while room and self._open and -self._open[0][0] > costliest:
             self._aside.append(heapq.heappop(self._open)[1])
         given = [heapq.heappop(self._open)[1] for _ in range(min(room, len(self._open)))]
         mine.update(given)
@@ -66,7 +66,7 @@ class Deal:
 
     @property
     def n_aside(self) -> int:
-        """Tasks that were too dear for the time left."""
+        """Tasks that were too costly for the time left."""
         return len(self._aside)
 
     @property

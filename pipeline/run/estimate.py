@@ -10,7 +10,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.run.manifest import read_manifest
 from pipeline.run.paths import PRIVATE
 from pipeline.run.resume import noted_places
-from pipeline.study.picture_pack import MAX_DEEP_BYTES
+from pipeline.study.pictures import MAX_DEEP_BYTES
 
 START_S = 60.0
 """Starting, indexing again and gathering; measured in docs/cluster.md, with room."""
@@ -42,7 +42,8 @@ def estimate(run: Path, measured: Path, cluster: ClusterConfig, config: RunConfi
         raise ConfigurationError(
             f"no study of {measured} was timed yet: screen some of the archive first, or name such a run with --measured"
         )
-    study_s, slowest_s = sum(seconds) / len(seconds), max(seconds)
+    study_s = sum(seconds) / len(seconds)
+    slowest_s = max(seconds)
     n_ranks = cluster.nodes * cluster.ranks_per_node
     n_working = n_ranks if n_ranks <= config.root_computes_up_to else n_ranks - 1
     per_job = -(-n_open // cluster.parts)

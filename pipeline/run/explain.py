@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.archive import Rank, why_lost
+from pipeline.archive import SeriesRank, why_lost
 from pipeline.errors import ConfigurationError
 from pipeline.records import Series, Study
 from pipeline.run.manifest import Manifest, read_manifest
@@ -52,9 +52,9 @@ def _doubts(study: Study) -> list[str]:
 
 def _candidates(candidates: tuple[Series, ...]) -> Iterator[str]:
     """A line for each candidate, the chosen one first, and one for what was noted of it."""
-    best = Rank.of_score(candidates[0].score)
+    best = SeriesRank.of_score(candidates[0].score)
     for place, series in enumerate(candidates):
-        marks = Rank.of_score(series.score)
+        marks = SeriesRank.of_score(series.score)
         verdict = f"lost: {why_lost(marks, best)}" if place else "chosen"
         yield f"{series.series_key:<28}{''.join(f'{asdict(marks)[mark]:>12}' for mark in MARKS)}  {verdict}"
         facts = series.facts

@@ -115,7 +115,8 @@ def _by_file(manifest: Manifest, private: Path, name: str) -> list[Origin]:
 def _place(root: Path, name: str) -> tuple[str, str]:
     """(path below the archive's top as the manifest writes it, member) of what the user calls a file."""
     text, _, member = name.partition("!/")
-    top, path = root_of(root).resolve(), Path(text)
+    top = root_of(root).resolve()
+    path = Path(text)
     for place in (path, path.resolve()):
         if place.is_relative_to(top):
             path = place.relative_to(top)

@@ -31,7 +31,7 @@ from pipeline.run.journal import Place, decode, raw, read_raw
 from pipeline.run.paths import EXCLUSIONS, PATIENTS, RESULTS, SIDECAR, SLICES, STUDIES
 from pipeline.run.resume import last_places
 from pipeline.run.run_toml import Network
-from pipeline.run.write_csv import Patient, Scores, Tables, open_parquet, pool, write_patients, write_slices
+from pipeline.run.write_csv import PooledPatient, Scores, Tables, open_parquet, pool, write_patients, write_slices
 from pipeline.run.write_hdf5 import Columns, describe_run
 
 BATCH = 1000
@@ -113,7 +113,7 @@ def _write_all(
     folder: Path, file: h5py.File, places: dict[str, Place], found: Found, scores: Scores, check: Callable[[], None]
 ) -> tuple[int, int, dict[str, int], dict[str, int]]:
     columns = Columns(file, scores.networks)
-    patients: dict[str, Patient] = {}
+    patients: dict[str, PooledPatient] = {}
     status: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     n_files = 0
@@ -128,7 +128,7 @@ def _write_all(
             columns.add(number, result)
             tables.add(result)
             slices(result)
-            pool(patients.setdefault(result.patient_key, Patient(sys.intern(result.label))), result)
+            pool(patients.setdefault(result.patient_key, PooledPatient(sys.intern(result.label))), result)
             status[result.status] += 1
             reasons.update([result.reason] if result.reason else [])
             n_files += result.n_files
@@ -147,7 +147,8 @@ def _csv(path: Path) -> TextIO:
 @contextmanager
 def _parquet(folder: Path, scores: Scores) -> Iterator[Callable[[StudyResult], None]]:
     """slices.parquet, told study by study."""
-    networks, batch = scores.networks, list[StudyResult]()
+    networks = scores.networks
+    batch = list[StudyResult]()
     with (folder / SLICES).open("wb") as file, closing(open_parquet(file, networks)) as parquet:
 
         def add(result: StudyResult) -> None:

@@ -48,7 +48,7 @@ Build = Callable[[str, Sequence[FileRecord], SeriesConfig, bytes], Study]
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class IndexTask:
     """A folder to list, or files to read."""
 
     folder: str | None = None
@@ -56,7 +56,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class IndexReport:
     """What one task found; `number` is the task's, `unlisted` says why a folder could not be listed."""
 
     number: int
@@ -79,12 +79,12 @@ class IndexSource:
     def __init__(self, catalogue: Catalogue, size: int, files: Sequence[FoundFile] | None = None) -> None:
         self.catalogue = catalogue
         self._deal = Deal(size=size)
-        self._tasks: dict[int, Task] = {}
+        self._tasks: dict[int, IndexTask] = {}
         self._n_tasks = 0
         self.n_read = 0
         self.unlisted: list[str] = []
         if files is None:
-            self._add(Task(folder=""))
+            self._add(IndexTask(folder=""))
         else:
             self._take(files)
 
@@ -94,7 +94,7 @@ class IndexSource:
 
     def report(self, rank: int, report: bytes) -> None:
         """Take in what a task found, and open the tasks that follow from it."""
-        found = msgspec.json.decode(report, type=Report)
+        found = msgspec.json.decode(report, type=IndexReport)
         task = self._tasks.pop(found.number)
         if task.folder is None:
             self.n_read += len(found.files)
@@ -114,9 +114,9 @@ class IndexSource:
         """Nothing left to list or read."""
         return self._deal.finished
 
-    def _listed(self, found: Report) -> None:
+    def _listed(self, found: IndexReport) -> None:
         for folder in found.folders:
-            self._add(Task(folder=folder))
+            self._add(IndexTask(folder=folder))
         if found.unlisted:
             self.unlisted.append(found.unlisted)
         self._take(found.files)
@@ -129,9 +129,9 @@ class IndexSource:
             elif not self.catalogue.recall(file):
                 fresh.append(file)
         for start in range(0, len(fresh), BATCH):
-            self._add(Task(files=tuple(fresh[start : start + BATCH])))
+            self._add(IndexTask(files=tuple(fresh[start : start + BATCH])))
 
-    def _add(self, task: Task) -> None:
+    def _add(self, task: IndexTask) -> None:
         self._tasks[self._n_tasks] = task
         self._deal.add(self._n_tasks, 1.0 if task.folder is not None else 2.0)
         self._n_tasks += 1
@@ -194,7 +194,8 @@ def _listed(catalogue: Catalogue, rows: Sequence[Listed], config: Config, key: b
     """A study a patient's pictures and one a volume, in the order of their keys."""
     if catalogue.study_uids():
         raise ConfigurationError("the list names DICOM images: screen their folder instead, it needs no list")
-    records, patients = catalogue.pictures_by_path(), dict[str, list[Listed]]()
+    records = catalogue.pictures_by_path()
+    patients = dict[str, list[Listed]]()
     for row in rows:
         patients.setdefault(row.patient, []).append(row)
     volumes = {row.file: row for row in rows if catalogue.has_volume(row.file)}
@@ -227,8 +228,10 @@ def selection_digest(config: Config) -> str:
 
 
 def _work(root: Path, task: bytes, tick: Callable[[], None], rules: tuple[Rule, ...] = ()) -> bytes:
-    number, wanted = msgspec.json.decode(task, type=tuple[int, Task])
+    number, wanted = msgspec.json.decode(task, type=tuple[int, IndexTask])
     if wanted.folder is None:
-        return msgspec.json.encode(Report(number, files=tuple(scan_file(root, file, tick, rules) for file in wanted.files)))
+        return msgspec.json.encode(
+            IndexReport(number, files=tuple(scan_file(root, file, tick, rules) for file in wanted.files))
+        )
     folders, files, unlisted = list_folder(root, wanted.folder)
-    return msgspec.json.encode(Report(number, tuple(folders), tuple(files), unlisted))
+    return msgspec.json.encode(IndexReport(number, tuple(folders), tuple(files), unlisted))

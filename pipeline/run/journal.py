@@ -78,7 +78,9 @@ class Journal:
         except OSError as error:
             raise storage_error(error, path) from error
         self._unsynced: list[bytes] = []
-        self._path, self._fsync_every_s, self._synced = path, fsync_every_s, time.monotonic()
+        self._path = path
+        self._fsync_every_s = fsync_every_s
+        self._synced = time.monotonic()
 
     def __enter__(self) -> Journal:
         return self

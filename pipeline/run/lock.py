@@ -1,6 +1,6 @@
 """Who works on a run's folder, or on one part of it: one job at a time, told by an advisory lock that ends with its process.
 
-The lock's file names the holder. A holder that ended without a word leaves its name: it is taken over from, unless its job is
+The lock's file names the holder. A holder that was killed leaves its name: it is taken over from, unless its job is
 still running, which means that the file system does not show one node's locks to another.
 """
 
@@ -81,7 +81,7 @@ def _take(file: TextIOWrapper, out: Path) -> None:
     if _still_runs(before):
         raise _refused(out, f"{before} (its lock cannot be seen from here: does the file system lock across nodes?)")
     if before:
-        log.info("%s was held by %s, which ended without a word: taken over", out, before)
+        log.info("%s was held by %s, which ended without letting go: taken over", out, before)
 
 
 def _refused(out: Path, holder: str) -> ConfigurationError:

@@ -98,7 +98,9 @@ class _Sums(msgspec.Struct, array_like=True):
 def write_manifest(private: Path, heading: Heading, studies: Iterable[Study]) -> None:
     """Write the manifest whole; readable by its owner only."""
     (private / MANIFEST_HEADS).unlink(missing_ok=True)
-    total, heads, end = hashlib.sha256(), bytearray(), 0
+    total = hashlib.sha256()
+    heads = bytearray()
+    end = 0
 
     def lines() -> Iterator[bytes]:
         nonlocal end
@@ -148,7 +150,8 @@ def _by_heads(private: Path) -> tuple[list[Entry], str] | None:
     """Entries and digest from manifest.heads; None where it is missing or speaks of another manifest."""
     try:
         first, *lines = (private / MANIFEST_HEADS).read_bytes().splitlines()
-        sums, decoder = msgspec.json.decode(first, type=_Sums), msgspec.json.Decoder(Entry)
+        sums = msgspec.json.decode(first, type=_Sums)
+        decoder = msgspec.json.Decoder(Entry)
         entries = [decoder.decode(line) for line in lines]
     except (OSError, ValueError):
         return None
@@ -156,7 +159,10 @@ def _by_heads(private: Path) -> tuple[list[Entry], str] | None:
 
 
 def _by_reading(private: Path) -> tuple[list[Entry], str]:
-    total, entries, decoder, offset = hashlib.sha256(), list[Entry](), msgspec.json.Decoder(_Head), 0
+    total = hashlib.sha256()
+    entries = list[Entry]()
+    decoder = msgspec.json.Decoder(_Head)
+    offset = 0
     try:
         with (private / MANIFEST).open("rb") as file:
             for line in file:

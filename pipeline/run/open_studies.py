@@ -20,7 +20,7 @@ from pipeline.run.resume import is_settled
 from pipeline.study.pool import excluded_result
 
 
-class Report(msgspec.Struct, frozen=True, array_like=True):
+class StudyReport(msgspec.Struct, frozen=True, array_like=True):
     """What a rank says of a study that it has journalled."""
 
     study_key: str
@@ -47,15 +47,18 @@ class Share:
 
 
 class StudySource:
-    """Deals open studies, dearest first; a study that failed for a passing reason is dealt again, last."""
+    """Deals open studies, costliest first; a study that failed for a passing reason is dealt again, last."""
 
     def __init__(
         self, manifest: Manifest, done: dict[str, Place], size: int, config: RunConfig, share: Share | None = None,
         journalled: Callable[[], dict[str, Place]] = dict,
     ) -> None:  # fmt: skip
         """`done` is what the journals hold now; `journalled` reads them anew."""
-        self._manifest, self._config, self._share = manifest, config, share or Share()
-        self._before, self._journalled = done, journalled
+        self._manifest = manifest
+        self._config = config
+        self._share = share or Share()
+        self._before = done
+        self._journalled = journalled
         self._pace = self._share.pace
         self._had_s = self._pace.left_s
         self._number = {entry.study_key: n for n, entry in enumerate(manifest.entries)}
@@ -72,13 +75,13 @@ class StudySource:
     def give(self, rank: int) -> list[bytes]:
         """The next studies of `rank`."""
         n_held = len(self._deal.held_by(rank))
-        if n_held and self._pace.dearest(n_held) <= 0:
+        if n_held and self._pace.costliest(n_held) <= 0:
             return []  # not after what it holds; somebody free may still take it
-        return [self._task(number) for number in self._deal.give(rank, self._pace.dearest())]
+        return [self._task(number) for number in self._deal.give(rank, self._pace.costliest())]
 
     def report(self, rank: int, report: bytes) -> None:
         """`rank` has journalled one study."""
-        told = msgspec.json.decode(report, type=Report)
+        told = msgspec.json.decode(report, type=StudyReport)
         number = self._number[told.study_key]
         self._deal.done(rank, number)
         self._n_reports += 1
@@ -130,7 +133,7 @@ class StudySource:
     @property
     def out_of_time(self) -> bool:
         """Studies are left, but none that can end before the allocation does."""
-        return bool(self._deal.n_open or self._deal.n_aside) and (not self._deal.n_open or self._pace.dearest() <= 0)
+        return bool(self._deal.n_open or self._deal.n_aside) and (not self._deal.n_open or self._pace.costliest() <= 0)
 
     @property
     def hopeless_s(self) -> float:

@@ -18,12 +18,13 @@ class Pace:
     """Seconds of the latest studies by their cost; `ends` is the Unix time at which the allocation does, None: never."""
 
     def __init__(self, ends: float | None = None, clock: Callable[[], float] = time.time) -> None:
-        self._ends, self._clock = ends, clock
+        self._ends = ends
+        self._clock = clock
         self._recent: deque[tuple[float, float]] = deque(maxlen=RECENT)
         self._n = 0
         self.study_s = self.middle_s = 0.0
         """What nearly every study so far took at most, and what the middle one took; 0 while nothing is known."""
-        self._dearest = 0.0
+        self._costliest = 0.0
 
     def measured(self, cost: float, seconds: float) -> None:
         """One more study has ended."""
@@ -38,12 +39,12 @@ class Pace:
         """Seconds until the allocation ends."""
         return math.inf if self._ends is None else self._ends - self._clock()
 
-    def dearest(self, n_before: int = 0) -> float:
-        """The cost of the dearest study that still ends in time after `n_before` others: 0 when none does."""
+    def costliest(self, n_before: int = 0) -> float:
+        """The cost of the costliest study that still ends in time after `n_before` others: 0 when none does."""
         if self._ends is None or not self._recent:
             return math.inf if self.left_s > 0 else 0.0
         share = self.left_s / (SPARE * self.study_s * (1 + n_before))
-        return self._dearest * share if share >= 1 else 0.0
+        return self._costliest * share if share >= 1 else 0.0
 
     @property
     def late(self) -> bool:
@@ -54,4 +55,4 @@ class Pace:
         seconds = sorted(spent for _, spent in self._recent)
         self.study_s = seconds[math.ceil(SHARE * len(seconds)) - 1] if len(seconds) >= FEW else seconds[-1]
         self.middle_s = seconds[len(seconds) // 2]
-        self._dearest = max(cost for cost, _ in self._recent)
+        self._costliest = max(cost for cost, _ in self._recent)

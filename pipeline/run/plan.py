@@ -89,7 +89,8 @@ def plan(request: Request, networks: list[Network] | None = None) -> Plan:
     `networks` spares reading the request's checkpoints for what they say of themselves.
     """
     networks = networks or networks_at(request.networks)
-    config, key = resolved(request.config, request.out), request.key()
+    config = resolved(request.config, request.out)
+    key = request.key()
     if (request.out / RUN_TOML).exists():
         _check_unchanged(request, config, networks, key)
     return Plan(

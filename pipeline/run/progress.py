@@ -28,9 +28,11 @@ class Progress:
     """Counts finished studies; root's only. `n_open` of `n_studies` are still to do when it begins."""
 
     def __init__(self, n_open: int, n_studies: int, *, every_s: float = 30.0) -> None:
-        self._n_open, self._n_studies, self._every_s = n_open, n_studies, every_s
+        self._n_open = n_open
+        self._n_studies = n_studies
+        self._every_s = every_s
         self._n = self._n_failed = 0
-        self._begun = self._said = time.monotonic()
+        self._begun = self._reported_s = time.monotonic()
         self._listeners: list[Callable[[Count], None]] = []
         self._bar = tqdm(total=n_studies, initial=n_studies - n_open, unit="study", **bar_options())
 
@@ -45,17 +47,17 @@ class Progress:
         self._n_failed += failed
         self._bar.update()
         self._bar.set_postfix(failed=self._n_failed, refresh=False)
-        if time.monotonic() - self._said >= self._every_s:
+        if time.monotonic() - self._reported_s >= self._every_s:
             self._say()
 
     def close(self) -> None:
-        """The last word."""
+        """Say how it ended."""
         self._bar.close()
         self._say()
 
     def _say(self) -> None:
-        self._said = time.monotonic()
-        rate = self._n / max(1e-9, self._said - self._begun)
+        self._reported_s = time.monotonic()
+        rate = self._n / max(1e-9, self._reported_s - self._begun)
         left = f"{(self._n_open - self._n) / rate:.0f} s left, " if rate else ""
         count = self._count(rate)
         for listener in self._listeners:

@@ -84,7 +84,8 @@ class _Known:
     """Where the lines of earlier scans lie, by a hash of the file's path."""
 
     def __init__(self) -> None:
-        self._hashes, self._places = array("q"), array("q")
+        self._hashes = array("q")
+        self._places = array("q")
         self._sorted = np.empty(0, np.int64), np.empty(0, np.int64)
 
     def add(self, path: str, place: int) -> None:
@@ -93,15 +94,18 @@ class _Known:
 
     def sort(self) -> None:
         """To be called once, when all is added."""
-        hashes, places = np.array(self._hashes, np.int64), np.array(self._places, np.int64)
-        self._hashes, self._places = array("q"), array("q")
+        hashes = np.array(self._hashes, np.int64)
+        places = np.array(self._places, np.int64)
+        self._hashes = array("q")
+        self._places = array("q")
         order = np.argsort(hashes, kind="stable")
         self._sorted = hashes[order], places[order]
 
     def find(self, path: str) -> list[int]:
         """Places of the lines that may be this path's, the newest first."""
         hashes, places = self._sorted
-        first, last = np.searchsorted(hashes, hash(path), "left"), np.searchsorted(hashes, hash(path), "right")
+        first = np.searchsorted(hashes, hash(path), "left")
+        last = np.searchsorted(hashes, hash(path), "right")
         found: list[int] = places[first:last].tolist()
         return found[::-1]
 
@@ -225,7 +229,9 @@ class Catalogue:
     def _recall(self) -> None:
         """Index the lines of earlier scans; the last reading of a file wins, a torn line is read over."""
         self._file.seek(0)
-        place, line, decoder = 0, b"\n", msgspec.json.Decoder(_Glance)
+        place = 0
+        line = b"\n"
+        decoder = msgspec.json.Decoder(_Glance)
         for line in self._file:
             try:
                 found = decoder.decode(line)

@@ -29,7 +29,7 @@ SLICES: tuple[tuple[str, Any, dict[str, str]], ...] = (
 
 
 @dataclass(slots=True)
-class Patient:
+class PooledPatient:
     """What is pooled of one patient: `scores` of all slices, an array a network."""
 
     label: str = ""
@@ -112,7 +112,7 @@ def _safe(value: object) -> object:
     return f"'{text}" if text[:1] in tuple("=+-@") else text
 
 
-def pool(patient: Patient, result: StudyResult) -> None:
+def pool(patient: PooledPatient, result: StudyResult) -> None:
     """Add one study's slices to its patient's."""
     if not result.slices:
         patient.n_not_scored += 1
@@ -125,7 +125,7 @@ def pool(patient: Patient, result: StudyResult) -> None:
     patient.label = patient.label or sys.intern(result.label)
 
 
-def write_patients(file: TextIO, patients: dict[str, Patient], scores: Scores) -> None:
+def write_patients(file: TextIO, patients: dict[str, PooledPatient], scores: Scores) -> None:
     """patients.csv, in order of patient_key."""
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(patients_head(scores))

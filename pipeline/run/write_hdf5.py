@@ -146,9 +146,11 @@ class Columns:
                 yield -1 if math.isnan(value) else int(value >= network.threshold)
 
     def _add_details(self, network: int, details: Sequence[Detail]) -> None:
-        whole, real = self._details.whole.extend, self._details.real.extend
+        whole = self._details.whole.extend
+        real = self._details.real.extend
         for place, d in enumerate(details):
-            box, original = d.box, d.original
+            box = d.box
+            original = d.original
             whole((self._n_slices, network, place))
             edges = (box.top, box.left, box.bottom, box.right, original.top, original.left, original.bottom, original.right)
             real((d.score, d.attention, d.probability, d.lung_fraction, *edges))
@@ -175,13 +177,16 @@ class _Numbers:
     """Rows of numbers while they are gathered: compact, and made into arrays without a look at each."""
 
     def __init__(self, n_whole: int, n_real: int) -> None:
-        self.whole, self.real = array("q"), array("d")
+        self.whole = array("q")
+        self.real = array("d")
         self._widths = n_whole, n_real
 
     def take(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """The rows so far [row, column], which are forgotten."""
-        whole, real = np.array(self.whole, np.int64), np.array(self.real, np.float64)
-        self.whole, self.real = array("q"), array("d")
+        whole = np.array(self.whole, np.int64)
+        real = np.array(self.real, np.float64)
+        self.whole = array("q")
+        self.real = array("d")
         return whole.reshape(-1, self._widths[0]), real.reshape(-1, self._widths[1])
 
 

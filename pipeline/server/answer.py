@@ -71,7 +71,7 @@ class Answer(msgspec.Struct, frozen=True):
     notice: str = NOTICE
 
 
-class Progress(msgspec.Struct, frozen=True):
+class ProgressEvent(msgspec.Struct, frozen=True):
     """An event of `/v1/studies/{id}/events`."""
 
     state: State
@@ -80,7 +80,7 @@ class Progress(msgspec.Struct, frozen=True):
     n_results: int = 0
 
 
-class Task(msgspec.Struct, frozen=True):
+class WorkerTask(msgspec.Struct, frozen=True):
     """What a worker is asked: the upload's folder, and the new folder of its run."""
 
     archive: str

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from pipeline.records import NOTICE, StudyResult
-from pipeline.server.answer import PAGES, Answer, Outcome, Progress
+from pipeline.server.answer import PAGES, Answer, Outcome, ProgressEvent
 from pipeline.server.crew import Board, Crew
 from pipeline.server.guard import Guard, policy_of
 from pipeline.server.metrics import Metrics
@@ -25,7 +25,7 @@ from pipeline.server.queue import Queue, Row
 from pipeline.server.reasons import explained
 from pipeline.server.responses import HANDLERS, json_response
 from pipeline.server.settings import Settings
-from pipeline.server.upload import Files, Limits, Sink, receive
+from pipeline.server.upload import Files, UploadLimits, UploadSink, receive
 
 ASSETS = {"page.css": "text/css", "page.js": "text/javascript"}
 SILENT_S = 15.0
@@ -85,11 +85,13 @@ class Server:
             raise Problem("DRAINING")
         self.queue.check_room()
 
-    async def taken(self, request: Request, sink: Sink) -> int:
+    async def taken(self, request: Request, sink: UploadSink) -> int:
         """The body of `request`, in `sink`; its bytes. Raises Problem."""
-        settings, headers = self.settings, request.headers
-        limits = Limits(settings.max_bytes, settings.max_files, settings.upload_s)
-        kind, declared = headers.get("content-type", ""), headers.get("content-length", "")
+        settings = self.settings
+        headers = request.headers
+        limits = UploadLimits(settings.max_bytes, settings.max_files, settings.upload_s)
+        kind = headers.get("content-type", "")
+        declared = headers.get("content-length", "")
         try:
             n_bytes = await receive(request.stream(), kind, declared, sink, limits)
         except ClientDisconnect:
@@ -106,7 +108,8 @@ class Server:
 
     def answer(self, row: Row) -> Answer:
         """What is said of a study."""
-        outcome, now = msgspec.json.decode(row.outcome, type=Outcome), self.board.now.get(row.id)
+        outcome = msgspec.json.decode(row.outcome, type=Outcome)
+        now = self.board.now.get(row.id)
         results = outcome.results or (list(now.results) if now else [])
         return Answer(
             id=row.id,
@@ -152,7 +155,7 @@ class Server:
             except Problem:
                 return
             now = self.board.now.get(id_)
-            said = Progress(row.state, now.stage if now else "", self.queue.place(row), len(now.results) if now else 0)
+            said = ProgressEvent(row.state, now.stage if now else "", self.queue.place(row), len(now.results) if now else 0)
             yield f"event: progress\ndata: {msgspec.json.encode(said).decode()}\n\n" if said != before else ": waiting\n\n"
             if row.is_final:
                 return
@@ -182,7 +185,8 @@ class Server:
 
     async def file(self, request: Request) -> Response:
         """A file of the answer."""
-        row, name = self._row(request), request.path_params["name"]
+        row = self._row(request)
+        name = request.path_params["name"]
         if not row.is_final:
             raise Problem("NOT_ANSWERED")
         if name == "answer.json":

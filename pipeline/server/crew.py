@@ -15,7 +15,7 @@ import msgspec
 from pipeline.errors import ConfigurationError
 from pipeline.records import StudyResult
 from pipeline.run.run_toml import Network
-from pipeline.server.answer import Begin, News, Outcome, Task
+from pipeline.server.answer import Begin, News, Outcome, WorkerTask
 from pipeline.server.metrics import Metrics
 from pipeline.server.problems import FAILURES
 from pipeline.server.queue import Queue, Row
@@ -60,7 +60,10 @@ class Crew:
     """The workers of one server."""
 
     def __init__(self, settings: Settings, queue: Queue, board: Board, metrics: Metrics) -> None:
-        self._settings, self._queue, self._board, self._metrics = settings, queue, board, metrics
+        self._settings = settings
+        self._queue = queue
+        self._board = board
+        self._metrics = metrics
         self._tasks: list[asyncio.Task[None]] = []
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self.networks: list[Network] = []
@@ -117,7 +120,8 @@ class Crew:
             sys.executable, "-m", "pipeline.server.worker", stdin=pipe, stdout=pipe, limit=LONGEST_LINE, start_new_session=True
         )
         settings = self._settings
-        config, key = str(settings.config or ""), str(settings.key_file or "")
+        config = str(settings.config or "")
+        key = str(settings.key_file or "")
         await _send(process, Begin([str(one) for one in settings.weights], config, key))
         return process
 
@@ -151,7 +155,7 @@ class Crew:
         self._board.changed()
         try:
             async with asyncio.timeout(self._settings.study_s):
-                await _send(process, Task(str(self._queue.home(row.id) / "upload"), str(self._queue.out(row))))
+                await _send(process, WorkerTask(str(self._queue.home(row.id) / "upload"), str(self._queue.out(row))))
                 outcome = await self._outcome(process, now)
         except TimeoutError:
             outcome = Outcome("TIME_LIMIT", FAILURES["TIME_LIMIT"])

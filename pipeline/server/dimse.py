@@ -21,7 +21,9 @@ from pipeline.server.problems import Problem
 from pipeline.server.settings import Settings
 
 log = logging.getLogger(__name__)
-SUCCESS, OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
+SUCCESS = 0x0000
+OUT_OF_RESOURCES = 0xA700
+CANNOT_UNDERSTAND = 0xC000
 SYNTAXES = (
     "1.2.840.10008.1.2",
     "1.2.840.10008.1.2.1",
@@ -39,7 +41,9 @@ class Node:
 
     def __init__(self, settings: Settings, server: Server, inbox: Inbox) -> None:
         """Raises ConfigurationError where the port cannot be had."""
-        self._server, self._inbox, self._loop = server, inbox, asyncio.get_running_loop()
+        self._server = server
+        self._inbox = inbox
+        self._loop = asyncio.get_running_loop()
         entity = AE(ae_title=TITLE)
         entity.require_calling_aet = list(settings.callers)
         entity.add_supported_context(Verification)

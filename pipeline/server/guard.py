@@ -34,7 +34,9 @@ class Guard:
     """Before every address: whose request it is; after it: the headers that all answers have."""
 
     def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
-        self._app, self._settings, self._metrics = app, settings, metrics
+        self._app = app
+        self._settings = settings
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -60,7 +62,8 @@ class Guard:
 
     def _check(self, request: Request) -> None:
         """Raises Problem."""
-        host, origin = request.headers.get("host", ""), request.headers.get("origin")
+        host = request.headers.get("host", "")
+        origin = request.headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
             raise Problem("WRONG_ORIGIN")
         if not self._settings.token:

@@ -10,7 +10,8 @@ from pipeline import __version__
 from pipeline.records import NOTICE
 from pipeline.server.answer import Answer
 
-JSON, PROBLEM = "application/json", "application/problem+json"
+JSON = "application/json"
+PROBLEM = "application/problem+json"
 FILES = (JSON, "text/csv", "image/png", "application/dicom", "application/octet-stream")
 BASE64 = "^filename (?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 OFFSET_KIND = "application/offset+octet-stream"

@@ -55,7 +55,9 @@ class Problem(Exception):  # noqa: N818  it is the body of an answer
 
     def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(code)
-        self.code, self.detail, self.kind = code, detail, PROBLEMS[code]
+        self.code = code
+        self.detail = detail
+        self.kind = PROBLEMS[code]
 
     def body(self) -> dict[str, object]:
         """The problem's JSON."""

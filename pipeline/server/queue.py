@@ -64,7 +64,9 @@ class Queue:
 
     def __init__(self, spool: Path, *, max_queued: int, keep_s: float) -> None:
         """Raises ConfigurationError where another server holds the spool, StorageError where it cannot be written."""
-        self._spool, self._max_queued, self.keep_s = spool, max_queued, keep_s
+        self._spool = spool
+        self._max_queued = max_queued
+        self.keep_s = keep_s
         try:
             self._held: Held = hold(spool, "to serve")
         except ConfigurationError as error:

@@ -74,7 +74,8 @@ class _Uvicorn(uvicorn.Server):
 
 
 async def _serve(settings: Settings, queue: Queue, listening: socket.socket, begun: Callable[[str], None]) -> None:
-    board, metrics = Board(), Metrics()
+    board = Board()
+    metrics = Metrics()
     crew = Crew(settings, queue, board, metrics)
     await crew.start()
     server = Server(settings, queue, board, metrics, crew)

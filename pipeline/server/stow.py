@@ -47,7 +47,8 @@ class Stow:
     """The DICOMweb door."""
 
     def __init__(self, server: Server, inbox: Inbox) -> None:
-        self._server, self._inbox = server, inbox
+        self._server = server
+        self._inbox = inbox
 
     def routes(self) -> list[Route]:
         """Its address."""
@@ -64,10 +65,10 @@ class Stow:
         ids = sorted({one.id for one in sink.taken})
         links = ", ".join(f'</v1/studies/{id_}>; rel="related"' for id_ in ids)
         headers = {"Link": links} if links else {}
-        return Response(msgspec.json.encode(_said(sink)), status, headers, "application/dicom+json")
+        return Response(msgspec.json.encode(_store_response(sink)), status, headers, "application/dicom+json")
 
 
-def _said(sink: Instances) -> dict[str, Any]:
+def _store_response(sink: Instances) -> dict[str, Any]:
     taken = [{"00081150": _value("UI", one.sop_class), "00081155": _value("UI", one.sop_uid)} for one in sink.taken]
     failed = [{"00081197": _value("US", CANNOT_UNDERSTAND)}] * sink.n_failed
     parts = {"00081199": taken, "00081198": failed}

@@ -23,12 +23,13 @@ from pipeline.server.problems import Problem
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-DEEPEST, LONGEST = 8, 120
+DEEPEST = 8
+LONGEST = 120
 MOST_HEADERS = 64 << 10
 """Bytes of one part's headers."""
 
 
-class Sink(Protocol):
+class UploadSink(Protocol):
     """Where the files of a multipart body go."""
 
     def begin(self, headers: dict[str, str]) -> BinaryIO | None:
@@ -39,7 +40,7 @@ class Sink(Protocol):
 
 
 @dataclass(slots=True)
-class Limits:
+class UploadLimits:
     """What one body may take."""
 
     max_bytes: int
@@ -98,8 +99,8 @@ def harmless(name: str) -> list[str]:
 class _Parts:
     """The state between the parser's calls."""
 
-    sink: Sink
-    limits: Limits
+    sink: UploadSink
+    limits: UploadLimits
     n_parts: int = 0
     is_whole: bool = False
     file: BinaryIO | None = None
@@ -125,7 +126,10 @@ class _Parts:
         self.n_parts += 1
         if self.n_parts > self.limits.max_files:
             raise Problem("TOO_MANY_FILES")
-        self.headers, self._name, self._value, self._n_header = {}, b"", b"", 0
+        self.headers = {}
+        self._name = b""
+        self._value = b""
+        self._n_header = 0
 
     def header_field(self, data: bytes, start: int, end: int) -> None:
         self._name += self._counted(data[start:end])
@@ -141,7 +145,8 @@ class _Parts:
 
     def header_end(self) -> None:
         self.headers[self._name.decode("latin-1").lower()] = self._value.decode("utf-8", "surrogateescape")
-        self._name, self._value = b"", b""
+        self._name = b""
+        self._value = b""
 
     def headers_finished(self) -> None:
         self.file = self.sink.begin(self.headers)
@@ -164,7 +169,7 @@ class _Parts:
             self.file.close()
 
 
-async def receive(body: AsyncIterator[bytes], content_type: str, declared: str, sink: Sink, limits: Limits) -> int:
+async def receive(body: AsyncIterator[bytes], content_type: str, declared: str, sink: UploadSink, limits: UploadLimits) -> int:
     """Take a multipart body into `sink`; its bytes. Raises Problem, OSError where the disk is full."""
     boundary = parameters(content_type).get("boundary", "")
     if not content_type.lower().startswith("multipart/"):

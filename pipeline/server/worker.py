@@ -33,7 +33,7 @@ from pipeline.run.plan import Request
 from pipeline.run.resume import last_places
 from pipeline.run.weights import weights_of
 from pipeline.screening import Kept, keep, run
-from pipeline.server.answer import PAGES, Begin, File, News, Outcome, Task
+from pipeline.server.answer import PAGES, Begin, File, News, Outcome, WorkerTask
 from pipeline.server.logs import log_json
 from pipeline.server.problems import FAILURES
 from pipeline.single import results_of
@@ -59,13 +59,15 @@ class Clock:
         now = time.monotonic()
         if self._stage:
             self.seconds[self._stage] = round(self.seconds.get(self._stage, 0.0) + now - self._since, 4)
-        self._stage, self._since = stage, now
+        self._stage = stage
+        self._since = now
         if stage:
             self.tell(News("stage", stage))
 
     def afresh(self) -> None:
         """Another upload."""
-        self.seconds, self._stage = {}, ""
+        self.seconds = {}
+        self._stage = ""
 
 
 def main() -> None:
@@ -90,7 +92,7 @@ def main() -> None:
     _warm()
     tell(News("ready", networks=kept.networks))
     while True:
-        task = msgspec.json.decode(lines.get(), type=Task)
+        task = msgspec.json.decode(lines.get(), type=WorkerTask)
         request = Request(Path(task.archive), weights, Path(task.out), config, _key(begin), contact_sheet=True, report=False)
         tell(News("done", outcome=answer(request, kept, clock)))
 
@@ -136,7 +138,8 @@ def answer(request: Request, kept: Kept, clock: Clock) -> Outcome:
     except Exception as error:  # noqa: BLE001  an answer too
         code = "INTERNAL_ERROR"
         log.error("unexpected: %s", frames_of(error))  # noqa: TRY400  its message may identify
-    results, left_out = list(results_of(request.out)), _left_out(request.out)
+    results = list(results_of(request.out))
+    left_out = _left_out(request.out)
     clock.begins("")
     _strip(request.out)
     code = "" if results else code or "NO_CT"

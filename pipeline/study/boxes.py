@@ -10,7 +10,8 @@ from pipeline.records import Affine, Box
 
 def to_original(box: Box, crop: Box, image_px: int, affine: Affine) -> Box:
     """A box of the network's picture, in the stored image's pixels: undo the resize, the crop, then the orientation."""
-    scale_y, scale_x = (crop.bottom - crop.top) / image_px, (crop.right - crop.left) / image_px
+    scale_y = (crop.bottom - crop.top) / image_px
+    scale_x = (crop.right - crop.left) / image_px
     corners = [(crop.top + y * scale_y, crop.left + x * scale_x) for y, x in ((box.top, box.left), (box.bottom, box.right))]
     a, b, c, d, e, f = affine
     rows = sorted(a * y + b * x + c for y, x in corners)

@@ -13,8 +13,14 @@ from pipeline.files import write_whole
 from pipeline.records import PreparedStudy, Volume
 from pipeline.study.slices import to_grey
 
-TILE, COLUMNS, LINE, GAP = 320, 5, 18, 4
-YELLOW, WHITE, GREY, ORANGE = (0, 220, 255), (255, 255, 255), (150, 150, 150), (60, 150, 255)
+TILE = 320
+COLUMNS = 5
+LINE = 18
+GAP = 4
+YELLOW = (0, 220, 255)
+WHITE = (255, 255, 255)
+GREY = (150, 150, 150)
+ORANGE = (60, 150, 255)
 Picture = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
@@ -25,7 +31,8 @@ def contact_sheet(volume: Volume, masks: npt.NDArray[np.bool_], prepared: Prepar
     kept = set(prepared.slice_index.tolist())
     read = []
     for row, picture in enumerate(to_grey(volume.hu, WindowConfig())):
-        number, is_kept = int(volume.slice_index[row]), int(volume.slice_index[row]) in kept
+        number = int(volume.slice_index[row])
+        is_kept = int(volume.slice_index[row]) in kept
         where = f"slice {number}  z {volume.z_mm[row]:.0f} mm"
         said = f"{'kept' if is_kept else 'left out'}: {_why(float(area_mm2[row]), float(area_mm2.max()))}"
         read.append(_tile(_outlined(picture, masks[row]), (where, said), WHITE if is_kept else ORANGE))

@@ -23,7 +23,9 @@ SEAM, SHARE = 6.0, 0.95
 MEETING = 5
 """Coarse steps over which a copy's brightness goes over into the lung's."""
 LONGEST_LINE = 30_000
-USUAL_SPREAD, MOST_SHIFT, NOISE = 20.0, 30.0, 20.0
+USUAL_SPREAD = 20.0
+MOST_SHIFT = 30.0
+NOISE = 20.0
 
 Grey = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -37,19 +39,21 @@ def fill(picture: Grey, lung: Mask, config: FillConfig, generator: np.random.Gen
     if config.kind == "black" or not lung.any():
         return original
     canvas = _copied(np.maximum(original, inside), inside, config, generator)
-    return np.where(lung, picture, _sewn(_met(canvas, inside), inside)).astype(np.uint8)
+    return np.where(lung, picture, _blended(_as_bright_as_the_lung(canvas, inside), inside)).astype(np.uint8)
 
 
 def _copied(canvas: Grey, lung: Grey, config: FillConfig, generator: np.random.Generator) -> Grey:
     """`canvas` [R, C], in which 0 is blank, covered by copies of its lung, then of itself."""
     turn_deg = config.max_rotation_deg if config.kind == "warped" else 0.0
-    source, anchors = canvas * _ragged(lung, generator), _deep(lung[::COARSE, ::COARSE])
+    source = canvas * _ragged(lung, generator)
+    anchors = _deep(lung[::COARSE, ::COARSE])
     for number in range(MOST_COPIES):
         blank = (canvas[::COARSE, ::COARSE] == 0).astype(np.uint8)
         if number >= config.copies:
             if not blank.any():
                 break
-            source, anchors = canvas.copy(), _deep(1 - blank)
+            source = canvas.copy()
+            anchors = _deep(1 - blank)
         place = _placement(_deep(blank) if blank.any() else anchors, anchors, turn_deg, generator)
         copy = cv2.warpAffine(source, place, canvas.shape[::-1], flags=cv2.INTER_NEAREST)
         cv2.copyTo(copy, cv2.compare(canvas, 0, cv2.CMP_EQ), canvas)
@@ -94,23 +98,26 @@ def _patched(canvas: Grey) -> Grey:
     return canvas
 
 
-def _sewn(canvas: Grey, lung: Grey) -> Grey:
+def _blended(canvas: Grey, lung: Grey) -> Grey:
     """`canvas` whose copies go over into the lung's mirror image at its edge, so that neither grey nor noise leaps there."""
     away = cv2.blur(cv2.distanceTransform(1 - lung, cv2.DIST_L2, 5), (5, 5))
     away = cv2.copyMakeBorder(away, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     y, x = np.nonzero((away[1:-1, 1:-1] <= SEAM) & (lung == 0))
-    out, down, right = away[y + 1, x + 1], away[y + 2, x + 1] - away[y, x + 1], away[y + 1, x + 2] - away[y + 1, x]
+    out = away[y + 1, x + 1]
+    down = away[y + 2, x + 1] - away[y, x + 1]
+    right = away[y + 1, x + 2] - away[y + 1, x]
     back = np.maximum(2 * out - 1, 1) / np.maximum(np.hypot(down, right), 1e-3)
-    mirror_y, mirror_x = (y - back * down).astype(np.float32), (x - back * right).astype(np.float32)
+    mirror_y = (y - back * down).astype(np.float32)
+    mirror_x = (x - back * right).astype(np.float32)
     mirror = _at(canvas, mirror_y, mirror_x, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
     share = SHARE * (1 - np.maximum(out - 1, 0) / SEAM) * _at(lung, mirror_y, mirror_x, cv2.INTER_NEAREST)
     usual = np.float32(np.median(canvas[::COARSE, ::COARSE]))
     own = canvas[y, x] - usual
     noise = np.clip(own, -NOISE, NOISE)  # keeps its spread; vessels, taken whole, would brighten the seam
     mixed = share * (mirror - usual) + np.sqrt(1 - share**2) * noise + (1 - share) * (own - noise)
-    sewn: Grey = canvas.copy()
-    sewn[y, x] = np.clip(np.rint(mixed + usual), 0, 255).astype(np.uint8)
-    return sewn
+    blended: Grey = canvas.copy()
+    blended[y, x] = np.clip(np.rint(mixed + usual), 0, 255).astype(np.uint8)
+    return blended
 
 
 def _at(plane: Grey, y: Plane, x: Plane, way: int, border: int = cv2.BORDER_CONSTANT) -> Grey:
@@ -124,7 +131,7 @@ def _at(plane: Grey, y: Plane, x: Plane, way: int, border: int = cv2.BORDER_CONS
     return np.concatenate(parts) if parts else np.zeros(0, np.uint8)
 
 
-def _met(canvas: Grey, lung: Grey) -> Grey:
+def _as_bright_as_the_lung(canvas: Grey, lung: Grey) -> Grey:
     """`canvas` whose copies near the lung are as bright as the lung there is."""
     usual = float(np.median(canvas[::COARSE, ::COARSE])) + USUAL_SPREAD
     calm = np.minimum(canvas, np.uint8(min(usual, 255)))  # vessels and lesions have no say in the brightness

@@ -23,7 +23,8 @@ from pipeline.study.contact_sheet import write_contact_sheet
 from pipeline.study.drenet import load_checkpoint_bytes
 from pipeline.study.engine import Engine
 from pipeline.study.lungs import judged_masks
-from pipeline.study.picture_pack import Album, deep_pictures, study_pictures
+from pipeline.study.picture_pack import Album
+from pipeline.study.pictures import deep_pictures, study_pictures
 from pipeline.study.pool import failed_result, study_result
 from pipeline.study.slices import Chosen, Mask, prepare
 from pipeline.study.stopwatch import Stopwatch
@@ -36,7 +37,7 @@ WITHOUT_LUNGS = frozenset({Reason.NO_LUNG_FOUND, Reason.LUNG_IMPLAUSIBLE})
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SeenStudy:
     """What was seen of a study: the series that was read, its volume, the lungs in it, and what the networks are given."""
 
     series: Series
@@ -64,7 +65,7 @@ class Preparer:
     def __exit__(self, *_: object) -> None:
         self._decoder.close()
 
-    def best(self, study: Study, watch: Stopwatch | None = None) -> Seen:
+    def best(self, study: Study, watch: Stopwatch | None = None) -> SeenStudy:
         """The best series, prepared; one without believable lungs falls through to the next. Raises StudyError.
 
         `watch` measures the stages, those of a study that fails too.
@@ -78,7 +79,7 @@ class Preparer:
                     raise
         raise StudyError(Reason.NO_SUITABLE_SERIES, "select")
 
-    def _prepared(self, study: Study, series: Series, watch: Stopwatch) -> Seen:
+    def _prepared(self, study: Study, series: Series, watch: Stopwatch) -> SeenStudy:
         config = self._config
         with watch.stage("read"):
             volume = read_volume(self._archive, series, range(len(series.slices)), self._decoder)
@@ -89,7 +90,7 @@ class Preparer:
         if self._sheets:
             with watch.stage("pictures"):
                 write_contact_sheet(self._sheets / f"{study.study_key}.png", volume, masks, prepared)
-        return Seen(series, volume, masks, prepared)
+        return SeenStudy(series, volume, masks, prepared)
 
     def _masks(self, volume: Volume) -> tuple[Mask, Chosen]:
         """The lungs as found, or as given with exported pictures, and whose masks are implausible.
@@ -98,7 +99,8 @@ class Preparer:
         """
         given = [(row, path) for row, path in enumerate(volume.masks) if path]
         if len(given) == len(volume.hu):
-            masks, doubts = np.zeros(volume.hu.shape, bool), np.zeros(len(volume.hu), bool)
+            masks = np.zeros(volume.hu.shape, bool)
+            doubts = np.zeros(len(volume.hu), bool)
         else:
             masks, doubts = judged_masks(volume.hu, volume.z_mm, volume.spacing_mm, self._config.lung.recipe)
         for row, path in given:
@@ -161,7 +163,7 @@ class Screener:
             ended=round(time.time(), 3),
         )
 
-    def _keep_pictures(self, album: Album, result: StudyResult, input_: str, seen: Seen) -> None:
+    def _keep_pictures(self, album: Album, result: StudyResult, input_: str, seen: SeenStudy) -> None:
         """Before the study is journalled, so that none is finished without them; a fault in drawing changes no result."""
         key = result.study_key
         try:
@@ -183,7 +185,7 @@ class Screener:
         if pictures:
             album.add(pictures)
 
-    def _result(self, study: Study, watch: Stopwatch) -> tuple[StudyResult, Seen | None]:
+    def _result(self, study: Study, watch: Stopwatch) -> tuple[StudyResult, SeenStudy | None]:
         """(the study's row, what was seen of it), the latter of a study that did not fail."""
         try:
             return self._scored(study, watch)
@@ -197,7 +199,7 @@ class Screener:
             log.critical("study %s: INTERNAL_ERROR %s", study.study_key, frames_of(error))  # a traceback's message may identify
             return failed_result(study, StudyError(Reason.INTERNAL_ERROR, "infer")), None
 
-    def _scored(self, study: Study, watch: Stopwatch) -> tuple[StudyResult, Seen]:
+    def _scored(self, study: Study, watch: Stopwatch) -> tuple[StudyResult, SeenStudy]:
         seen = self._preparer.best(study, watch)
         with watch.stage("infer"):
             predictions = self._engine.predict(seen.prepared, self._tick)

@@ -6,6 +6,7 @@ import shlex
 from importlib.resources import files
 
 from pipeline.config import ClusterConfig
+from pipeline.records import RESEARCH
 from pipeline.submission.resources import WORDS, check, launch, options
 
 USAGE = "ARCHIVE --weights WEIGHTS --out RUN [more options of `drenet screen`]"
@@ -21,7 +22,7 @@ def _head(cluster: ClusterConfig, name: str) -> list[str]:
     words = WORDS[cluster.flavour]
     return [
         "#!/usr/bin/env bash",
-        "# Screens a chest-CT archive with drenet; submitted again on the same RUN it resumes. Research use only.",
+        f"# Screens a chest-CT archive with drenet; submitted again on the same RUN it resumes. {RESEARCH}",
         f"#   {words.submit} {name} {USAGE}",
         "# Made by `drenet submit --dry-run` from a [cluster] section: edit that, or edit here down to the line of dashes.",
         *(f"#SBATCH {option}" for option in options(cluster)),

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pipeline.cohort.gather import Cohort, Member
+from pipeline.cohort.gather import Cohort, CohortMember
 from pipeline.cohort.paths import BEST
 from pipeline.cohort.tasks import CLASSES, POSITIVE
 from pipeline.errors import ConfigurationError, Drained
@@ -103,7 +103,7 @@ class Trainer:
             found[member.patient_key] = float(scores[:, positive].mean()), cross_entropy_of(scores[:, member.target])
         return found
 
-    def _scores(self, member: Member, epoch: int) -> npt.NDArray[np.float64]:
+    def _scores(self, member: CohortMember, epoch: int) -> npt.NDArray[np.float64]:
         moved()
         if isinstance(self.network, DreNet) and epoch < self.recipe.trunk_epochs:
             return trunk_probabilities(self.network, self.folders.cache, member.slices)

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class TrainingRequest:
     """What `drenet train` was asked: `archive` is an archive or the folder of a run that holds a manifest of one."""
 
     archive: Path
@@ -72,7 +72,7 @@ class Request:
         return Folders(self.out, self.cache or self.out / CACHE, self.out / EVENTS if self.tensorboard else None)
 
 
-def train(world: Alone | World, request: Request) -> State | None:
+def train(world: Alone | World, request: TrainingRequest) -> State | None:
     """Train as `request` says; what came of it, on root. Raises PipelineError, Drained when stopped."""
     with ExitStack() as stack, asked_to_stop() as stop:
         with root_first(world):
@@ -92,7 +92,7 @@ def train(world: Alone | World, request: Request) -> State | None:
         return state if world.rank == 0 else None
 
 
-def check(world: Alone | World, request: Request) -> None:
+def check(world: Alone | World, request: TrainingRequest) -> None:
     """Root looks before anything starts. Raises ConfigurationError."""
     recipe = request.recipe
     if request.tensorboard:
@@ -116,7 +116,7 @@ def check(world: Alone | World, request: Request) -> None:
     write_whole(request.out / PREPARATION, to_toml(request.config).encode())
 
 
-def new_network(request: Request, task: str) -> DreNet | Baseline:
+def new_network(request: TrainingRequest, task: str) -> DreNet | Baseline:
     """The network at its start: seeded, or from a checkpoint or a torchvision-named ResNet-50."""
     recipe, n_classes = request.recipe, len(CLASSES[task])
     torch.manual_seed(recipe.seed)
@@ -131,7 +131,7 @@ def new_network(request: Request, task: str) -> DreNet | Baseline:
     return network
 
 
-def _finish(request: Request, state: State) -> None:
+def _finish(request: TrainingRequest, state: State) -> None:
     """The curves as a picture, and the parts by patient for whoever reads on."""
     from pipeline.training.curves import draw_curves
 

@@ -335,7 +335,7 @@ async function windowed(view, slice) {
   return canvas;
 }
 
-// The inverse of picture_pack.pack_slice: zlib, two planes of bytes, differences from what the neighbours foretell.
+// The inverse of pictures.pack_slice: zlib, two planes of bytes, differences from what the neighbours foretell.
 async function unpack(packed, { size: [rows, columns], step }) {
   const stream = new Blob([Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0))]).stream();
   const bytes = new Uint8Array(await new Response(stream.pipeThrough(new DecompressionStream("deflate"))).arrayBuffer());

@@ -21,13 +21,16 @@ from pydicom.uid import UID, generate_uid
 from pipeline.records import NOTICE, Box, Detail
 from pipeline.report.dicom.subject import Subject
 
-MAKER, MODEL = "drenet-pipeline", "DRE-Net"
+MAKER = "drenet-pipeline"
+MODEL = "DRE-Net"
 SCHEME = "99DRENET"
 PROBABILITY = CodedConcept("probability", SCHEME, "Probability of the positive class")
 ATTENTION = CodedConcept("attention", SCHEME, "Attention weight of the detail")
 DETAIL = CodedConcept("detail", SCHEME, "Detail attended by the network")
 SCREENED = CodedConcept("slices", SCHEME, "Scored slices of the chest")
-RED, WHITE, YELLOW = (224, 0, 0), (255, 255, 255), (255, 212, 0)
+RED = (224, 0, 0)
+WHITE = (255, 255, 255)
+YELLOW = (255, 212, 0)
 
 
 def structured_report(subject: Subject, box_from: float) -> hd.sr.Comprehensive3DSR:
@@ -127,11 +130,14 @@ def capture(subject: Subject, place: int, box_from: float, number: int) -> hd.sc
         series_instance_uid=_uid(subject, "captures"),
         sop_instance_uid=_uid(subject, "capture", place),
     )
-    image.BodyPartExamined, image.ImageType = "CHEST", ["DERIVED", "SECONDARY"]
-    image.BurnedInAnnotation, image.RecognizableVisualFeatures = "NO", "NO"
+    image.BodyPartExamined = "CHEST"
+    image.ImageType = ["DERIVED", "SECONDARY"]
+    image.BurnedInAnnotation = "NO"
+    image.RecognizableVisualFeatures = "NO"
     image.SeriesDescription = f"{MODEL} overlays. {NOTICE}"
     source = pydicom.Dataset()
-    source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID = original.SOPClassUID, original.SOPInstanceUID
+    source.ReferencedSOPClassUID = original.SOPClassUID
+    source.ReferencedSOPInstanceUID = original.SOPInstanceUID
     image.SourceImageSequence = [source]
     return image
 

@@ -14,7 +14,7 @@ from pipeline.errors import ConfigurationError, Reason, StudyError
 from pipeline.files import storage_error
 from pipeline.records import StudyResult
 from pipeline.report.dicom.objects import capture, segmentation, structured_report
-from pipeline.report.dicom.subject import Network, Subject, read_subject
+from pipeline.report.dicom.subject import Algorithm, Subject, read_subject
 from pipeline.run.journal import decode, read_raw
 from pipeline.run.manifest import Manifest, read_manifest
 from pipeline.run.paths import PRIVATE
@@ -40,7 +40,7 @@ def write_dicom(run: Path, folder: Path, *, studies: int = 10, box_from: float =
     folder = _prepared(folder)
     manifest = read_manifest(run / PRIVATE)
     first = described.networks[0]
-    network = Network(0, first.column, first.sha256, first.positive, described.code_version)
+    network = Algorithm(0, first.column, first.sha256, first.positive, described.code_version)
     n_studies = n_objects = n_left_out = 0
     for result in _chosen(run, keys) if keys else _highest(run, studies):
         try:
@@ -51,7 +51,8 @@ def write_dicom(run: Path, folder: Path, *, studies: int = 10, box_from: float =
             n_left_out += 1
             continue
         _save(objects, folder / result.study_key)
-        n_studies, n_objects = n_studies + 1, n_objects + len(objects)
+        n_studies = n_studies + 1
+        n_objects = n_objects + len(objects)
     return Written(n_studies, n_objects, n_left_out)
 
 
@@ -83,7 +84,7 @@ def _results(run: Path) -> Iterator[StudyResult]:
             yield line.result
 
 
-def _subject(manifest: Manifest, result: StudyResult, network: Network, recipe: str) -> Subject:
+def _subject(manifest: Manifest, result: StudyResult, network: Algorithm, recipe: str) -> Subject:
     number = next(n for n, entry in enumerate(manifest.entries) if entry.study_key == result.study_key)
     series = next(one for one in manifest.study(number).candidates if one.series_key == result.series_key)
     return read_subject(Path(manifest.heading.root), result, series, network, recipe)

@@ -23,7 +23,7 @@ CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 
 
 @dataclass(frozen=True, slots=True)
-class Network:
+class Algorithm:
     """What the objects say of the algorithm; `number` is its place among the run's networks."""
 
     number: int
@@ -41,7 +41,7 @@ class Subject:
     """
 
     result: StudyResult
-    network: Network
+    network: Algorithm
     originals: list[pydicom.Dataset]
     slices: dict[int, ScoredSlice]
     grey: npt.NDArray[np.uint8]
@@ -60,7 +60,7 @@ class Subject:
         return sorted(self.slices, key=lambda place: -self.slices[place].predictions[number].probability)[:count]
 
 
-def read_subject(root: Path, result: StudyResult, series: Series, network: Network, recipe: str) -> Subject:
+def read_subject(root: Path, result: StudyResult, series: Series, network: Algorithm, recipe: str) -> Subject:
     """What to make the objects of `result` from; StudyError where its slices are no single-frame CT images."""
     if series.kind != "dicom":
         raise StudyError(Reason.NOT_DICOM, "write")

@@ -56,7 +56,8 @@ def load_network(path: str | Path) -> DreNet | Baseline:
 
 def load_start(network: DreNet, path: str | Path) -> None:
     """Start `network` from a DRE-Net of the same width and classes, or from a torchvision-named ResNet-50."""
-    data, name = _read(Path(path)), str(path)
+    data = _read(Path(path))
+    name = str(path)
     state, _ = _tensors(data, name)
     if "conv1.weight" in state:
         _load_backbone(network, state, name)

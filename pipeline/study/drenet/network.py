@@ -23,7 +23,10 @@ from torch.nn.functional import interpolate, pad
 from pipeline.records import Details
 from pipeline.study.drenet.resnet import ResNet
 
-IMAGE_PX, ZOOM_PX, DETAIL_PX, PAD_PX = 448, 600, 224, 224
+IMAGE_PX = 448
+ZOOM_PX = 600
+DETAIL_PX = 224
+PAD_PX = 224
 N_SMALL = N_LARGE = 3
 N_DETAILS = N_SMALL + N_LARGE
 MAX_IOU = 0.1

@@ -67,11 +67,13 @@ class ResNet(nn.Module):
 
 def fold_batch_norms(trunk: ResNet) -> None:
     """Work every batch norm into its convolution, in place; for inference only."""
-    trunk.conv1, trunk.bn1 = _fused(trunk.conv1, trunk.bn1), nn.Identity()
+    trunk.conv1 = _fused(trunk.conv1, trunk.bn1)
+    trunk.bn1 = nn.Identity()
     for block in trunk.modules():
         if isinstance(block, Bottleneck):
             for number in (1, 2, 3):
-                conv, norm = getattr(block, f"conv{number}"), getattr(block, f"bn{number}")
+                conv = getattr(block, f"conv{number}")
+                norm = getattr(block, f"bn{number}")
                 setattr(block, f"conv{number}", _fused(conv, norm))
                 setattr(block, f"bn{number}", nn.Identity())
             if block.downsample is not None:

@@ -1,6 +1,6 @@
 """Which engine computes, on which device: decided once by root, provided by every rank, or refused with the cure.
 
-An engine never falls back to another or to another precision: results would differ between machines without a word.
+An engine never falls back to another or to another precision: results would differ between machines, and nobody be told.
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ class Engine:
         """[slice][network]; `tick` is called between batches. Raises StudyError NONFINITE_OUTPUT."""
         for looks in self._looks:
             looks.met.clear()
-        images, zooms = self._on_device(prepared.images), self._on_device(prepared.zoom)
+        images = self._on_device(prepared.images)
+        zooms = self._on_device(prepared.zoom)
         covered = [lung_integral(lung) for lung in prepared.lung]
         at_once = len(covered) if self._device.type == "cuda" else 1
         rows: list[tuple[SlicePrediction, ...]] = []
@@ -102,7 +103,8 @@ def _prediction(output: DreNetOutput, row: int, positive: int, covered: Integral
     """One slice's output as a record."""
     probability = float(torch.softmax(output.concat_logits[row], dim=0)[positive])
     parts = torch.softmax(output.part_logits[row], dim=1)[:, positive].tolist()
-    scores, weights = output.detail_score[row].tolist(), output.attention[row].tolist()
+    scores = output.detail_score[row].tolist()
+    weights = output.attention[row].tolist()
     if not np.isfinite([probability, *parts, *scores]).all():
         raise StudyError(Reason.NONFINITE_OUTPUT, "infer")
     edges_K4 = output.boxes[row].numpy()

@@ -135,14 +135,17 @@ def _follow(candidates: list[Bits], start: int, z_mm: npt.NDArray[np.float64]) -
     lungs = np.zeros((len(candidates), *candidates[0].shape), np.uint8)
     lungs[start] = candidates[start] > 0
     for step in (1, -1):
-        before, at = lungs[start], float(z_mm[start])
+        before = lungs[start]
+        at = float(z_mm[start])
         for place in range(start + step, len(lungs) if step > 0 else -1, step):
             reach = (STEP_MM + SLOPE * abs(float(z_mm[place]) - at)) / WORK_MM
             box = window(before | candidates[place])
             inside = candidates[place][box] > 0
-            region, near = candidates[place][box][inside], widened(before[box], reach)[inside]
+            region = candidates[place][box][inside]
+            near = widened(before[box], reach)[inside]
             keep = np.bincount(region[near > 0], minlength=256) > FOLLOWED * np.bincount(region, minlength=256)
             lungs[place][box][inside] = keep[region]
             if lungs[place].any():
-                before, at = lungs[place], float(z_mm[place])
+                before = lungs[place]
+                at = float(z_mm[place])
     return lungs

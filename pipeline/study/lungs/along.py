@@ -57,14 +57,17 @@ Chosen = npt.NDArray[np.bool_]
 
 def bridged(lungs: Bits, hu: Hu, free: Bits, z_mm: npt.NDArray[np.float64], rays: Rays) -> Bits:
     """`lungs` [S, r, c] with what is `free` to join, known as lung elsewhere and near disease."""
-    whole, changed = lungs, np.ones(len(lungs), bool)
+    whole = lungs
+    changed = np.ones(len(lungs), bool)
     for _ in range(PASSES):
-        before, whole = whole, whole.copy()
+        before = whole
+        whole = whole.copy()
         reach = np.stack([rays.reach(lung) for lung in before])
         for i, image in enumerate(hu):
             low, high = np.searchsorted(z_mm, (z_mm[i] - REACH_MM, z_mm[i] + REACH_MM))
             if changed[low:high].any():
-                below, above = before[low:i].max(axis=0, initial=0), before[i + 1 : high].max(axis=0, initial=0)
+                below = before[low:i].max(axis=0, initial=0)
+                above = before[i + 1 : high].max(axis=0, initial=0)
                 reaches = reach[i], reach[low:high].max(axis=0)
                 whole[i] |= _joining(before[i], image, free[i], (below, above), reaches, rays)
         changed = (whole != before).any(axis=(1, 2))

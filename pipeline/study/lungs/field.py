@@ -82,7 +82,8 @@ class _Edge:
         nothing = np.zeros(ARCS, bool)
         if not near_body.any():
             return nothing
-        arc, values = self.arc[self.band], hu[self.band].astype(np.float64)
+        arc = self.arc[self.band]
+        values = hu[self.band].astype(np.float64)
         mean = _smooth(np.bincount(arc, values, ARCS)) / np.maximum(_smooth(np.bincount(arc, minlength=ARCS)), 1)
         wall = (mean > TISSUE_HU) & (np.bincount(arc[near_body], minlength=ARCS) > 0)
         lung = (mean > AIR_HU) & ~wall
@@ -94,7 +95,8 @@ class _Edge:
 def _between(lung: Arcs, wall: Arcs) -> Arcs:
     """The runs of `lung` that have `wall` at both ends, and the wall itself; none where there is no such run."""
     start = int(np.flatnonzero(wall)[0])
-    turned, walls = np.roll(lung, -start), np.roll(wall, -start)
+    turned = np.roll(lung, -start)
+    walls = np.roll(wall, -start)
     cut = np.zeros_like(lung)
     for run in np.split(np.arange(len(lung)), np.flatnonzero(np.diff(turned)) + 1):
         if turned[run[0]] and len(run) <= LONGEST and walls[run[0] - 1] and walls[(run[-1] + 1) % len(lung)]:

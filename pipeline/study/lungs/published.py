@@ -45,6 +45,8 @@ def _two_largest(air: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int32], lis
     kept = [int(number) for number in np.argsort(-area, kind="stable")[:2] if area[number] >= LEAST_SHARE * air.size]
     if not kept:
         return labels, [], (slice(0), slice(0))
-    low_y, low_x = max(0, min(top[kept]) - MARGIN), max(0, min(left[kept]) - MARGIN)
-    high_y, high_x = max((top + height)[kept]) + MARGIN, max((left + width)[kept]) + MARGIN
+    low_y = max(0, min(top[kept]) - MARGIN)
+    low_x = max(0, min(left[kept]) - MARGIN)
+    high_y = max((top + height)[kept]) + MARGIN
+    high_x = max((left + width)[kept]) + MARGIN
     return labels, kept, (slice(low_y, high_y), slice(low_x, high_x))

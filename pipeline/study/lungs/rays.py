@@ -46,7 +46,8 @@ class Rays:
         row, middle = (_centre(bodies, axis) for axis in (2, 1))
         middle = _spine(bodies, hu, middle)
         y, x = np.indices(bodies.shape[1:], np.float32)
-        y, x = y - row, x - middle + 0.5
+        y = y - row
+        x = x - middle + 0.5
         angle = ((np.arctan2(x, -y) / (2 * np.pi) + 0.5) * RAYS).astype(np.intp) % RAYS
         radius = np.hypot(y, x).astype(np.float32)
         return cls(middle, angle.astype(np.uint8), radius)
@@ -69,7 +70,8 @@ class Rays:
         """
         x = np.abs(np.arange(hu.shape[1]) - self.middle + 0.5)
         bone = np.flatnonzero((hu > BONE_HU) & (x > CENTRAL_MM / WORK_MM))
-        angle, radius = self.angle.ravel()[bone], self.radius.ravel()[bone]
+        angle = self.angle.ravel()[bone]
+        radius = self.radius.ravel()[bone]
         beyond = radius > reach[angle]
         first = np.full(RAYS, np.inf, np.float32)
         np.minimum.at(first, angle[beyond], radius[beyond])
@@ -110,7 +112,8 @@ def to_spine(met: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 
 def _arc(reach: Line, touching: npt.NDArray[np.bool_]) -> Line:
-    known, at = np.flatnonzero(touching), np.arange(len(reach))
+    known = np.flatnonzero(touching)
+    at = np.arange(len(reach))
     if len(known) < 2:
         return reach
     place = 1 + np.searchsorted(known[1:-1], at)
@@ -125,7 +128,8 @@ def _bridged(first: Line) -> Line:
         return np.zeros_like(first)
     at = np.arange(len(first))
     place = 1 + np.searchsorted(known[1:-1], at)
-    before, after = known[place - 1], known[place]
+    before = known[place - 1]
+    after = known[place]
     turn = 2 * np.pi / RAYS
     gap = np.sin((after - before) * turn)
     chord = gap / (np.sin((after - at) * turn) / first[before] + np.sin((at - before) * turn) / first[after])

@@ -36,7 +36,9 @@ def closed(mask: Bits, radius: float) -> Bits:
     """Closing with a disk of any size, by two distance maps; nothing is lost at the border."""
     if not mask.any():
         return mask
-    box, pad, shut = window(mask), int(radius) + 2, mask.copy()
+    box = window(mask)
+    pad = int(radius) + 2
+    shut = mask.copy()
     wide = widened(cv2.copyMakeBorder(mask[box], pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=0), radius)
     shut[box] |= cv2.distanceTransform(wide, cv2.DIST_L2, 5)[pad:-pad, pad:-pad] > radius
     return shut
@@ -46,7 +48,8 @@ def filled(mask: Bits) -> Bits:
     """`mask` without holes."""
     if not mask.any():
         return mask
-    box, whole = window(mask), mask.copy()
+    box = window(mask)
+    whole = mask.copy()
     outside = cv2.copyMakeBorder(1 - mask[box], 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=1)
     cv2.floodFill(outside, None, (0, 0), 2)
     whole[box] = outside[1:-1, 1:-1] != 2

@@ -28,7 +28,8 @@ def _touching(air: Bits, middle: int) -> bool:
     if not air[:, middle].any():
         return False
     n, _, stats, _ = cv2.connectedComponentsWithStats(near, connectivity=8)
-    left, right = stats[1:n, 0], stats[1:n, 0] + stats[1:n, 2]
+    left = stats[1:n, 0]
+    right = stats[1:n, 0] + stats[1:n, 2]
     return bool(((left < BAND - 1) & (right > BAND + 2)).any())
 
 

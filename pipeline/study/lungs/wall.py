@@ -78,7 +78,8 @@ def closed_lungs(air: Bits, hu: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64])
     everywhere, close = (inside & (from_middle > least_mm / WORK_MM) for least_mm in (MIDLINE_MM, CLOSE_MM))
     for i, image in enumerate(hu):
         first = min(max(i - 1, 0), int(np.searchsorted(z_mm, z_mm[i] - BELOW_MM)))
-        below, deep = lungs[first:i].max(axis=0, initial=0), lungs[first] if i else np.zeros_like(lungs[0])
+        below = lungs[first:i].max(axis=0, initial=0)
+        deep = lungs[first] if i else np.zeros_like(lungs[0])
         free = everywhere[i]
         pair = [_whole(half, image, free, (below, deep), wall[i], rays) for half, wall in zip(halves[i], walls, strict=True)]
         lungs[i] = _with_consolidation(pair, image, (free, close[i]), rays)
@@ -189,10 +190,14 @@ def _lesions(pockets: Bits, hu: Hu, below: Bits, *, small_mm2: float, ragged: fl
     """
     if not pockets.any():
         return pockets
-    box, lesions = window(pockets), np.zeros_like(pockets)
+    box = window(pockets)
+    lesions = np.zeros_like(pockets)
     n, labels, stats, _ = cv2.connectedComponentsWithStats(pockets[box], connectivity=4)
     inside = pockets[box] > 0
-    region, hu, below, area = labels[inside], hu[box][inside], below[box][inside], stats[:, cv2.CC_STAT_AREA]
+    region = labels[inside]
+    hu = hu[box][inside]
+    below = below[box][inside]
+    area = stats[:, cv2.CC_STAT_AREA]
     supported = np.bincount(region[below > 0], minlength=n) > SUPPORTED * area
     airy = np.bincount(region[hu < AIRY_HU], minlength=n) > AIRY * area
     fat = np.bincount(region[(hu > FAT_HU[0]) & (hu < FAT_HU[1])], minlength=n) > 0.5 * area
