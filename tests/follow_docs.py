@@ -245,7 +245,8 @@ STEPS = {
         ),
         Step(
             'curl -s -H "Authorization: Bearer $(cat token)" -F files=@study.zip http://127.0.0.1:8080/v1/studies',
-            'curl -sf -H "Authorization: Bearer $(cat token)" -F files=@study.zip http://127.0.0.1:$port/v1/studies\nkill $!\nwait $! || [ $? -eq 75 ]',
+            'curl -sf -H "Authorization: Bearer $(cat token)" -F files=@study.zip http://127.0.0.1:$port/v1/studies\n'
+            "kill $!\nwait $! || [ $? -eq 75 ]",
             PORT,
         ),
         Step(
