@@ -257,14 +257,15 @@ STEPS = {
         Step("(umask 077; openssl rand -hex 32 > token)"),
         Step(
             "drenet serve --weights covid.ckpt --spool /var/lib/drenet --host 0.0.0.0 --token-file token",
-            "kill %1\nwait %1 || [ $? -eq 75 ]\n"
+            "kill $!\nwait $! || [ $? -eq 75 ]\n"
             "drenet serve --weights covid.ckpt --spool spool --port $port --token-file token > served.log 2>&1 &\n"
             "answers",
             SERVED,
         ),
         Step(
             'curl -s -H "Authorization: Bearer $(cat token)" -F files=@study.zip http://127.0.0.1:8080/v1/studies',
-            'curl -sf -H "Authorization: Bearer $(cat token)" -F files=@study.zip http://127.0.0.1:$port/v1/studies\nkill %2',
+            'curl -sf -H "Authorization: Bearer $(cat token)" -F files=@study.zip http://127.0.0.1:$port/v1/studies\n'
+            "kill $!\nwait $! || [ $? -eq 75 ]",
             PORT,
         ),
         Step(

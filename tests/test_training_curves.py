@@ -49,9 +49,18 @@ def test_an_area_below_chance_is_within_the_picture(tmp_path, monkeypatch):
 def test_every_term_is_told_by_what_it_teaches_and_the_jump_is_marked(tmp_path, monkeypatch):
     terms, losses, areas = drawn(state(), tmp_path, monkeypatch)
     assert set(TEACHES) == set(PARTS)
-    assert [text.get_text() for text in terms.get_legend().get_texts()] == [f"{name}: {TEACHES[name]}" for name in PARTS]
-    assert {axes.texts[0].xy[0] for axes in (terms, losses, areas)} == {4}
+    *told, marked = [text.get_text() for text in terms.get_legend().get_texts()]
+    assert told == [f"{name}: {TEACHES[name]}" for name in PARTS]
+    assert "the sum jumps" in marked
+    assert {axes.lines[-1].get_xdata()[0] for axes in (terms, losses, areas)} == {4}
     assert {line.get_label() for line in losses.lines} >= {"training slices", "validation patients"}
+
+
+def test_a_term_that_is_not_in_use_yet_is_no_line(tmp_path, monkeypatch):
+    terms, *_ = drawn(state(), tmp_path, monkeypatch)
+    (rank,) = [line for line in terms.lines if line.get_label().startswith("rank")]
+    assert np.isnan(rank.get_ydata()[:4]).all()
+    assert rank.get_ydata()[4:].tolist() == [15] * 4
 
 
 def test_a_run_without_trunk_epochs_has_no_jump():

@@ -84,7 +84,7 @@ def draw_curves(path: Path, state: State) -> None:
         losses.plot(curve.step, curve.value, marker="o", markersize=3, label=label)
     losses.set(xlabel="step", ylabel="cross entropy of the network's answer", title="loss by epoch")
     losses.set_ylim(bottom=0)
-    losses.legend(loc="best", fontsize="small")
+    losses.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=1, fontsize="small")
     areas.plot(validation["auc"].step, validation["auc"].value, marker="o", markersize=3)
     areas.axhline(0.5, color="grey", linewidth=0.8, linestyle=":")
     areas.set(xlabel="step", ylabel="AUC by patient", title="validation AUC (dotted: chance)", ylim=(-0.02, 1.02))
@@ -99,18 +99,15 @@ def _draw_terms(axes: Axes, state: State) -> None:
     for name, curve in _smoothed(term_curves(state)):
         axes.plot(curve.step, curve.value, label=f"{name}: {TEACHES[name]}")
     axes.set(xlabel="step", ylabel="loss", yscale="log", title="terms of the loss; their sum is what is trained on")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=1, fontsize="small")  # below: covers no curve
     _mark_jump(axes, state)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=1, fontsize="small")  # below: covers no curve
 
 
 def _mark_jump(axes: Axes, state: State) -> None:
-    if (step := jump(state)) is None:
-        return
-    axes.axvline(step, color="grey", linewidth=0.8, linestyle="--")
-    axes.annotate(
-        "concat and rank come in: the sum jumps", (step, 0.02), xycoords=("data", "axes fraction"), rotation=90,
-        xytext=(-3, 0), textcoords="offset points", ha="right", va="bottom", fontsize="x-small", color="dimgrey",
-    )  # fmt: skip
+    if (step := jump(state)) is not None:
+        label = "trunk epochs end, concat and rank come in: the sum jumps"
+        axes.axvline(step, color="grey", linewidth=0.8, linestyle="--", label=label)
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _smoothed(curves: dict[str, Curve]) -> Iterator[tuple[str, Curve]]:
@@ -118,4 +115,5 @@ def _smoothed(curves: dict[str, Curve]) -> Iterator[tuple[str, Curve]]:
     for name, curve in curves.items():
         window = max(1, len(curve.value) // 100)
         kernel = np.ones(window) / window
-        yield name, Curve(curve.step[window - 1 :], np.convolve(curve.value, kernel, mode="valid"))
+        there = np.where(curve.value > 0, curve.value, np.nan)  # a term that is not in use yet is no line
+        yield name, Curve(curve.step[window - 1 :], np.convolve(there, kernel, mode="valid"))
