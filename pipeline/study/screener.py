@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.archive import Decoder, read_mask, read_volume, root_of
+from pipeline.archive import Decoder, read_mask, root_of
 from pipeline.config import Config
 from pipeline.errors import PipelineError, RankDied, Reason, StudyError
 from pipeline.mpi.stall import moved
@@ -28,6 +28,7 @@ from pipeline.study.lungs import judged_masks
 from pipeline.study.picture_pack import Album, deep_pictures, study_pictures
 from pipeline.study.pool import failed_result, study_result
 from pipeline.study.slices import Chosen, Mask, prepare
+from pipeline.study.within import Look, Reader, has_few, look_again
 
 log = logging.getLogger(__name__)
 
@@ -68,18 +69,28 @@ class Preparer:
         raise StudyError(Reason.NO_SUITABLE_SERIES, "select")
 
     def _prepared(self, study: Study, series: Series) -> PreparedStudy:
-        config = self._config
-        with self.timed("read"):
-            volume = read_volume(self._archive, series, range(len(series.slices)), self._decoder)
-        with self.timed("lung"):
-            masks, doubts = self._masks(volume)
+        look = self._look(series)
         with self.timed("prepare"):
-            prepared = prepare(volume, masks, series.seed, config, doubts)
-        self.seen = (volume, masks, prepared)
+            prepared = prepare(look.volume, look.masks, series.seed, self._config, look.doubts)
+        self.seen = (look.volume, look.masks, prepared)
         if self._sheets:
             with self.timed("pictures"):
-                write_contact_sheet(self._sheets / f"{study.study_key}.png", volume, masks, prepared)
+                write_contact_sheet(self._sheets / f"{study.study_key}.png", *self.seen)
         return prepared
+
+    def _look(self, series: Series) -> Look:
+        """The slices that the manifest has chosen, with their lungs; where few of them show any, others within the lung."""
+        reader, config = Reader(self._archive, series, self._decoder), self._config.slices
+        first = self._seen(reader.first)
+        if config.within == "series" or not series.packed or not has_few(first, config):
+            return first
+        return look_again(first, reader.z_mm(), lambda places: self._seen(lambda: reader.volume(places)), config) or first
+
+    def _seen(self, read: Callable[[], Volume]) -> Look:
+        with self.timed("read"):
+            volume = read()
+        with self.timed("lung"):
+            return Look(volume, *self._masks(volume))
 
     def _masks(self, volume: Volume) -> tuple[Mask, Chosen]:
         """The lungs as found, or as given with exported pictures, and whose masks are implausible.
