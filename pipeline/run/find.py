@@ -26,8 +26,8 @@ from pipeline.run.scan_cache import found_files
 class Origin:
     """One image of the archive and what the tables call it. It identifies: keep it where the archive is kept.
 
-    `series_key` is empty for a series that was no candidate; `slice_index` None for a slice that is not of a candidate, or of whose
-    place an older version's manifest says nothing.
+    `series_key` is empty for a series that was no candidate; `slice_index` None for a slice that is not of a candidate, or of
+    whose place an older version's manifest says nothing.
     `study_uid` and `series_uid` of pictures and NIfTI volumes are the archive's names for them; they have no `sop_uid`.
     `frame` counts from 0 in a multi-frame object, and along the stored third axis of a volume.
     """
