@@ -2,7 +2,7 @@
 
 Index reads real small DICOM files; catalogue, manifest, journals and what follows work on studies fabricated as rows: invented
 numbers in the shape of real ones, which measures the machinery, nothing clinical. A stage is a process of its own, so that its
-resident memory is its own. Prints a table, and with --out writes OUT.json and OUT.png. Needs some 30 GB a million studies.
+resident memory is its own. Prints a table, and with --out writes OUT.json and OUT.png. Needs some 40 GB a million studies.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import random
 import shutil
 import subprocess
 import sys
@@ -18,13 +19,14 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from pipeline.archive import pack
 from pipeline.config import Config, results_digest
 from pipeline.files import write_whole
 from pipeline.records import (
@@ -80,13 +82,29 @@ def study_of(number: int) -> Study:
     """A manifest's entry: one series, of which 15 slices will be read."""
     uid = f"1.2.826.0.1.3680043.10.1.{10**18 + number}"
     folder = f"archive/{number // 1000:05d}/{number:08d}/series-1"
-    slices = tuple(
+    read = tuple(
         SliceSource(f"{folder}/IM-{n:05d}.dcm", n * 21.3, 1204, 2**19, rows=512, columns=512, size=525_492, place=n * 14)
         for n in range(KEPT)
     )
-    series = Series(key_of(number, "R"), f"{uid}.1", number, slices, (0.7, 0.7), facts=FACTS)
+    every = every_slice_of(number % N_DIFFERENT)
+    series = Series(key_of(number, "R"), f"{uid}.1", number, read, (0.7, 0.7), facts=FACTS, packed=every)
     cost = 1e6 + number * 7919 % 100_003
     return Study(key_of(number), key_of(number // 2, "P"), uid, f"ID{number}", (series,), cost=cost, n_files=N_FILES)
+
+
+@cache
+def every_slice_of(number: int) -> bytes:
+    """All slices of a series, packed; times and checks of the files differ as they do on disks."""
+    draw = random.Random(number)
+    folder = f"archive/00000/{number:08d}/series-1"
+    slices = [
+        SliceSource(
+            f"{folder}/IM-{n:05d}.dcm", -812.5 + 1.5 * n, 1204, 2**19, rows=512, columns=512, size=525_492, place=n,
+            mtime_ns=10**18 + n * 10**7 + draw.getrandbits(22), check=f"4096-{draw.getrandbits(64):016x}",
+        )
+        for n in range(N_FILES)
+    ]  # fmt: skip
+    return pack(slices)
 
 
 # ---- the stages; each is measured in a process of its own ----

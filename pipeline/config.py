@@ -77,6 +77,7 @@ class SliceConfig(Section, frozen=True):
     last: float = 1.0
     keep_fraction: float = 0.40  # kept when its lung area is at least this share of the study's largest
     min_kept: int = 1
+    within: Literal["series", "lung"] = "lung"  # lung: chosen again within it where few show any; series: the paper's words
 
 
 class LungConfig(Section, frozen=True):

@@ -92,7 +92,8 @@ class SliceSource:
 class Series:
     """One candidate series: its slices sorted along +z, duplicates already dropped.
 
-    In the manifest it holds only the slices that screening reads; `facts.n_slices` counts them all.
+    In the manifest it holds only the slices that screening reads, and all of them in `packed` (archive/packed.py), empty where
+    there are no others; `facts.n_slices` counts them all.
 
     `seed` comes from the series UID (or the content's SHA-256 where there is none) and seeds the fill. `original_affine`
     maps volume pixel edges to original ones. `facts` are the non-identifying columns of the tables.
@@ -108,6 +109,7 @@ class Series:
     score: float = 0.0
     events: tuple[Event, ...] = ()
     facts: Facts = field(default_factory=lambda: Facts())  # noqa: PLW0108  Facts is defined below
+    packed: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,7 @@ class Volume:
     """Decoded slices of one series, sorted along +z: `hu` int16 [S, R, C] in [-1024, 3071].
 
     `slice_index` [S] is each slice's place in the whole series; `n_series` is that series' length. `masks` holds, for
-    pictures, the path of each one's given lung mask or "".
+    pictures, the path of each one's given lung mask or ""; they are `turned` where the first of them lies nearest to the head.
     """
 
     hu: npt.NDArray[np.int16]
@@ -180,6 +182,7 @@ class Volume:
     n_series: int = 0
     events: tuple[Event, ...] = ()
     masks: tuple[str, ...] = ()
+    turned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from pipeline.cli import main
 from pipeline.errors import Reason, StorageError, StudyError
 from pipeline.mpi.launched import launched_rank
 from pipeline.run.journal import Journal
-from pipeline.study import screener
+from pipeline.study import screener, within
 
 
 def storage_of_last_rank_fails_at_second_study():
@@ -29,24 +29,24 @@ def storage_of_last_rank_fails_at_second_study():
 
 
 def first_read_of_every_study_fails():
-    read = screener.read_volume
+    read = within.read_volume
     marks = Path(os.environ["MARKS"])  # one folder for all ranks: a study may be tried again on another
 
-    def failing(root, series, wanted, decoder):
+    def failing(root, series, wanted, decoder, *like):
         mark = marks / series.series_key
         if not mark.exists():
             mark.touch()
             raise StudyError(Reason.IO_ERROR, "decode")
-        return read(root, series, wanted, decoder)
+        return read(root, series, wanted, decoder, *like)
 
-    screener.read_volume = failing
+    within.read_volume = failing
 
 
 def every_read_fails():
     def failing(*_):
         raise StudyError(Reason.IO_ERROR, "decode")
 
-    screener.read_volume = failing
+    within.read_volume = failing
 
 
 def every_study_meets_a_bug():

@@ -156,7 +156,7 @@ def test_every_glob_over_source_files_matches_something():
 def test_the_code_that_prepares_slices_is_all_that_cached_slices_are_named_after():
     named = {path.relative_to(HOUSE).parts[0:2] for glob in PREPARING for path in HOUSE.glob(glob)}
     study = {name for room, name in named if room == "study"}
-    assert study == {"fill.py", "lungs", "screener.py", "slices.py"}
+    assert study == {"fill.py", "lungs", "screener.py", "slices.py", "within.py"}
     assert {room for room, _ in named} == {"archive", "study"}
 
 

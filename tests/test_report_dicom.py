@@ -10,11 +10,18 @@ import pydicom
 import pytest
 
 from pipeline import open_run
+from pipeline.archive import every_slice
 from pipeline.archive.volume import _squared, orient
+from pipeline.config import Config
 from pipeline.errors import ConfigurationError
+from pipeline.phantom import torso
+from pipeline.phantom.images import series
+from pipeline.phantom.writer import write_series
+from pipeline.records import ScoredSlice, StudyResult
 from pipeline.report.dicom import write_dicom
 from pipeline.report.dicom.objects import _towards
-from pipeline.report.dicom.subject import to_stored
+from pipeline.report.dicom.subject import Network, read_subject, to_stored
+from tests.fabricate import indexed
 
 BOX_FROM = 0.3  # the weights are made from a formula: no detail of theirs reaches 0.8
 
@@ -171,3 +178,17 @@ def test_the_command_says_what_it_wrote_and_logs_no_identifier(plain, drenet, tm
     assert "5 DICOM objects of 1 studies" in done.stdout
     assert "carry the patients' identity" in done.stdout
     assert "1.2.826" not in done.stdout
+
+
+def test_slices_that_were_chosen_again_are_those_of_the_objects(tmp_path):
+    write_series(tmp_path / "a", series(torso(3, "covid", (420.0, 240.0), matrix=64, slices=60), "1"))
+    _, (study,) = indexed(tmp_path / "a", Config())
+    (candidate,) = study.candidates
+    scored = tuple(ScoredSlice(place, 0.0, 0.0, ()) for place in (28, 29, 30, 31))
+    assert not {one.slice_index for one in scored} <= {source.place for source in candidate.slices}
+    result = StudyResult(study.study_key, "", "OK_WITH_WARNINGS", slices=scored)
+    subject = read_subject(tmp_path / "a", result, candidate, Network(0, "probability", "0" * 64, "covid", "0"), "chest-wall")
+    assert [one.slice_index for one in subject.slices.values()] == [28, 29, 30, 31]
+    assert sorted(subject.slices) == [0, 1, 2, 3] == list(range(len(subject.originals)))
+    lowest = min(float(one.ImagePositionPatient[2]) for one in subject.originals)
+    assert lowest == pytest.approx(every_slice(candidate)[28].z_mm, abs=0.01)

@@ -113,8 +113,8 @@ def test_what_is_unknown_is_refused_saying_what_may_be_asked(indexed, unknown):
         find(indexed[0], unknown)
 
 
-def test_a_slice_that_was_not_read_is_told_from_a_key_that_is_none(indexed):
-    with pytest.raises(ConfigurationError, match="slice 999 was not read"):
+def test_a_slice_that_is_none_is_told_from_a_key_that_is_none(indexed):
+    with pytest.raises(ConfigurationError, match="there is no slice 999"):
         find(indexed[0], f"{study_of(indexed[0], 'image').study_key}/999")
 
 

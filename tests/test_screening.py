@@ -19,9 +19,14 @@ import pytest
 
 import pipeline
 from pipeline import open_run
+from pipeline.archive import every_slice
 from pipeline.config import Config, EngineConfig, RunConfig
 from pipeline.errors import ConfigurationError
+from pipeline.phantom import chest, torso
+from pipeline.phantom.images import series
+from pipeline.phantom.writer import write_series
 from pipeline.pseudonym import make_key
+from pipeline.run.manifest import read_manifest
 from pipeline.run.resume import last_places
 
 TABLES = ("studies.csv", "patients.csv", "exclusions.csv", "slices.parquet")
@@ -64,11 +69,12 @@ def test_every_study_ends_as_the_truth_says(screened, truth):
 
 
 def _study_uids(run):
-    from pipeline.run.manifest import read_manifest
+    return {study.study_key: study.study_uid for study in _manifest_studies(run)}
 
+
+def _manifest_studies(run):
     manifest = read_manifest(run / "private")
-    studies = [manifest.study(number) for number in range(len(manifest.entries))]
-    return {study.study_key: study.study_uid for study in studies}
+    return [manifest.study(number) for number in range(len(manifest.entries))]
 
 
 def test_every_file_is_counted_exactly_once(screened, archive):
@@ -88,6 +94,50 @@ def test_tables_and_digest_do_not_depend_on_the_number_of_ranks(ranks, plain, we
     assert done.returncode == 0, done.stdout
     assert _tables(tmp_path / "run") == _tables(plain.run)
     assert _digest(tmp_path / "run", drenet) == plain.digest
+
+
+@pytest.fixture(scope="module")
+def torsos(weights, tmp_path_factory):
+    """Two series from head to pelvis and one of a chest, 96 x 96, screened here."""
+    folder = tmp_path_factory.mktemp("torsos")
+    patients = (
+        torso(3, "covid", (420.0, 240.0), matrix=96, slices=110),
+        torso(5, "healthy", (300.0, 300.0), matrix=96, slices=100),
+    )
+    for number, patient in enumerate((*patients, chest(7, "covid", matrix=96, slices=26))):
+        write_series(folder / "archive" / str(number), series(patient, str(number)))
+    make_key(folder / "key")
+    pipeline.screen(folder / "archive", weights, folder / "run", key_file=folder / "key")
+    return folder
+
+
+def test_the_row_says_that_places_were_chosen_again_and_the_slices_which(torsos):
+    run = open_run(torsos / "run")
+    again = run.studies[run.studies["warnings"].fillna("").str.contains("LUNG_PLACES")]
+    assert again["n_slices"].tolist() in ([110, 100], [100, 110])
+    assert (again["n_slices_scored"] >= 12).all()
+    first = next(study for study in _manifest_studies(torsos / "run") if study.study_key == again["study_key"].iloc[0])
+    z_mm = {source.place: source.z_mm for source in every_slice(first.candidates[0])}
+    slices = run.slices[run.slices["study_key"] == first.study_key]
+    assert len(slices) >= 12
+    assert all(z_mm[row.slice_index] == pytest.approx(row.z_mm) for row in slices.itertuples())
+    assert not set(slices["slice_index"]) <= {source.place for source in first.candidates[0].slices}
+
+
+@pytest.mark.long
+def test_places_chosen_again_are_the_same_on_any_number_of_ranks_in_parts_indexed_before_and_after_a_kill(
+    torsos, weights, drenet, tmp_path
+):
+    screen = ("screen", torsos / "archive", "--key-file", torsos / "key", "--weights", weights)
+    assert drenet(*screen, "--out", tmp_path / "three", ranks=3).returncode == 0
+    indexed = drenet("index", torsos / "archive", "--key-file", torsos / "key", "--out", tmp_path / "indexed")
+    assert (indexed.returncode, drenet(*screen, "--out", tmp_path / "indexed").returncode) == (0, 0)
+    jobs = [drenet(*screen, "--out", tmp_path / "parts", "--part", f"{number}/2", wait=False) for number in (1, 2)]
+    assert [job.wait(timeout=300) for job in jobs] == [0, 0]
+    for run in ("three", "indexed", "parts"):
+        assert _tables(tmp_path / run) == _tables(torsos / "run")
+        assert _digest(tmp_path / run, drenet) == _digest(torsos / "run", drenet)
+    _survives(1, 1, screen, drenet, tmp_path / "killed", _tables(torsos / "run"))
 
 
 @pytest.mark.long

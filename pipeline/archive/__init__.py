@@ -5,6 +5,7 @@ from pipeline.archive.exported import read_mask
 from pipeline.archive.found import FileRecord, FoundFile, Header
 from pipeline.archive.listed import Listed, is_list, listed_files, listed_study, read_list, root_of
 from pipeline.archive.nifti import build_volume_study, folder_patients, volume_name
+from pipeline.archive.packed import every_slice, pack
 from pipeline.archive.patient import IDENTITY_RULE
 from pipeline.archive.pictures import build_picture_study, picture_folder
 from pipeline.archive.ranking import SeriesRank, why_lost
@@ -26,11 +27,13 @@ __all__ = [
     "build_picture_study",
     "build_study",
     "build_volume_study",
+    "every_slice",
     "folder_patients",
     "is_list",
     "list_folder",
     "listed_files",
     "listed_study",
+    "pack",
     "picture_folder",
     "read_list",
     "read_mask",

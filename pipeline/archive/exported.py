@@ -44,22 +44,26 @@ class Picture:
     source: SliceSource
 
 
-def read_pictures(root: Path, series: Series, wanted: Sequence[int], decoder: Decoder) -> Volume:
-    """The pictures at places `wanted` of `series`. Raises StudyError, GREY_UNKNOWN where no picture can be used."""
+def read_pictures(root: Path, series: Series, wanted: Sequence[int], decoder: Decoder, like: Volume | None = None) -> Volume:
+    """The pictures at places `wanted` of `series`, turned as those of `like` are.
+
+    Raises StudyError, GREY_UNKNOWN where no picture can be used.
+    """
     sources = [series.slices[place] for place in wanted]
     scale = min(1.0, LARGEST_PX / max(sources[0].rows, sources[0].columns))
-    shape = round(sources[0].rows * scale), round(sources[0].columns * scale)
+    shape = like.hu.shape[1:] if like else (round(sources[0].rows * scale), round(sources[0].columns * scale))
     pictures = _usable(read_frames(root, sources, decoder.tick), sources, shape, decoder)
-    if not pictures:
+    if not pictures and like is None:
         raise StudyError(Reason.GREY_UNKNOWN, "volume")
     n_lost, last = len(sources) - len(pictures), max(series.facts.n_slices, 1) - 1
     z_mm, places = [picture.source.z_mm for picture in pictures], [picture.source.place for picture in pictures]
-    if from_head([picture.hu for picture in pictures]):
-        step_mm = z_mm[-1] / max(places[-1], 1)
+    turned = like.turned if like else from_head([picture.hu for picture in pictures])
+    if turned and pictures:
+        step_mm = z_mm[-1] / places[-1] if places[-1] else series.slices[-1].z_mm / max(last, 1)
         pictures, places = pictures[::-1], [last - place for place in places[::-1]]
         z_mm = [place * step_mm for place in places]
     return Volume(
-        hu=np.stack([picture.hu for picture in pictures]),
+        hu=np.array([picture.hu for picture in pictures], np.int16).reshape(-1, *shape),
         z_mm=np.array(z_mm),
         slice_index=np.array(places, np.int32),
         spacing_mm=(series.spacing_mm[0] / scale, series.spacing_mm[1] / scale),
@@ -67,6 +71,7 @@ def read_pictures(root: Path, series: Series, wanted: Sequence[int], decoder: De
         n_series=last + 1,
         events=(Event("series", "volume", Reason.GREY_UNKNOWN, n_lost),) if n_lost else (),
         masks=tuple(picture.source.mask for picture in pictures),
+        turned=turned,
     )
 
 

@@ -41,10 +41,10 @@ class _Slice:
     is_damaged: bool
 
 
-def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Decoder) -> Volume:
-    """The slices at places `wanted` of `series`. Raises StudyError with its reason."""
+def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Decoder, like: Volume | None = None) -> Volume:
+    """The slices at places `wanted` of `series`; `like` holds others, read before. Raises StudyError with its reason."""
     if series.kind == "image":
-        return read_pictures(root, series, wanted, decoder)
+        return read_pictures(root, series, wanted, decoder, like)
     sources = [series.slices[place] for place in wanted]
     events: list[Event] = []
     if series.kind == "nifti":

@@ -51,7 +51,23 @@ def chest(
 
     `varied` ones differ as people do in hearts, domes, bowel, masses, fields of view (`phantom/variety.py`).
     """
+    return _drawn(seed, label, draw_variety(seed) if varied else PLAIN, severity, (matrix, slices))
+
+
+def torso(
+    seed: int, label: Label, beyond_mm: tuple[float, float], *, matrix: int = 512, slices: int = 150, varied: bool = False
+) -> Phantom:
+    """The same patient in a series that goes on for so many mm (below, above) beyond the usual margins.
+
+    Belly and neck go on as they end: there is no more of a patient.
+    """
     variety = draw_variety(seed) if varied else PLAIN
+    return _drawn(seed, label, replace(variety, beyond_mm=beyond_mm), None, (matrix, slices))
+
+
+def _drawn(seed: int, label: Label, variety: Variety, severity: float | None, size: tuple[int, int]) -> Phantom:
+    """`size` is (matrix, slices)."""
+    matrix, slices = size
     height_mm, z_mm = _heights(seed, slices, variety)
     thorax, acquisition = Thorax(seed, height_mm, variety), _acquisition(seed, variety)
     grid = Grid.centred(matrix, _field_mm(thorax, acquisition), *acquisition.shift_mm)

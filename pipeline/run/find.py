@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from pipeline.archive import FileRecord, FoundFile, is_list, picture_folder, read_list, root_of, volume_name
+from pipeline.archive import FileRecord, FoundFile, every_slice, is_list, picture_folder, read_list, root_of, volume_name
 from pipeline.archive.walk import native, portable
 from pipeline.errors import ConfigurationError
 from pipeline.records import Series, SliceSource, Study
@@ -26,7 +26,8 @@ from pipeline.run.scan_cache import found_files
 class Origin:
     """One image of the archive and what the tables call it. It identifies: keep it where the archive is kept.
 
-    `series_key` is empty for a series that was no candidate; `slice_index` None for a slice that screening had no need to read.
+    `series_key` is empty for a series that was no candidate; `slice_index` None for a slice that is not of a candidate, or of
+    whose place an older version's manifest says nothing.
     `study_uid` and `series_uid` of pictures and NIfTI volumes are the archive's names for them; they have no `sop_uid`.
     `frame` counts from 0 in a multi-frame object, and along the stored third axis of a volume.
     """
@@ -56,7 +57,7 @@ def find(run: Path, key: str) -> list[Origin]:
     found = (_by_name(manifest, name) or _by_file(manifest, run / PRIVATE, key)) if key else []
     chosen = [one for one in found if index is None or one.slice_index == index]
     if found and not chosen:
-        raise ConfigurationError(f"slice {index} was not read; slices.parquet names those that were scored")
+        raise ConfigurationError(f"there is no slice {index}; slices.parquet names those that were scored")
     if not chosen:
         raise ConfigurationError(
             "no study, series, patient, slice, UID or file of that name: studies.csv and slices.parquet name the keys, KEY or "
@@ -136,9 +137,9 @@ def _named(root: Path, file: FoundFile) -> Iterator[str]:
 
 
 def _images(manifest: Manifest, study: Study) -> Iterator[Origin]:
-    """Every image of a study: those of the scan, and of volumes the slices that were read."""
+    """Every image of a study: those of the scan, and the slices of volumes."""
     root = Path(manifest.heading.root)
-    read = {(s.path, s.member, s.frame): (series, s.place) for series in study.candidates for s in series.slices}
+    read = {(s.path, s.member, s.frame): (series, s.place) for series in study.candidates for s in every_slice(series)}
     of_series = {series.series_uid: series for series in study.candidates}
     met = set()
     for source, series_uid, sop_uid in _scanned(manifest, study):
@@ -147,7 +148,7 @@ def _images(manifest: Manifest, study: Study) -> Iterator[Origin]:
         met.add(place)
         yield _origin(root, study, series, source, (index, series_uid, sop_uid))
     for series in study.candidates:
-        for source in series.slices:
+        for source in every_slice(series):
             if (source.path, source.member, source.frame) not in met:
                 yield _origin(root, study, series, source, (source.place, series.series_uid, ""))
 

@@ -27,6 +27,7 @@ from pipeline.archive import (
     list_folder,
     listed_files,
     listed_study,
+    pack,
     read_list,
     root_of,
     scan_file,
@@ -213,18 +214,21 @@ def _listed(catalogue: Catalogue, rows: Sequence[Listed], config: Config, key: b
 
 
 def _thinned(study: Study, config: SliceConfig) -> Study:
-    """`study` with the slices that screening will read, of hundreds: a manifest of 100,000 studies stays readable."""
+    """`study` with the slices that screening will read, of hundreds, and all of them packed: the manifest stays small."""
     return replace(study, candidates=tuple(_chosen(series, config) for series in study.candidates))
 
 
 def _chosen(series: Series, config: SliceConfig) -> Series:
     places = choose_slices([source.z_mm for source in series.slices], config)
-    return replace(series, slices=tuple(series.slices[place] for place in places))
+    rest = pack(series.slices) if len(places) < len(series.slices) else b""
+    return replace(series, slices=tuple(series.slices[place] for place in places), packed=rest)
 
 
 def selection_digest(config: Config) -> str:
     """What of the configuration, and of the rules built in, a manifest depends on."""
-    return msgspec.json.encode((IDENTITY_RULE, config.series, config.slices), order="deterministic").decode()
+    slices = msgspec.to_builtins(config.slices)
+    del slices["within"]  # a manifest serves either
+    return msgspec.json.encode((IDENTITY_RULE, config.series, slices)).decode()
 
 
 def _work(root: Path, task: bytes, tick: Callable[[], None], rules: tuple[Rule, ...] = ()) -> bytes:

@@ -10,12 +10,13 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from pipeline.archive import Decoder, read_mask, read_volume, root_of
+from pipeline.archive import Decoder, read_mask, root_of
 from pipeline.config import Config
 from pipeline.errors import PipelineError, RankDied, Reason, StudyError
 from pipeline.records import DealtStudy, Line, PreparedStudy, Series, Study, StudyResult, Volume
@@ -28,6 +29,7 @@ from pipeline.study.pictures import deep_pictures, study_pictures
 from pipeline.study.pool import failed_result, study_result
 from pipeline.study.slices import Chosen, Mask, prepare
 from pipeline.study.stopwatch import Stopwatch
+from pipeline.study.within import Look, Reader, has_few, look_again
 
 log = logging.getLogger(__name__)
 
@@ -80,17 +82,32 @@ class Preparer:
         raise StudyError(Reason.NO_SUITABLE_SERIES, "select")
 
     def _prepared(self, study: Study, series: Series, watch: Stopwatch) -> SeenStudy:
-        config = self._config
-        with watch.stage("read"):
-            volume = read_volume(self._archive, series, range(len(series.slices)), self._decoder)
-        with watch.stage("lung"):
-            masks, doubts = self._masks(volume)
+        look = self._look(series, watch)
         with watch.stage("prepare"):
-            prepared = prepare(volume, masks, series.seed, config, doubts)
+            prepared = prepare(look.volume, look.masks, series.seed, self._config, look.doubts)
         if self._sheets:
             with watch.stage("pictures"):
-                write_contact_sheet(self._sheets / f"{study.study_key}.png", volume, masks, prepared)
-        return SeenStudy(series, volume, masks, prepared)
+                write_contact_sheet(self._sheets / f"{study.study_key}.png", look.volume, look.masks, prepared)
+        return SeenStudy(series, look.volume, look.masks, prepared)
+
+    def _look(self, series: Series, watch: Stopwatch) -> Look:
+        """The slices that the manifest has chosen, with their lungs; where few of them show any, others within the lung."""
+        reader = Reader(self._archive, series, self._decoder)
+        config = self._config.slices
+        first = self._seen(reader.first, watch)
+        if config.within == "series" or not series.packed or not has_few(first, config):
+            return first
+
+        def look_at(places: Sequence[int]) -> Look:
+            return self._seen(partial(reader.volume, places), watch)
+
+        return look_again(first, reader.z_mm(), look_at, config) or first
+
+    def _seen(self, read: Callable[[], Volume], watch: Stopwatch) -> Look:
+        with watch.stage("read"):
+            volume = read()
+        with watch.stage("lung"):
+            return Look(volume, *self._masks(volume))
 
     def _masks(self, volume: Volume) -> tuple[Mask, Chosen]:
         """The lungs as found, or as given with exported pictures, and whose masks are implausible.

@@ -49,8 +49,12 @@ def kept_slices(area_mm2: npt.NDArray[np.float64], config: SliceConfig) -> list[
 
 
 def _enough(area_mm2: npt.NDArray[np.float64], config: SliceConfig) -> list[int]:
-    share = max(config.keep_fraction, LOWEST_SHARE)
-    return np.flatnonzero(area_mm2 >= share * area_mm2.max()).tolist()
+    return np.flatnonzero(area_mm2 >= least_mm2(float(area_mm2.max()), config)).tolist()
+
+
+def least_mm2(largest_mm2: float, config: SliceConfig) -> float:
+    """The lung that a slice must show to be kept in a study whose largest is that."""
+    return max(config.keep_fraction, LOWEST_SHARE) * largest_mm2
 
 
 def believed_slices(area_mm2: npt.NDArray[np.float64], doubts: Chosen, config: SliceConfig) -> tuple[list[int], int]:
@@ -99,7 +103,9 @@ def prepare(volume: Volume, masks: Mask, seed: int, config: Config, doubts: Chos
 
 
 def truncated(volume: Volume, area_mm2: npt.NDArray[np.float64]) -> bool:
-    """Whether the series ends inside the lung; slices chosen far from its ends cannot tell."""
+    """Whether the series ends inside the lung; slices chosen far from its ends, or within the lung, cannot tell."""
+    if any(event.code == Reason.LUNG_PLACES for event in volume.events):
+        return False
     last = max(volume.n_series, int(volume.slice_index[-1]) + 1) - 1
     limit = TRUNCATED_SHARE * area_mm2.max()
     low = volume.slice_index[0] <= last / 10 and area_mm2[0] > limit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 
-from pipeline.archive import Decoder, read_volume
+from pipeline.archive import Decoder, every_slice, read_volume
 from pipeline.archive.originals import read_originals
 from pipeline.config import WindowConfig
 from pipeline.errors import Reason, StudyError
@@ -64,6 +64,7 @@ def read_subject(root: Path, result: StudyResult, series: Series, network: Algor
     """What to make the objects of `result` from; StudyError where its slices are no single-frame CT images."""
     if series.kind != "dicom":
         raise StudyError(Reason.NOT_DICOM, "write")
+    series = _with_scored(series, {one.slice_index for one in result.slices})
     originals = read_originals(root, series.slices)
     if any(str(data.get("SOPClassUID")) != CT_IMAGE for data in originals):
         raise StudyError(Reason.PIXEL_FORMAT, "write")
@@ -79,6 +80,13 @@ def read_subject(root: Path, result: StudyResult, series: Series, network: Algor
         grey=_stored(to_grey(volume.hu, WindowConfig()), volume, originals, cv2.INTER_LINEAR),
         lungs=_stored(masks.astype(np.uint8), volume, originals, cv2.INTER_NEAREST) > 0,
     )
+
+
+def _with_scored(series: Series, scored: set[int]) -> Series:
+    """The series with the slices that the manifest has chosen, or with those scored where others were chosen in their stead."""
+    if scored <= {source.place for source in series.slices}:
+        return series
+    return replace(series, slices=tuple(source for source in every_slice(series) if source.place in scored))
 
 
 def _stored(pictures: npt.NDArray[np.uint8], volume: Volume, originals: list[pydicom.Dataset], how: int) -> Any:
