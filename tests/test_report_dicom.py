@@ -20,7 +20,7 @@ from pipeline.phantom.writer import write_series
 from pipeline.records import ScoredSlice, StudyResult
 from pipeline.report.dicom import write_dicom
 from pipeline.report.dicom.objects import _towards
-from pipeline.report.dicom.subject import Network, read_subject, to_stored
+from pipeline.report.dicom.subject import Algorithm, read_subject, to_stored
 from tests.fabricate import indexed
 
 BOX_FROM = 0.3  # the weights are made from a formula: no detail of theirs reaches 0.8
@@ -187,7 +187,7 @@ def test_slices_that_were_chosen_again_are_those_of_the_objects(tmp_path):
     scored = tuple(ScoredSlice(place, 0.0, 0.0, ()) for place in (28, 29, 30, 31))
     assert not {one.slice_index for one in scored} <= {source.place for source in candidate.slices}
     result = StudyResult(study.study_key, "", "OK_WITH_WARNINGS", slices=scored)
-    subject = read_subject(tmp_path / "a", result, candidate, Network(0, "probability", "0" * 64, "covid", "0"), "chest-wall")
+    subject = read_subject(tmp_path / "a", result, candidate, Algorithm(0, "probability", "0" * 64, "covid", "0"), "chest-wall")
     assert [one.slice_index for one in subject.slices.values()] == [28, 29, 30, 31]
     assert sorted(subject.slices) == [0, 1, 2, 3] == list(range(len(subject.originals)))
     lowest = min(float(one.ImagePositionPatient[2]) for one in subject.originals)
