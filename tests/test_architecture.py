@@ -73,10 +73,11 @@ def test_no_two_classes_of_the_house_share_a_name():
     assert {name: where for name, where in rooms.items() if len(where) > 1} == {}
 
 
-def test_every_file_of_tests_is_named_after_a_room():
+def test_every_file_of_tests_is_named_after_a_room_and_every_room_has_one():
     rooms = {room for layer in LAYERS for room in layer} | {"architecture", "tools", "docs"}
     named = {path.stem.removeprefix("test_").split("_")[0]: path.name for path in Path(__file__).parent.glob("test_*.py")}
     assert {room: name for room, name in named.items() if room not in rooms} == {}
+    assert {room for layer in LAYERS for room in layer} - named.keys() == {"__main__"}
 
 
 def _of_tests():

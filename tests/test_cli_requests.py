@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConfigurationError
-from pipeline.pseudonym import key_of, make_key, read_key, read_or_make_key
+from pipeline.pseudonym import make_key, read_key
 from tests.tools import environment, program
 
 ROOT = Path(__file__).parents[1]
@@ -143,13 +142,3 @@ def test_a_key_is_made_by_its_command_for_its_owner_alone(drenet, tmp_path):
     assert (done.returncode, f"in {tmp_path}/new/a.key" in done.stdout) == (0, True), done.stdout
     assert (tmp_path / "new" / "a.key").stat().st_mode & 0o777 == 0o600
     assert len(read_key(tmp_path / "new" / "a.key")) == 32
-
-
-def test_the_users_own_key_is_made_at_first_use_and_announced_with_its_place(monkeypatch, tmp_path, caplog):
-    monkeypatch.setenv("DRENET_KEY_FILE", str(tmp_path / "own.key"))
-    key = key_of(None)
-    assert f"made a new pseudonym key at {tmp_path}/own.key" in caplog.text
-    caplog.clear()
-    assert (key_of(None), read_or_make_key(tmp_path / "own.key"), caplog.text) == (key, key, "")
-    with pytest.raises(ConfigurationError, match="drenet key"):
-        key_of(tmp_path / "other.key")

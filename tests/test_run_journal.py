@@ -1,12 +1,10 @@
 """The journal is the truth: sound lines survive, torn ones are passed over, the last record wins."""
 
-import errno
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ConfigurationError, StorageError
-from pipeline.files import storage_error, write_whole
+from pipeline.errors import StorageError
 from pipeline.records import Line, StudyResult
 from pipeline.run.journal import Journal, read_lines
 from pipeline.run.resume import compact, last_places, next_attempt
@@ -36,22 +34,6 @@ def test_compacting_keeps_the_last_record_of_every_study(tmp_path):
     assert set(places) == before == {"a", "only-1", "only-2"}
     assert not places["a"].transient
     assert next_attempt(tmp_path) == 3
-
-
-def test_a_file_is_whole_or_absent(tmp_path):
-    def broken():
-        yield b"half"
-        raise OSError(errno.ENOSPC, "full")
-
-    with pytest.raises(StorageError, match="space"):
-        write_whole(tmp_path / "x", broken())
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_unwritable_folder_is_the_users_to_mend(tmp_path):
-    error = storage_error(OSError(errno.EROFS, "read-only"), tmp_path)
-    assert isinstance(error, ConfigurationError)
-    assert "--out" in str(error)
 
 
 def test_a_journal_that_finds_no_room_says_so_when_it_is_closed_too():

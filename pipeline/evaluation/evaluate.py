@@ -1,6 +1,6 @@
 """`drenet evaluate`: a trained network on one part of its split, or a screened run's networks on whoever has a label.
 
-Either way RUN/evaluation/ gets the same tables, curves and differences (written.py). What is measured on synthetic patients
+Either way RUN/evaluation/ gets the same tables, curves and differences (write.py). What is measured on synthetic patients
 proves the machinery and says nothing about clinical accuracy.
 """
 

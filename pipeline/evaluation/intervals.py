@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
 
-from pipeline.evaluation.delong import area_with_interval
+from pipeline.evaluation.delong import area_with_interval, placements
 
 Target = npt.NDArray[np.bool_]
 Score = npt.NDArray[np.float64]
@@ -63,8 +63,8 @@ def area_interval(target: Target, score: Score) -> Interval:
         if area.error > NO_WIDTH:
             return area.low, area.high, "DeLong"
         return *newcombe(area.area, n_positive, n_negative), "Newcombe, since DeLong's error is 0"
-    above = (score[target][:, None] > score[~target]) + 0.5 * (score[target][:, None] == score[~target])
-    return *newcombe(float(above.mean()), n_positive, n_negative), "Newcombe, since a class has one patient"
+    beats, _ = placements(target, score)
+    return *newcombe(float(beats.mean()), n_positive, n_negative), "Newcombe, since a class has one patient"
 
 
 def newcombe(area: float, n_positive: int, n_negative: int) -> tuple[float, float]:

@@ -23,6 +23,8 @@ from pipeline.phantom.variety import PLAIN, Variety, draw_variety
 from pipeline.phantom.vessels import Trees, grow_trees, paint_vessels, spots_in
 
 LABELS: tuple[Label, ...] = ("covid", "bacterial", "healthy")
+PIPE_WALL_MM = 1.5
+"""How thick the walls of trachea and main bronchi are."""
 ABOVE_MM, BELOW_MM, WIDEST_STEP_MM, SHORTEST_MM = 20.0, 12.0, 9.7, 150.0
 COARSE = Grid.centred(100, 320.0)
 
@@ -240,9 +242,8 @@ class _Patient:
         """Paint trachea and main bronchi with their walls; returns where they are."""
         sections: list[tuple[Points, float]] = []
         for line, radius in self.pipes:
-            for extra in (1.5, 0.0):
-                left = (radius + extra) ** 2 - (line[:, 2] - z_mm) ** 2
-                sections += [(point, np.sqrt(r)) for point, r in zip(line[left > 0], left[left > 0], strict=True) if extra]
+            left = (radius + PIPE_WALL_MM) ** 2 - (line[:, 2] - z_mm) ** 2
+            sections += [(point, np.sqrt(r)) for point, r in zip(line[left > 0], left[left > 0], strict=True)]
         walls = np.zeros(image.shape, np.uint8)
         for point, radius in sections:
             _ball(walls, self.grid, point, radius)
