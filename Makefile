@@ -84,7 +84,6 @@ TRAIN = $(VENV)/bin/drenet train --key-file build/weights/key --recipe configs/t
 
 docs: test-env  # the pages as a site; without any network, and whatever is doubtful in them fails
 	$(VENV)/bin/python -m mkdocs build
-	@echo "the docs: build/site/index.html"
 
 follow-docs: test-env  # README and three pages of docs/, word by word, in fresh checkouts and environments, on the test Slurm
 	PATH="$$PATH:/usr/sbin:/sbin" $(VENV)/bin/python -m pytest -v -m "slow and slurm" tests/test_docs_followed.py
