@@ -95,6 +95,28 @@ def test_a_table_too_long_for_a_browser_holds_the_highest_scores_and_says_where_
     assert "studies with the highest scores" not in page(run)
 
 
+def test_studies_whose_lung_masks_are_implausible_come_first(run, tmp_path):
+    doubtful = tmp_path / "run"
+    shutil.copytree(run, doubtful)
+    table = doubtful / "studies.csv"
+    text = (
+        table.read_text().replace("NO_LUNG_FOUND", "LUNG_IMPLAUSIBLE", 1).replace("SLICE_GAP", "LUNG_IMPLAUSIBLE;SLICE_GAP", 1)
+    )
+    table.write_text(text)
+    write_report(doubtful)
+    columns, told = columns_of(doubtful), data(doubtful, "studies")
+    assert told["doubted"] == 2
+    assert columns["warnings"][0] == "LUNG_IMPLAUSIBLE;SLICE_GAP"
+    assert (columns["reason"][1], columns["probability"][1]) == ("LUNG_IMPLAUSIBLE", None)
+    scores = [score for score in columns["probability"][2:] if score is not None]
+    assert scores == sorted(scores, reverse=True)
+    assert "2 studies whose lung masks are implausible come first" in page(doubtful)
+    assert data(run, "studies")["doubted"] == 0
+    assert "implausible come" not in page(run)
+    write_report(doubtful, Options(rows=10))
+    assert columns_of(doubtful)["reason"][1] == "LUNG_IMPLAUSIBLE"
+
+
 def test_the_page_asks_nothing_of_any_network(run):
     text = page(run)
     for source in re.findall(r"""(?:src|href)=["']([^"']*)""", text):

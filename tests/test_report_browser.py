@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import shutil
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -114,6 +115,27 @@ def test_a_header_sorts_one_way_and_then_the_other(name, page, run):
     missing = [None] * (len(orders[0]) - len(known))
     wanted = [known[::-1] + missing, known + missing]
     assert orders == (wanted if name != "study_key" else wanted[::-1])
+
+
+def test_implausible_studies_stand_first_until_a_header_sorts_all(browser, run, tmp_path):
+    doubtful = tmp_path / "run"
+    shutil.copytree(run, doubtful)
+    table = doubtful / "studies.csv"
+    table.write_text(table.read_text().replace("SLICE_GAP", "LUNG_IMPLAUSIBLE"))
+    write_report(doubtful)
+    browser.get((doubtful / "report" / "index.html").as_uri())
+    wait(browser, "return document.querySelectorAll('#table tbody tr').length > 0")
+    studies = open_run(doubtful).studies.sort_values("probability", ascending=False, kind="stable")
+    is_first = studies["warnings"].fillna("").str.contains("LUNG_IMPLAUSIBLE")
+    first = studies.loc[is_first, "study_key"].tolist()
+    assert keys_shown(browser)[: len(first)] == first
+    before = browser.execute_script("return asked")
+    click(browser, "th[data-name=probability] button")
+    wait(browser, f"return asked > {before} && document.querySelector('#table tbody tr').cells[0].title !== '{first[0]}'")
+    shown = keys_shown(browser)
+    assert shown == studies["study_key"].tolist()[: len(shown)]
+    assert browser.execute_script("return document.querySelector('th[data-name=probability]').ariaSort") == "descending"
+    assert browser.get_log("browser") == []
 
 
 def network(run):

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.archive import FileRecord, FoundFile, Header, scan_file
+from pipeline.config import Config, SliceConfig
 from pipeline.errors import Drained, Reason
 from pipeline.mpi.world import Alone
 from pipeline.run import index as indexing
 from pipeline.run import scan_cache as catalogues
-from pipeline.run.index import IndexSource, Private, index
+from pipeline.run.index import IndexSource, Private, index, selection_digest
 from pipeline.run.manifest import read_manifest
 from pipeline.run.paths import MANIFEST
 from pipeline.run.scan_cache import Catalogue
@@ -208,6 +209,13 @@ def test_a_manifest_is_read_back_study_by_study(archive):
     assert [entry.study_key for entry in manifest.entries] == sorted(study.study_key for study in studies)
     assert manifest.study(1) == studies[1]
     assert read_manifest(manifest.path.parent).sha256 == manifest.sha256
+
+
+def test_a_manifest_of_an_older_version_serves_wherever_places_are_chosen_again():
+    older = '{"count":15,"first":0.0,"last":1.0,"keep_fraction":0.4,"min_kept":1}]'  # all that it was told of the slices
+    for within in ("lung", "series"):
+        assert selection_digest(Config(slices=SliceConfig(within=within))).endswith(older)
+    assert not selection_digest(Config(slices=SliceConfig(count=14))).endswith(older)
 
 
 def test_ranks_of_mpi_index_like_one(archive, drenet, tmp_path):

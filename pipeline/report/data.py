@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pandas as pd
 
+from pipeline.errors import Reason
 from pipeline.records import MIN_LUNG_FRACTION
 from pipeline.run.read_tables import Run
 from pipeline.run.weights import above_of
@@ -56,14 +57,23 @@ def put(path: Path, name: str, value: object) -> None:
 
 
 def choose_shown(studies: pd.DataFrame, networks: list[str], most: int, wanted: Collection[str]) -> pd.DataFrame:
-    """At most `most` studies for the page, those of `wanted` and then the highest scores; the first network's highest go first.
+    """At most `most` studies for the page, those of `wanted` and then the highest scores; those that are `doubted` go first.
 
-    Of equal scores and of those without one the lower key goes first.
+    In either part the first network's highest go first, of equal scores and of those without one the lower key.
     """
     if len(studies) > most:
-        scores = studies[networks].max(axis=1).mask(studies["study_key"].isin(list(wanted)), math.inf)
+        first = {*wanted, *studies.loc[doubted(studies), "study_key"].head(most // 2)}
+        scores = studies[networks].max(axis=1).mask(studies["study_key"].isin(list(first)), math.inf)
         studies = studies.loc[scores.sort_values(ascending=False, kind="stable").index[:most]].sort_index()
-    return studies.sort_values(networks[0], ascending=False, kind="stable", na_position="last", ignore_index=True)
+    ranked = studies.sort_values(networks[0], ascending=False, kind="stable", na_position="last")
+    is_doubted = doubted(ranked)
+    return pd.concat([ranked[is_doubted], ranked[~is_doubted]], ignore_index=True)
+
+
+def doubted(studies: pd.DataFrame) -> pd.Series[bool]:
+    """Whose lung masks are implausible: refused for it, or warned of it."""
+    said = studies["reason"].fillna("") + ";" + studies["warnings"].fillna("")
+    return said.str.split(";").map(lambda codes: Reason.LUNG_IMPLAUSIBLE in codes).astype(bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +104,14 @@ def write_studies(
     for start in range(0, len(table), CHUNK):
         rows = list(zip(*(column["values"][start : start + CHUNK] for column in columns), strict=True))
         put(folder / f"rows-{start // CHUNK}.js", f"rows-{start // CHUNK}", rows)
+    ranked = table[networks[0]].sort_values(ascending=False, kind="stable").index[:CHUNK]
     value = {
         "columns": [_described(column) for column in columns],
         "networks": networks,
         "n": len(table),
         "chunk": CHUNK,
-        "printed": [row for row, key in enumerate(table["study_key"].head(CHUNK)) if key in pictured][:PRINTED],
+        "doubted": int(doubted(table).sum()),
+        "printed": [int(row) for row in ranked if table.loc[row, "study_key"] in pictured][:PRINTED],
         "box_from": shown.box_from,
         "min_lung": shown.min_lung,
     }

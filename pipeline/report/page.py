@@ -17,7 +17,7 @@ from pipeline.files import storage_error
 from pipeline.records import DEFAULT_THRESHOLD, MIN_LUNG_FRACTION, NOTICE
 from pipeline.report.card import BLANK, card_text, fill_card
 from pipeline.report.compare import compare
-from pipeline.report.data import Shown, choose_shown, write_slices, write_studies
+from pipeline.report.data import Shown, choose_shown, doubted, write_slices, write_studies
 from pipeline.report.evaluation import read_evaluation
 from pipeline.report.figures import charts
 from pipeline.report.flow import Flow, read_flow
@@ -101,6 +101,7 @@ def _write(run: Run, part: Path, options: Options) -> None:
         flow=flow,
         charts=charts(run.studies, networks, timing),
         n_shown=len(shown),
+        n_doubted=int(doubted(shown).sum()),
         n_studies=len(run.studies),
         stages=stages.to_dict("records"),
         provenance=_provenance(described, run.folder),

@@ -76,9 +76,11 @@ class Reader:
         whole = replace(self._series, slices=every_slice(self._series))
         stored = [len(whole.slices) - 1 - place for place in places] if self._read[0].turned else places
         fresh = sorted(set(stored) - self._asked)
-        if fresh:
-            self._asked.update(fresh)
-            self._read.append(read_volume(self._archive, whole, fresh, self._decoder, self._read[0]))
+        self._asked.update(fresh)
+        few = len(fresh) if whole.kind == "nifti" else len(self._series.slices)  # at once: memory is what the first look took
+        for start in range(0, len(fresh), max(few, 1)):
+            part = fresh[start : start + few]
+            self._read.append(read_volume(self._archive, whole, part, self._decoder, self._read[0]))
         return _joined(self._read, places)
 
 

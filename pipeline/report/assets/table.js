@@ -37,7 +37,7 @@ const hidden = new Set();
 
 function begin(data) {
   table = data;
-  sorted = { name: data.networks[0], way: -1 };
+  sorted = { name: data.doubted ? null : data.networks[0], way: -1 }; // null: as the files lie, the doubted first
   const narrow = window.matchMedia("(max-width: 40rem)").matches;
   for (const one of data.columns) if (narrow && !one.first) hidden.add(one.name);
   at("columns").append(...data.columns.map(chooser));
@@ -83,7 +83,7 @@ async function renew() {
 
 async function sortedRows() {
   const order = Array.from({ length: table.n }, (_, row) => row);
-  if (sorted.name === table.networks[0] && sorted.way < 0) return order; // so the files lie
+  if (sorted.name === null || (!table.doubted && sorted.name === table.networks[0] && sorted.way < 0)) return order; // so the files lie
   const values = await valuesOf(sorted.name);
   return order.sort((a, b) => compare(values[a], values[b], sorted.way) || a - b);
 }
