@@ -34,7 +34,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel):
     own = {str(path.relative_to(ROOT)) for path in files if not any(map(path.match, MADE)) and "__pycache__" not in path.parts}
     assert {name for name in names if ".dist-info/" not in name} == own
     kinds = {Path(name).suffix for name in own}
-    assert kinds >= {".safetensors", ".js", ".css", ".j2", ".html", ".sh", ".toml", ".json", ".typed"}
+    assert kinds >= {".safetensors", ".js", ".css", ".j2", ".html", ".sh", ".toml", ".md", ".typed"}
 
 
 def test_the_wheel_holds_licence_command_and_extras(wheel):

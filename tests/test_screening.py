@@ -125,9 +125,7 @@ def test_the_row_says_that_places_were_chosen_again_and_the_slices_which(torsos)
 
 
 @pytest.mark.long
-def test_places_chosen_again_are_the_same_on_any_number_of_ranks_in_parts_indexed_before_and_after_a_kill(
-    torsos, weights, drenet, tmp_path
-):
+def test_places_chosen_again_are_the_same_on_any_ranks_in_parts_and_after_a_kill(torsos, weights, drenet, tmp_path):
     screen = ("screen", torsos / "archive", "--key-file", torsos / "key", "--weights", weights)
     assert drenet(*screen, "--out", tmp_path / "three", ranks=3).returncode == 0
     indexed = drenet("index", torsos / "archive", "--key-file", torsos / "key", "--out", tmp_path / "indexed")

@@ -64,13 +64,13 @@ def lung(z_mm, low, high, largest_mm2=30_000.0):
 @st.composite
 def bodies(draw):
     """(body, z of its lung's ends): a lung of 150 to 300 mm within 700 to 1900 mm, slices 0.6 to 12 mm apart, evenly or not."""
-    length = draw(st.floats(700, 1900))
-    step = draw(st.floats(0.6, 12.0))
+    length = draw(st.floats(700, 1900, allow_subnormal=False))
+    step = draw(st.floats(0.6, 12.0, allow_subnormal=False))
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
     steps = np.full(int(length / step), step) * (rng.uniform(0.5, 1.5, int(length / step)) if draw(st.booleans()) else 1.0)
-    z_mm = draw(st.floats(-2000, 500)) + np.concatenate([[0.0], np.cumsum(steps)])
-    high = draw(st.floats(150, 300))
-    low = draw(st.floats(0, 1)) * (z_mm[-1] - z_mm[0] - high) + z_mm[0]
+    z_mm = draw(st.floats(-2000, 500, allow_subnormal=False)) + np.concatenate([[0.0], np.cumsum(steps)])
+    high = draw(st.floats(150, 300, allow_subnormal=False))
+    low = draw(st.floats(0, 1, allow_subnormal=False)) * (z_mm[-1] - z_mm[0] - high) + z_mm[0]
     return Body(z_mm, lung(z_mm, low, low + high)), (low, low + high)
 
 
@@ -96,7 +96,7 @@ def test_places_chosen_again_divide_the_lung_as_those_of_a_series_of_the_chest(d
 
 
 @settings(**SAME_EVERY_TIME, max_examples=40)
-@given(bodies(), st.floats(0.05, 0.9), st.booleans())
+@given(bodies(), st.floats(0.05, 0.9, allow_subnormal=False), st.booleans())
 def test_of_two_runs_of_lung_the_one_with_more_is_divided(drawn, share, above):
     body, (low_mm, high_mm) = drawn
     z_mm = np.array(body.z_mm)
@@ -146,7 +146,7 @@ def test_a_series_of_the_chest_is_left_as_it_is():
 
 # ---- all slices in few bytes ----
 
-FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False)
 SOURCES = st.builds(
     SliceSource, path=st.text(max_size=20), z_mm=FLOATS, offset=st.integers(0, 2**62), length=st.integers(0, 2**62),
     member=st.text(max_size=9), slope=FLOATS, padding=st.none() | st.integers(-(2**15), 2**16), signed=st.booleans(),
@@ -189,7 +189,7 @@ def prepared(archive, config=Config(), change=lambda study: study):  # noqa: B00
     """The slices of the only study as networks see them."""
     _, (study,) = indexed(archive, config)
     with Preparer(archive, config) as preparer:
-        return preparer.best(change(study))[1]
+        return preparer.best(change(study)).prepared
 
 
 def codes(found):
