@@ -22,6 +22,8 @@ from pipeline.phantom import CohortPlan, write_cohort
 from pipeline.pseudonym import make_key
 from pipeline.records import Box, PreparedStudy, Study
 from pipeline.study.drenet import load_checkpoint
+from pipeline.training.events import FILE
+from pipeline.training.fit import JUMP
 from pipeline.training.recipe import Recipe
 from pipeline.training.run import Request
 from tests.fabricate import images, write
@@ -67,14 +69,22 @@ def train(cohort, drenet):
 @pytest.fixture(scope="module")
 def trained(cohort, train):
     """The run of one rank, from beginning to end."""
-    done = train(cohort / "one")
+    done = train(cohort / "one", "--tensorboard")
     assert done.returncode == 0, done.stdout
+    (cohort / "one.log").write_text(done.stdout)
     return cohort / "one"
 
 
 def rows(path):
     with path.open() as file:
         return list(csv.DictReader(file))
+
+
+def test_a_training_tells_its_course_in_tables_pictures_event_files_and_one_line_of_the_jump(cohort, trained):
+    assert all(float(row["validation_loss"]) > 0 for row in rows(trained / "epochs.csv"))
+    assert (trained / "curves.png").stat().st_size > 10_000
+    assert (trained / "tensorboard" / FILE).stat().st_size > 1000
+    assert (cohort / "one.log").read_text().count(JUMP) == 1
 
 
 @pytest.mark.long
