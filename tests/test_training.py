@@ -91,7 +91,8 @@ def test_a_training_tells_its_course_in_tables_pictures_event_files_and_one_line
 def test_one_and_two_ranks_train_the_same_network_bit_for_bit(cohort, train, trained):
     done = train(cohort / "two", ranks=2)
     assert done.returncode == 0, done.stdout
-    assert (cohort / "two" / "steps.csv").read_bytes() == (trained / "steps.csv").read_bytes()
+    for name in ("steps.csv", "epochs.csv"):
+        assert (cohort / "two" / name).read_bytes() == (trained / name).read_bytes()
     one, two = (load_file(folder / "best.safetensors") for folder in (trained, cohort / "two"))
     assert all(torch.equal(value, two[key]) for key, value in one.items())
     assert len(rows(trained / "steps.csv")) == 21
