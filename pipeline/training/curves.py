@@ -41,7 +41,7 @@ def term_curves(state: State) -> dict[str, Curve]:
     for column, name in enumerate(PARTS, start=2):
         if steps[:, column].any():
             means = (np.add.reduceat(steps[:, column], starts) / counts).astype(np.float64)
-            found[name] = Curve(starts + counts - 1.0, means)
+            found[name] = Curve((starts + counts - 1).astype(np.float64), means)
     return found
 
 
@@ -104,10 +104,12 @@ def _draw_terms(axes: Axes, state: State) -> None:
 
 
 def _mark_jump(axes: Axes, state: State) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     if (step := jump(state)) is not None:
         label = "trunk epochs end, concat and rank come in: the sum jumps"
         axes.axvline(step, color="grey", linewidth=0.8, linestyle="--", label=label)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _smoothed(curves: dict[str, Curve]) -> Iterator[tuple[str, Curve]]:
