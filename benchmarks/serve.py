@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("study", type=Path)
     parser.add_argument("--small", type=Path)
+    parser.add_argument("--config", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--uploads", type=int, default=0)
     parser.add_argument("--kills", type=int, default=0)
@@ -32,13 +33,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="serve-") as folder:
         key = Path(folder) / "key"
         make_key(key)
-        with serving(asked.weights, Path(folder) / "spool", key=key) as served:
+        with serving(asked.weights, Path(folder) / "spool", *_config(asked), key=key) as served:
             for _ in range(asked.repeats):
                 print(_answered(served, asked.study))
             if asked.uploads:
                 print(_many(served, asked.small, asked.uploads))
         if asked.kills:
             print(_killed(asked, Path(folder) / "killed", key))
+
+
+def _config(asked: argparse.Namespace) -> list[str]:
+    return ["--config", str(asked.config)] if asked.config else []
 
 
 def _answered(served: Served, study: Path) -> str:

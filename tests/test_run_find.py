@@ -151,3 +151,12 @@ def test_pictures_of_a_list_are_found_by_their_rows(tmp_path):
     (one,) = find(tmp_path / "run", str(tmp_path / "heap" / "4.png"))
     assert (one.patient_id, one.slice_index) == ("P0", 2)
     assert [image.path[-5:] for image in find(tmp_path / "run", one.study_key)] == ["0.png", "2.png", "4.png"]
+
+
+def test_one_image_is_said_as_one(indexed, capsys):
+    run, uids, _ = indexed
+    study = study_of(run, "dicom", "CANARY")
+    assert main(["find", str(run), uids[0], study.study_key]) == 0
+    said = capsys.readouterr().out
+    assert f"{uids[0]}: 1 image\n" in said
+    assert f"{study.study_key}: {len(find(run, study.study_key))} images\n" in said

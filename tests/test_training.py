@@ -23,6 +23,8 @@ from pipeline.pseudonym import make_key
 from pipeline.records import Box, PreparedStudy, Study
 from pipeline.study.drenet import load_checkpoint
 from pipeline.study.screener import SeenStudy
+from pipeline.training.events import FILE
+from pipeline.training.fit import JUMP
 from pipeline.training.recipe import Recipe
 from pipeline.training.run import TrainingRequest
 from tests.fabricate import images, write
@@ -68,8 +70,9 @@ def train(cohort, drenet):
 @pytest.fixture(scope="module")
 def trained(cohort, train):
     """The run of one rank, from beginning to end."""
-    done = train(cohort / "one")
+    done = train(cohort / "one", "--tensorboard")
     assert done.returncode == 0, done.stdout
+    (cohort / "one.log").write_text(done.stdout)
     return cohort / "one"
 
 
@@ -78,11 +81,19 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
+def test_a_training_tells_its_course_in_tables_pictures_event_files_and_one_line_of_the_jump(cohort, trained):
+    assert all(float(row["validation_loss"]) > 0 for row in rows(trained / "epochs.csv"))
+    assert (trained / "curves.png").stat().st_size > 10_000
+    assert (trained / "tensorboard" / FILE).stat().st_size > 1000
+    assert (cohort / "one.log").read_text().count(JUMP) == 1
+
+
 @pytest.mark.long
 def test_one_and_two_ranks_train_the_same_network_bit_for_bit(cohort, train, trained):
     done = train(cohort / "two", ranks=2)
     assert done.returncode == 0, done.stdout
-    assert (cohort / "two" / "steps.csv").read_bytes() == (trained / "steps.csv").read_bytes()
+    for name in ("steps.csv", "epochs.csv"):
+        assert (cohort / "two" / name).read_bytes() == (trained / name).read_bytes()
     one, two = (load_file(folder / "best.safetensors") for folder in (trained, cohort / "two"))
     assert all(torch.equal(value, two[key]) for key, value in one.items())
     assert len(rows(trained / "steps.csv")) == 21
