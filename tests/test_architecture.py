@@ -3,6 +3,7 @@
 import ast
 import configparser
 import importlib
+import re
 import subprocess
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -144,6 +145,23 @@ def test_every_constant_of_the_lung_mask_stands_alone_and_says_its_unit_and_why(
     found = [(path.stem, *one) for path in sorted((HOUSE / "study" / "lungs").glob("*.py")) for one in _constants(path)]
     assert len(found) > 90
     assert [f"{room}.{name}" for room, name, said in found if not said] == []
+
+
+def _changes():
+    """(change, the files of the package that it needs) as CONTRIBUTING.md has them, without what may come on top."""
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("| change | files |")[2].partition("\n\n")[0]
+    for line in table.splitlines()[2:]:
+        _, change, files, _ = line.split("|")
+        yield change.strip(), re.findall(r"`([\w/]+\.(?:py|html\.j2))`|the module that", files.partition(";")[0])
+
+
+def test_no_change_that_contributing_tells_of_needs_many_files_and_they_are_all_there():
+    changes = dict(_changes())
+    most = dict.fromkeys(changes, 4) | {"an input format": 5, "a scheduler": 5}
+    assert len(most) == 12
+    assert {change: files for change, files in changes.items() if not 0 < len(files) <= most[change]} == {}
+    named = {file for files in changes.values() for file in files}
+    assert [file for file in named if not (HOUSE / file).exists()] == []
 
 
 def test_every_glob_over_source_files_matches_something():

@@ -3,6 +3,7 @@
 import mmap
 import os
 import subprocess
+import typing
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from pipeline.config import ClusterConfig, Config, read_config
 from pipeline.errors import ConfigurationError
 from pipeline.submission import job_script, submit, submit_script
 from pipeline.submission.executor import _additional
-from pipeline.submission.resources import options, step_options
+from pipeline.submission.resources import WORDS, options, step_options
 from pipeline.submission.site import site_findings
 from tests.tools import tool
 
@@ -289,3 +290,8 @@ def test_the_scripts_pass_shellcheck():
     names = sorted(path for kind in kinds for path in ROOT.glob(kind))
     done = subprocess.run([tool("shellcheck"), "-s", "bash", *names], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_every_scheduler_that_may_be_asked_for_has_its_words():
+    asked = typing.get_args(typing.get_type_hints(ClusterConfig)["flavour"])
+    assert set(WORDS) == set(asked)

@@ -33,12 +33,13 @@ def submit_script(cluster: ClusterConfig, arguments: Sequence[str], out: Path) -
 
 
 def _submitted(cluster: ClusterConfig, folder: Path, more: list[str], script: list[str]) -> str:
-    """The number of one job. Some yhbatch pass over #SBATCH lines: there the options are said again."""
-    said = options(cluster) if cluster.flavour == "tianhe" else []
+    """The number of one job."""
+    words = WORDS[cluster.flavour]
+    said = [] if words.reads_script else options(cluster)
     environment = dict(os.environ)
     if cluster.legs > 1:
         environment["DRENET_CHAIN"] = more[0].partition("=")[2]
-    command = [WORDS[cluster.flavour].submit, *said, *more, *script]
+    command = [words.submit, *said, *more, *script]
     try:
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     except OSError as error:

@@ -12,18 +12,38 @@ JOB_NAME = "drenet"
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A scheduler's names for what we ask of it."""
+    """A scheduler's names for what we ask of it, and what it cannot do that Slurm can.
+
+    `warns_before_end`: it signals a job before its time is up, else the job has to look at the clock itself. `reads_script`: it
+    reads the options that stand in a script, else they are said again.
+    """
 
     submit: str
     run: str
     control: str
     cancel: str
     queue: str
+    nodes: str
+    accounts: str
+    warns_before_end: bool = True
+    reads_script: bool = True
+    needs_partition: bool = False
 
 
 WORDS = {
-    "slurm": Words("sbatch", "srun", "scontrol", "scancel", "squeue"),
-    "tianhe": Words("yhbatch", "yhrun", "yhcontrol", "yhcancel", "yhqueue"),
+    "slurm": Words("sbatch", "srun", "scontrol", "scancel", "squeue", "sinfo", "sacctmgr"),
+    "tianhe": Words(
+        "yhbatch",
+        "yhrun",
+        "yhcontrol",
+        "yhcancel",
+        "yhqueue",
+        "yhinfo",
+        "yhacctmgr",
+        warns_before_end=False,  # Slurm 22.05 takes --signal=B: only by the name of sbatch
+        reads_script=False,  # some yhbatch pass over #SBATCH lines
+        needs_partition=True,
+    ),
 }
 
 
@@ -40,8 +60,11 @@ def check(cluster: ClusterConfig) -> None:
         )
     if cluster.drain_s >= 60 * cluster.walltime_min:
         raise ConfigurationError("[cluster] drain_s leaves nothing of walltime_min: shorten the one or lengthen the other")
-    if cluster.flavour == "tianhe" and not cluster.partition:
-        raise ConfigurationError("[cluster] partition is mandatory on Tianhe: yhinfo lists yours")
+    words = WORDS[cluster.flavour]
+    if words.needs_partition and not cluster.partition:
+        raise ConfigurationError(
+            f"[cluster] partition is mandatory on {cluster.flavour.capitalize()}: {words.nodes} lists yours"
+        )
 
 
 def options(cluster: ClusterConfig) -> list[str]:
@@ -60,7 +83,7 @@ def options(cluster: ClusterConfig) -> list[str]:
     many = [("array", f"1-{cluster.parts}")] if cluster.parts > 1 else []
     named = [f"--{name}={value}" for name, value in asked + many if value]
     log_name = "%x-%A-%a.log" if cluster.parts > 1 else "%x-%j.log"
-    told = [f"--signal=B:USR1@{cluster.drain_s}"] if cluster.flavour == "slurm" else []  # see script.py's own clock
+    told = [f"--signal=B:USR1@{cluster.drain_s}"] if WORDS[cluster.flavour].warns_before_end else []
     treated = [*told, "--requeue", "--open-mode=append", f"--output={log_name}"]
     return [f"--job-name={JOB_NAME}", *named, *cluster.options, *treated]
 

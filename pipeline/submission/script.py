@@ -49,8 +49,8 @@ def _site(cluster: ClusterConfig) -> list[str]:
 
 
 def _own_clock(cluster: ClusterConfig) -> str:
-    """Slurm 22.05 takes --signal=B: only by the name of sbatch: under another name a job has to look at the clock itself."""
-    return "''" if cluster.flavour == "slurm" else str(cluster.drain_s)
+    """How many seconds before its end a job looks for that by itself; none where the scheduler tells it."""
+    return "''" if WORDS[cluster.flavour].warns_before_end else str(cluster.drain_s)
 
 
 def _part(cluster: ClusterConfig) -> str:

@@ -12,11 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.config import ClusterConfig
+from pipeline.submission.resources import WORDS
 
 FORMAT = "%P|%a|%l|%c|%m|%G|%D"
-INFO = {"slurm": "sinfo", "tianhe": "yhinfo"}
-ACCOUNTS = {"slurm": "sacctmgr", "tianhe": "yhacctmgr"}
-CONTROL = {"slurm": "scontrol", "tianhe": "yhcontrol"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ def site_findings(cluster: ClusterConfig) -> Iterator[Finding]:
     """What of `cluster` this site cannot give."""
     yield from _account(cluster)
     yield from _array(cluster)
-    nodes = read_nodes(_said(INFO[cluster.flavour], "-h", "-e", "-o", FORMAT))
+    nodes = read_nodes(_output_of(WORDS[cluster.flavour].nodes, "-h", "-e", "-o", FORMAT))
     if not nodes:
         return
     ours = [one for one in nodes if (one.partition == cluster.partition if cluster.partition else one.is_default)]
@@ -127,7 +125,7 @@ def _account(cluster: ClusterConfig) -> Iterator[Finding]:
     if not (cluster.account or cluster.qos):
         return
     asked = ("-nP", "show", "assoc", f"user={getpass.getuser()}", "format=account,qos")
-    rows = [line.split("|") for line in _said(ACCOUNTS[cluster.flavour], *asked).splitlines() if "|" in line]
+    rows = [line.split("|") for line in _output_of(WORDS[cluster.flavour].accounts, *asked).splitlines() if "|" in line]
     mine = [row for row in rows if not cluster.account or row[0] == cluster.account]
     if rows and not mine:
         there = ", ".join(sorted({row[0] for row in rows}))
@@ -141,14 +139,14 @@ def _array(cluster: ClusterConfig) -> Iterator[Finding]:
     """More tasks in an array than the site allows."""
     if cluster.parts <= 1:
         return
-    limit = re.search(r"MaxArraySize\s*=\s*(\d+)", _said(CONTROL[cluster.flavour], "show", "config"))
+    limit = re.search(r"MaxArraySize\s*=\s*(\d+)", _output_of(WORDS[cluster.flavour].control, "show", "config"))
     if limit and cluster.parts >= int(limit[1]):
         cure = f"parts = {int(limit[1]) - 1} at most; more ranks in each part do the same"
         seen = f"[cluster] parts = {cluster.parts}, the site's MaxArraySize is {limit[1]}"
         yield Finding("array-too-long", seen, cure)
 
 
-def _said(*command: str) -> str:
+def _output_of(*command: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
