@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.run.read_tables import open_run
     from pipeline.screening import screen
-    from pipeline.single import screen_few, screen_one
+    from pipeline.screening.single import screen_few, screen_one
 
 __all__ = ["__version__", "open_run", "screen", "screen_few", "screen_one"]
 
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
 
         return screen
     if name in ("screen_one", "screen_few"):
-        from pipeline import single
+        from pipeline.screening import single
 
         return getattr(single, name)
     if name == "open_run":

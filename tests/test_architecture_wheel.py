@@ -14,7 +14,7 @@ import yaml
 from tests.tools import MADE, copy_of_the_repository
 
 ROOT = Path(__file__).parents[1]
-SMOKE = ("test_config.py", "test_run_find.py", "test_single.py")
+SMOKE = ("test_config.py", "test_run_find.py", "test_screening_single.py")
 """Tests that ask the package only, and run outside the repository."""
 
 

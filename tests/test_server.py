@@ -20,16 +20,16 @@ import pytest
 
 from pipeline.errors import ConfigurationError, Reason
 from pipeline.phantom.chest import chest
+from pipeline.screening.single import results_of
 from pipeline.server.guard import policy_of
 from pipeline.server.problems import FAILURES, PROBLEMS
 from pipeline.server.queue import Queue
 from pipeline.server.reasons import reasons
 from pipeline.server.settings import Settings, check, read_token
 from pipeline.server.upload import create, harmless
-from pipeline.single import results_of
 from tests.serving import multipart, serving
 from tests.test_archive_nifti import bytes_of, image_of
-from tests.test_single import numbers
+from tests.test_screening_single import numbers
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,14 +15,14 @@ from pydicom.uid import UID, generate_uid
 import pipeline
 from pipeline.phantom.chest import chest
 from pipeline.phantom.images import compress, series, to_bytes
-from pipeline.single import results_of
+from pipeline.screening.single import results_of
 from tests.ct_series import LOSSY
 from tests.serving import HANG_S, serving
 from tests.test_archive_nifti import bytes_of, image_of, put
 from tests.test_archive_picture_greys import write_patient
 from tests.test_archive_syntaxes import BASE, ENHANCED, LEGACY, LOSSLESS, multi_frame
+from tests.test_screening_single import numbers
 from tests.test_server import key, related, zipped  # noqa: F401  a fixture
-from tests.test_single import numbers
 
 pytestmark = pytest.mark.long
 PHANTOM = (81_000, "covid")

@@ -7,8 +7,8 @@ import socket
 import pytest
 
 from tests.serving import serving
+from tests.test_screening_single import numbers
 from tests.test_server import batch, key, server, study, zipped  # noqa: F401  fixtures
-from tests.test_single import numbers
 
 KIND = "application/offset+octet-stream"
 

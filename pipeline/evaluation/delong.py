@@ -11,6 +11,7 @@ from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import rankdata
 
 Values = npt.NDArray[np.float64]
 
@@ -39,12 +40,24 @@ def paired_difference(target: npt.NDArray[np.bool_], first: Values, second: Valu
     return _area(float(beats.mean()), beats.var(ddof=1) / len(beats) + beaten.var(ddof=1) / len(beaten), bounded=False)
 
 
+def area_under_curve(target: npt.NDArray[np.bool_], score: Values) -> float:
+    """The share of pairs (positive, negative) in which the positive scores higher; ties count half."""
+    beats, beaten = wins(target, score)
+    return float(beats.sum() / (len(beats) * len(beaten)))
+
+
 def placements(target: npt.NDArray[np.bool_], score: Values) -> tuple[Values, Values]:
     """(of every positive the share of negatives below it, of every negative the share of positives above it)."""
-    positive = score[target]
-    negative = score[~target]
-    wins = (positive[:, None] > negative[None, :]) + 0.5 * (positive[:, None] == negative[None, :])
-    return np.asarray(wins.mean(axis=1)), np.asarray(wins.mean(axis=0))
+    beats, beaten = wins(target, score)
+    return beats / len(beaten), beaten / len(beats)
+
+
+def wins(target: npt.NDArray[np.bool_], score: Values) -> tuple[Values, Values]:
+    """(how many negatives every positive beats, how many positives beat every negative), from ranks: exact halves."""
+    ranks = rankdata(score)
+    beats = ranks[target] - rankdata(score[target])
+    beaten = target.sum() - (ranks[~target] - rankdata(score[~target]))
+    return beats, beaten
 
 
 def _area(area: float, variance: float, *, bounded: bool = True) -> Area:

@@ -12,9 +12,9 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
 
+from pipeline.evaluation.delong import area_under_curve
 from pipeline.evaluation.intervals import (
     Counted,
     Interval,
@@ -58,13 +58,6 @@ class Metric:
     value: Callable[[Target, Score, float], float]
     by_formula: Callable[[Scored, float], Interval] | None = None
     without_spread: Callable[[float, Scored, float], Interval] | None = None
-
-
-def area_under_curve(target: Target, score: Score) -> float:
-    """The share of pairs (positive, negative) in which the positive scores higher, from ranks; ties count half."""
-    n_positive = int(target.sum())
-    wins = rankdata(score)[target].sum() - n_positive * (n_positive + 1) / 2
-    return float(wins / (n_positive * (len(target) - n_positive)))
 
 
 def calibration_error(target: Target, score: Score) -> float:

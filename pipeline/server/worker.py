@@ -33,10 +33,10 @@ from pipeline.run.plan import Request
 from pipeline.run.resume import last_places
 from pipeline.run.weights import weights_of
 from pipeline.screening import Kept, keep, run
+from pipeline.screening.single import results_of
 from pipeline.server.answer import PAGES, Begin, File, News, Outcome, WorkerTask
 from pipeline.server.logs import log_json
 from pipeline.server.problems import FAILURES
-from pipeline.single import results_of
 
 log = logging.getLogger(__name__)
 DICOM = "dicom"

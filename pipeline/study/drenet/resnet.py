@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -10,6 +11,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 EXPANSION = 4
 BLOCKS = (3, 4, 6, 3)
+Features = Callable[[Tensor], Tensor]
+"""What a trunk computes: images [N, channels, H, W] -> the feature map [N, F, H / 32, W / 32]."""
 
 
 class Bottleneck(nn.Module):

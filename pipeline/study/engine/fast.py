@@ -13,7 +13,6 @@ Shapes: N slices, P = 2 planes, H x W pixels, F features.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import deepcopy
 
 import torch
@@ -22,14 +21,11 @@ from torch import Tensor, nn
 from pipeline.config import EngineConfig
 from pipeline.study.drenet import DreNet
 from pipeline.study.drenet.network import network_of
-from pipeline.study.drenet.resnet import ResNet, fold_batch_norms
+from pipeline.study.drenet.resnet import Features, ResNet, fold_batch_norms
 from pipeline.study.engine.device import resolve_engine
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-
-Features = Callable[[Tensor], Tensor]
-"""Planes [N, P, H, W] -> the feature map [N, F, H / 32, W / 32]."""
 
 
 def planes(grey_NHW: Tensor) -> Tensor:

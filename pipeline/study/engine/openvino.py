@@ -16,8 +16,7 @@ from torch import Tensor
 from pipeline.config import EngineConfig
 from pipeline.errors import DeviceError
 from pipeline.study.drenet.network import DETAIL_PX, IMAGE_PX, N_DETAILS
-from pipeline.study.drenet.resnet import BLOCKS, ResNet
-from pipeline.study.engine.fast import Features
+from pipeline.study.drenet.resnet import BLOCKS, Features, ResNet
 
 SHAPES = ((1, 2, IMAGE_PX, IMAGE_PX), (N_DETAILS, 2, DETAIL_PX, DETAIL_PX))
 """The whole slice and its second look; the details of one slice. Shapes that vary would make memory grow."""

@@ -18,7 +18,8 @@ from pipeline.run.journal import decode, read_raw
 from pipeline.run.plan import Request
 from pipeline.run.resume import last_places
 from pipeline.run.weights import Weights, weights_of
-from pipeline.screening import Kept, run
+from pipeline.screening.kept import Kept
+from pipeline.screening.spine import run
 
 Source = str | Path | Sequence[str | Path]
 Networks = str | Path | Weights | Sequence[str | Path | Weights]
