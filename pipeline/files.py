@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ from pipeline.errors import ConfigurationError, PipelineError, StorageError
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """How a file begins that only says where Git LFS keeps the real one."""
+SEAL = 10
+"""Bytes behind the text of a sealed line."""
 
 
 def storage_error(error: OSError, path: Path) -> PipelineError:
@@ -54,3 +57,14 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sealed(text: bytes) -> bytes:
+    """A line that tells by itself whether it is whole: `text`, a tab, its CRC-32 in eight hexadecimal digits."""
+    return b"%s\t%08x\n" % (text, zlib.crc32(text))
+
+
+def unsealed(line: bytes) -> memoryview | None:
+    """The text of a sealed line, or None where it is torn or damaged."""
+    text = memoryview(line)[:-SEAL]
+    return text if line[-SEAL:] == b"\t%08x\n" % zlib.crc32(text) else None

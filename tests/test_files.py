@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from pipeline.errors import ConfigurationError, StorageError
-from pipeline.files import storage_error, write_whole
+from pipeline.files import sealed, storage_error, unsealed, write_whole
 
 
 def test_a_file_is_whole_or_absent(tmp_path):
@@ -35,3 +35,11 @@ def test_a_file_that_cannot_be_written_anew_stays_as_it_was(tmp_path):
     assert [(path.name, path.read_bytes(), path.stat().st_mode & 0o777) for path in tmp_path.iterdir()] == [
         ("x", b"before", 0o600)
     ]
+
+
+def test_a_sealed_line_tells_every_tear_and_every_changed_byte():
+    line = sealed(b'{"a":1}')
+    assert bytes(unsealed(line)) == b'{"a":1}'
+    assert [end for end in range(len(line)) if unsealed(line[:end]) is not None] == []
+    changed = [line[:place] + bytes([line[place] ^ 1]) + line[place + 1 :] for place in range(len(line))]
+    assert [one for one in changed if unsealed(one) is not None] == []

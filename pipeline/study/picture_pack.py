@@ -10,7 +10,6 @@ Beside the packs lies a file of its own for each study that stands among its ran
 from __future__ import annotations
 
 import heapq
-import zlib
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from pipeline.config import RunConfig
-from pipeline.files import storage_error, write_whole
+from pipeline.files import SEAL, sealed, storage_error, unsealed, write_whole
 from pipeline.records import StudyResult
 from pipeline.study.pictures import DeepPictures, StudyPictures
 
@@ -73,8 +72,7 @@ class Album:
 
     def add(self, pictures: StudyPictures) -> None:
         """Append one study's pictures."""
-        text = msgspec.json.encode(pictures)
-        line = b"%s\t%08x\n" % (text, zlib.crc32(text))
+        line = sealed(msgspec.json.encode(pictures))
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("ab") as file:
@@ -121,7 +119,7 @@ def find_pictures(run: Path, inputs: dict[str, str]) -> dict[str, PackPlace]:
         offset = 0
         with path.open("rb") as file:
             for line in file:
-                text = _sound(line)
+                text = unsealed(line)
                 one = head.decode(text) if text else None
                 if one and inputs.get(one.study_key) == one.input:
                     places[one.study_key] = PackPlace(path, offset)
@@ -133,10 +131,4 @@ def read_pictures(place: PackPlace) -> StudyPictures:
     """The pictures at `place`."""
     with place.path.open("rb") as file:
         file.seek(place.offset)
-        return msgspec.json.decode(file.readline().rpartition(b"\t")[0], type=StudyPictures)
-
-
-def _sound(line: bytes) -> bytes | None:
-    """The JSON of one line, or None where it is torn or damaged."""
-    text, _, crc = line.rstrip(b"\n").rpartition(b"\t")
-    return text if line.endswith(b"\n") and crc == b"%08x" % zlib.crc32(text) else None
+        return msgspec.json.decode(file.readline()[:-SEAL], type=StudyPictures)
