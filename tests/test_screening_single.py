@@ -9,8 +9,8 @@ import pipeline
 from pipeline.config import Config
 from pipeline.errors import ConfigurationError
 from pipeline.phantom.chest import chest
+from pipeline.run.resume import results_of
 from pipeline.screening import keep
-from pipeline.screening.single import results_of
 from tests.test_archive_nifti import bytes_of, image_of, put
 from tests.test_archive_picture_greys import write_patient
 

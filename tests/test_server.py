@@ -20,7 +20,7 @@ import pytest
 
 from pipeline.errors import ConfigurationError, Reason
 from pipeline.phantom.chest import chest
-from pipeline.screening.single import results_of
+from pipeline.run.resume import results_of
 from pipeline.server.guard import policy_of
 from pipeline.server.problems import FAILURES, PROBLEMS
 from pipeline.server.queue import Queue

@@ -15,7 +15,7 @@ from pydicom.uid import UID, generate_uid
 import pipeline
 from pipeline.phantom.chest import chest
 from pipeline.phantom.images import compress, series, to_bytes
-from pipeline.screening.single import results_of
+from pipeline.run.resume import results_of
 from tests.ct_series import LOSSY
 from tests.serving import HANG_S, serving
 from tests.test_archive_nifti import bytes_of, image_of, put

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.files import write_whole
-from pipeline.records import StudyResult
 from pipeline.report.panel import study_page, study_value
-from pipeline.run.journal import decode, read_raw
-from pipeline.run.resume import last_places
+from pipeline.run.resume import last_places, results_of
 from pipeline.run.run_toml import read_described
 from pipeline.study.picture_pack import find_pictures, read_deep, read_pictures
 
@@ -18,8 +16,7 @@ def write_study_pages(run: Path, to: Path) -> list[Path]:
     networks = [network.column for network in read_described(run).networks]
     places = {key: place for key, place in last_places(run).items() if key}
     found = find_pictures(run, {key: place.input for key, place in places.items()})
-    lines = [decode(raw) for raw in read_raw([places[key] for key in sorted(places)])]
-    results: list[StudyResult] = [line.result for line in lines if line is not None and line.result is not None]
+    results = results_of(run)
     to.mkdir(parents=True)
     paths = [to / f"{result.study_key}.html" for result in results]
     for path, result in zip(paths, results, strict=True):

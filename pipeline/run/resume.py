@@ -15,10 +15,12 @@ import msgspec
 
 from pipeline.errors import LOST_LIMIT, Reason, StorageError
 from pipeline.files import write_whole
+from pipeline.records import StudyResult
 from pipeline.run.journal import (
     GLANCES,
     Note,
     Place,
+    decode,
     decoded,
     journal_files,
     note_of,
@@ -125,3 +127,10 @@ class _Merged:
             self.places[note.key] = place_of(self.path, note)
             offset += len(line)
             yield line
+
+
+def results_of(folder: Path) -> tuple[StudyResult, ...]:
+    """The results that the journals of the run at `folder` hold, in the order of the studies' keys."""
+    places = {key: place for key, place in last_places(folder).items() if key}
+    lines = [decode(raw) for raw in read_raw([places[key] for key in sorted(places)])]
+    return tuple(line.result for line in lines if line is not None and line.result is not None)

@@ -14,9 +14,8 @@ from pipeline.config import Config, read_config
 from pipeline.errors import ConfigurationError
 from pipeline.mpi.world import Alone
 from pipeline.records import StudyResult
-from pipeline.run.journal import decode, read_raw
 from pipeline.run.plan import Request
-from pipeline.run.resume import last_places
+from pipeline.run.resume import results_of
 from pipeline.run.weights import Weights, weights_of
 from pipeline.screening.kept import Kept
 from pipeline.screening.spine import run
@@ -52,13 +51,6 @@ def screen_few(
         key = Path(key_file) if key_file else None
         run(Alone(), Request(archive, _asked(weights), folder, settings, key), kept=kept)
         return results_of(folder)
-
-
-def results_of(folder: Path) -> tuple[StudyResult, ...]:
-    """The results that the journals of the run at `folder` hold, in the order of the studies' keys."""
-    places = {key: place for key, place in last_places(folder).items() if key}
-    lines = [decode(raw) for raw in read_raw([places[key] for key in sorted(places)])]
-    return tuple(line.result for line in lines if line is not None and line.result is not None)
 
 
 def _asked(weights: Networks) -> tuple[Weights, ...]:

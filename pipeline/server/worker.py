@@ -30,10 +30,9 @@ from pipeline.report.study_pages import write_study_pages
 from pipeline.run.journal import decode, raw
 from pipeline.run.paths import EXCLUSIONS, IMAGES, STUDIES
 from pipeline.run.plan import Request
-from pipeline.run.resume import last_places
+from pipeline.run.resume import last_places, results_of
 from pipeline.run.weights import weights_of
 from pipeline.screening import Kept, keep, run
-from pipeline.screening.single import results_of
 from pipeline.server.answer import PAGES, Begin, File, News, Outcome, WorkerTask
 from pipeline.server.logs import log_json
 from pipeline.server.problems import FAILURES
