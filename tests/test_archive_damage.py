@@ -216,11 +216,36 @@ def test_jpeg_lossless_slices_with_one_bit_flipped_each_are_refused(tmp_path):
     assert verdict(tmp_path / "a")[0] == "DECODE_ERROR"
 
 
-def test_jpeg_2000_slices_with_one_bit_flipped_each_are_warned_of(tmp_path, decoder):
-    write(tmp_path / "a", compressed(CODECS["JPEG 2000, lossless"], silently_harmed(imagecodecs.jpeg2k_decode)))
-    _, (study,) = indexed(tmp_path / "a")
-    volume = read_volume(tmp_path / "a", study.candidates[0], range(24), decoder)
-    assert [(event.code, event.count) for event in volume.events] == [("PIXELS_DAMAGED", 24)]
+def damaged_in(n_files, folder):
+    """(candidate, places of the damaged): 24 slices of JPEG 2000, one bit flipped in each of the first files."""
+    harm = silently_harmed(imagecodecs.jpeg2k_decode)
+    codec = CODECS["JPEG 2000, lossless"]
+    paths = write(folder, compressed(codec, lambda code, *of: harm(code, *of) if of[1] < n_files else code))
+    _, (study,) = indexed(folder)
+    harmed = {path.name for path in paths[:n_files]}
+    series = study.candidates[0]
+    return series, [source.place for source in series.slices if source.path in harmed]
+
+
+def test_slices_whose_pixels_are_damaged_are_left_out_and_counted(tmp_path, decoder):
+    series, damaged = damaged_in(3, tmp_path / "a")
+    volume = read_volume(tmp_path / "a", series, range(24), decoder)
+    assert [(event.code, event.count) for event in volume.events] == [("PIXELS_DAMAGED", 3)]
+    wanted = [place for place in range(24) if place not in damaged]
+    assert volume.slice_index.tolist() == wanted
+    assert volume.z_mm.tolist() == [series.slices[place].z_mm for place in wanted]
+    assert np.array_equal(volume.hu, phantom().hu[wanted])
+    more = read_volume(tmp_path / "a", series, damaged[:2], decoder, volume)
+    assert (more.hu.shape, more.events[0].count) == ((0, *volume.hu.shape[1:]), 2)
+
+
+def test_a_series_of_mostly_damaged_slices_is_refused(tmp_path, decoder):
+    series, damaged = damaged_in(13, tmp_path / "a")
+    with pytest.raises(StudyError) as caught:
+        read_volume(tmp_path / "a", series, range(24), decoder)
+    assert caught.value.reason == "PIXELS_DAMAGED"
+    half = [place for place in range(24) if place not in damaged[:2]]
+    assert len(read_volume(tmp_path / "a", series, half, decoder).hu) == 11
 
 
 @pytest.mark.parametrize("name", ["JPEG Lossless, 12 bits", "JPEG 2000, lossless", "JPEG-LS"])
