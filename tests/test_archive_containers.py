@@ -18,7 +18,7 @@ from pipeline.archive.inflate import forward, gunzipped
 from pipeline.errors import StudyError
 from pipeline.phantom.images import to_bytes
 from tests.fabricate import hu_of, images, indexed, left_out, phantom, write
-from tests.test_archive_files import members, write_tar, write_zip
+from tests.test_archive_files import WRITERS, members, write_tar, write_zip
 
 METHODS = {"stored": zipfile.ZIP_STORED, "deflate": zipfile.ZIP_DEFLATED, "bzip2": zipfile.ZIP_BZIP2, "lzma": zipfile.ZIP_LZMA}
 DAMAGED = 3
@@ -278,9 +278,21 @@ def test_a_gzipped_slice_is_read_if_it_is_whole(data, inside, tmp_path):
     assert records(tmp_path / "x.dcm.gz") == ("UNPACKED" if inside else "ARCHIVE_CORRUPT", inside)
 
 
-def test_a_gzipped_slice_in_a_zip_is_nested(tmp_path):
-    write_zip(tmp_path / "c", [("x.dcm.gz", gzip.compress(sound()))])
-    assert records(tmp_path / "c") == ("UNPACKED", {"x.dcm.gz": "ARCHIVE_NESTED"})
+@pytest.mark.parametrize("kind", WRITERS)
+def test_gzipped_slices_in_a_container_are_read_as_they_are(kind, tmp_path):
+    (tmp_path / "a").mkdir()
+    packed = [(f"{name}.gz", gzip.compress(data) if place % 2 else data) for place, (name, data) in enumerate(members(24))]
+    WRITERS[kind](tmp_path / "a" / "c", packed)
+    _, (study,) = indexed(tmp_path / "a")
+    assert study.n_files == 24
+    assert np.array_equal(hu_of(tmp_path / "a", study), phantom().hu)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize(("data", "inside"), GZIPS.values(), ids=GZIPS)
+def test_a_gzipped_slice_in_a_container_costs_itself_where_it_is_damaged(kind, data, inside, tmp_path):
+    WRITERS[kind](tmp_path / "c", [("x.dcm.gz", data), ("y.dcm", sound())])
+    assert records(tmp_path / "c") == ("UNPACKED", {"x.dcm.gz": "" if inside else "ARCHIVE_CORRUPT", "y.dcm": ""})
 
 
 def test_a_container_of_too_many_members_keeps_what_was_read(tmp_path, monkeypatch):

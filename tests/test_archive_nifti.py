@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import tarfile
 import zipfile
 from dataclasses import replace
 
@@ -117,22 +118,26 @@ def test_the_second_version_and_the_other_order_of_bytes_are_read(phantom, tmp_p
         np.testing.assert_array_equal(volume.hu, phantom.hu[volume.slice_index])
 
 
-def test_a_volume_in_a_zip_or_tar_is_a_study(phantom, tmp_path):
-    import tarfile
-
-    data = bytes_of(image_of(phantom, "SPL"))
+@pytest.mark.parametrize("orientation", ["LPS", "SPL"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["nii", "nii.gz"])
+def test_a_volume_in_a_zip_or_tar_is_a_study_gzipped_or_not(pack, orientation, phantom, tmp_path):
+    data = pack(bytes_of(image_of(phantom, orientation)))
     (tmp_path / "a").mkdir()
     with zipfile.ZipFile(tmp_path / "a" / "x.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("P1/ct.nii", data)
-    with tarfile.open(tmp_path / "a" / "y.tar", "w") as file:
-        info = tarfile.TarInfo("P2/ct.nii")
-        info.size = len(data)
-        file.addfile(info, io.BytesIO(data))
+    for name, mode in (("y.tar", "w"), ("z.tgz", "w:gz")):
+        with tarfile.open(tmp_path / "a" / name, mode) as file:
+            for folder in ("P2", "P3"):
+                info = tarfile.TarInfo(f"{folder}/ct.nii.gz")
+                info.size = len(data)
+                file.addfile(info, io.BytesIO(data))
     _, studies = indexed(tmp_path / "a", Config())
-    assert sorted(study.patient_id for study in studies) == ["x.zip!/P1", "y.tar!/P2"]
+    homes = ["x.zip!/P1", "y.tar!/P2", "y.tar!/P3", "z.tgz!/P2", "z.tgz!/P3"]
+    assert sorted(study.patient_id for study in studies) == homes
     with Decoder() as decoder:
-        volumes = [read_volume(tmp_path / "a", study.candidates[0], range(15), decoder).hu for study in studies]
-    np.testing.assert_array_equal(*volumes)
+        for study in studies:
+            volume = read_volume(tmp_path / "a", study.candidates[0], range(15), decoder)
+            np.testing.assert_array_equal(volume.hu, phantom.hu[volume.slice_index])
 
 
 def changed(image, **values):

@@ -2,7 +2,8 @@
 
 A member of a ZIP is found by the place of its own header; a member of a TAR is a range of bytes of the (inflated) TAR, so that
 slices are read by offset. Members may share a name: `name:2` names the second, and no portable name holds a colon.
-What would leave the container (`..`, absolute names, links) is refused, and so is a container in a container.
+What would leave the container (`..`, absolute names, links) is refused, and so is a container in a container, but for a gzip of
+one file.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import BinaryIO, Literal, cast
 
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.codestream import is_nifti
-from pipeline.archive.inflate import GZIP, GZIP_MAGIC, PIECE, forward, gunzipped, part, unzipped
+from pipeline.archive.inflate import ENDLESS, GZIP, GZIP_MAGIC, PIECE, forward, gunzipped, part, unzipped
 from pipeline.archive.tar import BLOCK, begins_tar, entries
 from pipeline.archive.walk import portable
 from pipeline.errors import Reason, StudyError
@@ -87,6 +88,20 @@ def finish(member: Member, kind: Kind) -> None:
 def content(stream: BinaryIO, kind: Kind | None, allowance: Allowance) -> BinaryIO:
     """What the offsets of a file's slices count, if it is no ZIP: the file, or what a gzip holds."""
     return forward(partial(gunzipped, stream, allowance)) if kind in ("gz", "tar.gz") else stream
+
+
+def gunzipped_member(member: Member, allowance: Allowance) -> Member:
+    """The one file that a member holds which is a gzip itself; where it lies stays said by the member's address."""
+    body = forward(partial(gunzipped, member.stream, allowance))
+    return _sized(replace(member, size=_length(body), stream=forward(partial(gunzipped, member.stream, allowance))))
+
+
+def begun(stream: BinaryIO, start: int, allowance: Allowance) -> tuple[BinaryIO, int]:
+    """(stream, place) where the bytes of the file that begins at `start` are to be read, a gzip's inflated ones."""
+    stream.seek(start)
+    if stream.read(len(GZIP_MAGIC)) != GZIP_MAGIC:
+        return stream, start
+    return forward(partial(gunzipped, part(stream, start, ENDLESS), allowance)), 0
 
 
 class ZipMembers:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.codestream import is_nifti
-from pipeline.archive.container import ONLY, ZipMembers, container_kind, content
+from pipeline.archive.container import ONLY, ZipMembers, begun, container_kind, content
 from pipeline.archive.describe import MAX_MATRIX
 from pipeline.archive.found import FileRecord, Header, VolumeFile
 from pipeline.archive.frame import StreamOrigin
@@ -114,8 +114,9 @@ def read_nifti(root: Path, sources: Sequence[SliceSource], allowance: Allowance)
         check_unchanged(stream, first)
         allowance.unpack(first.size)
         kind = container_kind(stream) if first.member else None
-        whole = ZipMembers(stream, allowance).stream(first.start) if kind == "zip" else content(stream, kind, allowance)
-        whole.seek(first.offset)
+        body = ZipMembers(stream, allowance).stream(first.start) if kind == "zip" else content(stream, kind, allowance)
+        whole, begin = begun(body, 0 if kind == "zip" else first.start, allowance)
+        whole.seek(begin)
         check_same(whole, first)
         whole.seek(first.offset)
         header = _header(whole.read(HEADER_BYTES))
