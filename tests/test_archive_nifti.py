@@ -242,6 +242,19 @@ def test_volumes_are_screened_patient_by_patient_and_what_is_no_hu_is_refused(he
     assert not [path.name for path in outside if b"CANARY" in path.read_bytes()]
 
 
+def test_the_same_chest_as_volume_and_as_dicom_has_one_score_where_no_fill_is_drawn(phantom, weights, tmp_path):
+    """The fill is drawn by the series' UID for DICOM and by the grid for a volume: nothing else differs."""
+    write(tmp_path / "dicom" / "ct", series(phantom, "nifti"))
+    put(tmp_path / "volumes" / "ct.nii.gz", bytes_of(image_of(phantom, "SPR")))
+    make_key(tmp_path / "key")
+    scores = []
+    for name in ("dicom", "volumes"):
+        done = pipeline.screen(tmp_path / name, weights, tmp_path / f"{name}-run", config=BLACK, key_file=tmp_path / "key")
+        assert done.by_status == {"OK": 1}
+        scores += [*pipeline.open_run(tmp_path / f"{name}-run").studies["probability"]]
+    assert scores[0] == scores[1]
+
+
 def write_list(path, rows, head=("file", "patient", "mask")):
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([head, *rows])
