@@ -140,11 +140,23 @@ def test_a_volume_in_a_zip_or_tar_is_a_study_gzipped_or_not(pack, orientation, p
             np.testing.assert_array_equal(volume.hu, phantom.hu[volume.slice_index])
 
 
+def test_a_header_with_extensions_and_a_qform_of_no_sign_are_read(phantom, tmp_path):
+    extended, placed = image_of(phantom), image_of(phantom)
+    extended.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"anything" * 100))
+    placed.set_qform(placed.affine, 1)
+    placed.set_sform(None, 0)
+    put(tmp_path / "a" / "ct.nii", extended.to_bytes())
+    put(tmp_path / "b" / "ct.nii", changed(placed, pixdim=[0.0, *placed.header["pixdim"][1:]]))
+    for name in "ab":
+        _, volume = read(tmp_path / name)
+        np.testing.assert_array_equal(volume.hu, phantom.hu[volume.slice_index])
+
+
 def changed(image, **values):
     """The bytes of an image whose header says something else."""
     data = bytearray(image.to_bytes())
     header = image.header.copy()
-    for name, value in values.items():
+    for name, value in {"vox_offset": 352.0, **values}.items():
         header[name] = value
     data[: len(header.binaryblock)] = header.binaryblock
     return bytes(data)
@@ -166,6 +178,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(phantom, tmp_path):
         "huge": (changed(image, dim=[3, 30000, 30000, 30000, 1, 1, 1, 1]), ("FAILED", "DECOMPRESSION_BOMB")),
         "time": (changed(image, dim=[4, 128, 128, 13, 2, 1, 1, 1]), ("EXCLUDED", "PIXEL_FORMAT")),
         "placeless": (changed(image, sform_code=0, qform_code=0), ("EXCLUDED", "MISSING_GEOMETRY")),
+        "offset": (changed(image, vox_offset=0.0), ("EXCLUDED", "HEADER_CORRUPT")),
         "thin": (changed(image, dim=[3, 128, 128, 5, 1, 1, 1, 1]), ("EXCLUDED", "TOO_FEW_SLICES")),
         "colour": (changed(image, datatype=128, bitpix=24), ("EXCLUDED", "PIXEL_FORMAT")),
         "wide": (changed(image, srow_x=[900.0, 0, 0, 0]), ("EXCLUDED", "INVALID_VALUE")),

@@ -6,7 +6,6 @@ Only the slices that are wanted are kept, whichever axis of the file they lie al
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -207,7 +206,9 @@ def _header(head: bytes) -> Any:
     if not is_nifti(head):
         raise StudyError(Reason.HEADER_CORRUPT, "index")
     kind = nibabel.Nifti2Header if b"n+2\0" in head[4:8] else nibabel.Nifti1Header
-    return kind.from_fileobj(io.BytesIO(head), check=False)
+    header = kind(head[: kind.sizeof_hdr], check=False)  # what extends it lies before the voxels, and says nothing of them
+    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1  # the sign of a qform's third axis; 0, as some write, means 1
+    return header
 
 
 def _shape(header: Any) -> tuple[int, int, int]:
@@ -234,7 +235,9 @@ def _problem(header: Any, size: int) -> str:
     if max(shape) > MAX_MATRIX:
         return Reason.DECOMPRESSION_BOMB
     layout = _layout(header)
-    if layout.offset < 0 or layout.offset + shape[0] * shape[1] * shape[2] * kind.itemsize > size:
+    if layout.offset < header.single_vox_offset:
+        return Reason.HEADER_CORRUPT
+    if layout.offset + shape[0] * shape[1] * shape[2] * kind.itemsize > size:
         return Reason.TRUNCATED_PIXEL_DATA
     return _value_problem(header, layout)
 
