@@ -1,7 +1,9 @@
 """Members of every kind of container are read where they stand, each for itself: damage to one is no loss of another."""
 
+import bz2
 import gzip
 import io
+import lzma
 import os
 import random
 import tarfile
@@ -324,3 +326,33 @@ def test_a_member_damaged_since_it_was_indexed_is_a_reason_of_its_study(tmp_path
     os.utime(path, ns=(info.st_mtime_ns, info.st_mtime_ns))
     with pytest.raises(StudyError, match="ARCHIVE_CORRUPT"):
         hu_of(tmp_path / "a", study)
+
+
+def test_joined_tars_are_read_to_the_end_of_the_last(tmp_path):
+    (tmp_path / "a").mkdir()
+    halves = members(24)[:12], members(24)[12:]
+    parts = []
+    for number, half in enumerate(halves):
+        write_tar(tmp_path / f"{number}", half)
+        parts.append((tmp_path / f"{number}").read_bytes())
+    (tmp_path / "a" / "c.tar").write_bytes(b"".join(parts) + b"chance behind the end")
+    _, (study,) = indexed(tmp_path / "a")
+    assert np.array_equal(hu_of(tmp_path / "a", study), phantom().hu)
+
+
+def test_of_joined_zips_the_lack_of_the_first_is_told(tmp_path):
+    parts = []
+    for number, half in enumerate((members(24)[:12], members(24)[12:])):
+        write_zip(tmp_path / f"{number}", half)
+        parts.append((tmp_path / f"{number}").read_bytes())
+    (tmp_path / "c.zip").write_bytes(b"".join(parts))
+    own, inside = records(tmp_path / "c.zip")
+    assert (own, set(inside.values())) == ("ARCHIVE_CORRUPT", {""})
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress], ids=["bzip2", "xz"])
+def test_a_packing_that_is_not_read_is_told_from_what_is_no_container(pack, tmp_path):
+    (tmp_path / "c").write_bytes(pack(sound()))
+    assert records(tmp_path / "c") == ("ARCHIVE_CORRUPT", {})
+    write_zip(tmp_path / "z", [("c", pack(sound())), ("y.dcm", sound())])
+    assert records(tmp_path / "z") == ("UNPACKED", {"c": "ARCHIVE_NESTED", "y.dcm": ""})

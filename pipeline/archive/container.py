@@ -26,7 +26,9 @@ from pipeline.archive.tar import BLOCK, begins_tar, entries
 from pipeline.archive.walk import portable
 from pipeline.errors import Reason, StudyError
 
-Kind = Literal["zip", "tar", "tar.gz", "gz"]
+Kind = Literal["zip", "tar", "tar.gz", "gz", "unknown"]
+NOT_READ = (b"BZh", b"\xfd7zXZ\0", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\x28\xb5\x2f\xfd")
+"""How bzip2, xz, 7-Zip, RAR and Zstandard begin."""
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 GZIP_HEAD = 4096
 ONLY = "inflated"
@@ -52,7 +54,10 @@ class Member:
 
 
 def container_kind(stream: BinaryIO) -> Kind | None:
-    """Which container begins here, if any; a gzip of anything but a TAR, a DICOM or a NIfTI file is none."""
+    """Which container begins here, if any; a gzip of anything but a TAR, a DICOM or a NIfTI file is none.
+
+    "unknown" is one that is not read.
+    """
     stream.seek(0)
     head = stream.read(GZIP_HEAD)
     stream.seek(0)
@@ -60,7 +65,11 @@ def container_kind(stream: BinaryIO) -> Kind | None:
         return "zip"
     if head.startswith(GZIP_MAGIC):
         return _kind_of_gzip(head)
-    return "tar" if not _is_dicom(head) and begins_tar(head) else None
+    if _is_dicom(head):
+        return None
+    if head.startswith(NOT_READ):
+        return "unknown"
+    return "tar" if begins_tar(head) else None
 
 
 def members(stream: BinaryIO, kind: Kind, size: int, allowance: Allowance) -> Iterator[Member]:
@@ -135,7 +144,10 @@ def _is_dicom(head: bytes) -> bool:
 
 
 def _zip_members(stream: BinaryIO, allowance: Allowance) -> Iterator[Member]:
-    for name, entry in _directory(stream, allowance):
+    """Raises StudyError ARCHIVE_CORRUPT at the end where members stand before those listed: two ZIPs joined into one file."""
+    first = 0
+    for number, (name, entry) in enumerate(_directory(stream, allowance)):
+        first = min(first, entry.header_offset) if number else entry.header_offset
         if _escapes(entry.filename) or stat.S_ISLNK(entry.external_attr >> 16):
             yield Member(name, Reason.ZIP_SLIP)
         elif entry.flag_bits & 1:
@@ -143,6 +155,8 @@ def _zip_members(stream: BinaryIO, allowance: Allowance) -> Iterator[Member]:
         else:
             body = forward(partial(unzipped, stream, entry, allowance))
             yield _sized(Member(name, address=entry.header_offset, size=entry.file_size, stream=body))
+    if first:
+        raise StudyError(Reason.ARCHIVE_CORRUPT, "unpack")
 
 
 def _directory(stream: BinaryIO, allowance: Allowance) -> Iterator[tuple[str, zipfile.ZipInfo]]:

@@ -52,6 +52,8 @@ def _records(stream: BinaryIO, origin: StreamOrigin, allowance: Allowance) -> li
     kind = container_kind(stream)
     if kind is None:
         return [_record(stream, origin.size, origin, allowance)]
+    if kind == "unknown":
+        return [FileRecord(reason=Reason.ARCHIVE_CORRUPT)]
     own = Reason.UNPACKED
     inside = list[FileRecord]()
     try:
