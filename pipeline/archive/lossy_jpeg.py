@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from pipeline.archive.codestream import jpeg_is_whole, jpeg_segments
 from pipeline.archive.describe import MAX_MATRIX
+from pipeline.errors import Reason, StudyError
 
 Words = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -68,10 +69,10 @@ class _Head:
 def read_lossy(frame: bytes, ask: Ask, slope: float) -> tuple[Words, bool]:
     """(values, whether the code is damaged); `slope` is HU a value. Raises StudyError."""
     head = _head(frame)
-    if head is None:
+    tall = _tried(_taller(frame, head), ask) if head else None
+    if head is None or tall is None:
         words = ask(frame)
-        return words, not jpeg_is_whole(frame) or has_step(words, slope, BLOCK)
-    tall = ask(_taller(frame, head))
+        return words, not jpeg_is_whole(frame) or has_step(words, slope, head.bits if head else BLOCK)
     words = np.ascontiguousarray(tall[: head.rows])
     is_damaged = (
         not jpeg_is_whole(frame)
@@ -81,6 +82,16 @@ def read_lossy(frame: bytes, ask: Ask, slope: float) -> tuple[Words, bool]:
         or _is_beyond_depth(frame, head, ask)
     )
     return words, is_damaged
+
+
+def _tried(code: bytes, ask: Ask) -> Words | None:
+    """What a changed code gives; None where the decoder does not take it, which says nothing of the code as it was."""
+    try:
+        return ask(code)
+    except StudyError as error:
+        if error.reason != Reason.DECODE_ERROR:
+            raise
+        return None
 
 
 def _head(frame: bytes) -> _Head | None:
@@ -125,10 +136,10 @@ def _has_blocks_left(tall: Words, head: _Head) -> bool:
 
 def _lacks_blocks(frame: bytes, tall: Words, head: _Head, ask: Ask) -> bool:
     """Whether the code ends within the last block or before: that block is another one then if more follows."""
-    end = frame.rfind(END)
-    longer = ask(_taller(frame[:end] + FILLER + frame[end:], head))
+    end = len(frame[: frame.rfind(END)].rstrip(b"\xff"))  # a marker may have fill bytes before it
+    longer = _tried(_taller(frame[:end] + FILLER + frame[end:], head), ask)
     last = slice(head.n_rows - BLOCK, head.n_rows), slice((head.columns - 1) // BLOCK * BLOCK, None)
-    return not np.array_equal(tall[last], longer[last])
+    return longer is not None and not np.array_equal(tall[last], longer[last])
 
 
 def _is_beyond_depth(frame: bytes, head: _Head, ask: Ask) -> bool:
@@ -136,12 +147,17 @@ def _is_beyond_depth(frame: bytes, head: _Head, ask: Ask) -> bool:
     factor = _factor(frame, head, 0)
     if head.bits == BLOCK:
         scale = 1.0
-        means = _block_means(ask(_deeper(frame, head))) - (1 << (DEEP_BITS - 1)) + head.middle
+        middle = 1 << (DEEP_BITS - 1)
+        whole = _tried(_deeper(frame, head), ask)
     elif factor > 1:
         scale = factor / _dimmed(factor)
-        means = (_block_means(ask(_dimmer(frame, head))) - head.middle) * scale + head.middle
+        middle = head.middle
+        whole = _tried(_dimmer(frame, head), ask)
     else:
         return False
+    if whole is None or whole.size < BLOCK * BLOCK:
+        return False
+    means = (_block_means(whole) - middle) * scale + head.middle
     spare = factor / BLOCK + scale  # what the encoder rounds the code by, and the decoder the values
     return bool(means.size and (means.min() < -spare or means.max() > 2 * head.middle - 1 + spare))
 
