@@ -8,7 +8,7 @@ from zlib import crc32
 from pipeline.archive import tags
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.characters import BLANKS
-from pipeline.archive.elements import DataSet, PixelPlace
+from pipeline.archive.elements import DataSet, PixelSpan
 from pipeline.archive.found import Header, Traits
 from pipeline.archive.frame import Frame, Layout, StreamOrigin
 from pipeline.archive.patient import identity, person
@@ -177,7 +177,7 @@ def _pixel_problem(frame: Frame) -> str:
     return _native_problem(frame, pixels, rows * columns * bits // 8)
 
 
-def _native_problem(frame: Frame, pixels: PixelPlace, native: int) -> str:
+def _native_problem(frame: Frame, pixels: PixelSpan, native: int) -> str:
     there = pixels.length
     if frame.layout.syntax != DEFLATED:
         there = min(there, frame.layout.size - pixels.offset)

@@ -58,7 +58,7 @@ IMPLICIT = Form(implicit=True)
 
 
 @dataclass(frozen=True, slots=True)
-class PixelPlace:
+class PixelSpan:
     """Where the pixel data's value begins in the stream; `length` may be UNDEFINED (encapsulated)."""
 
     tag: int
@@ -78,7 +78,7 @@ class Walk:
         self._wanted = wanted
         self._sequences = sequences
         self._n_elements = self._n_items = self._kept = 0
-        self.pixels: PixelPlace | None = None
+        self.pixels: PixelSpan | None = None
 
     def data_set(self, form: Form, end: int | None = None, depth: int = 0) -> DataSet:
         """The wanted elements up to the pixels, to `end`, or to the end of the item. Raises StudyError, stage index."""
@@ -88,7 +88,7 @@ class Walk:
         while (end is None or self._stream.tell() < end) and (head := self._head(form, may_end=depth == 0)):
             tag, length, nested = head
             if tag in PIXELS and depth == 0:
-                self.pixels = PixelPlace(tag, self._stream.tell(), length)
+                self.pixels = PixelSpan(tag, self._stream.tell(), length)
                 break
             if tag in ENDS:
                 break

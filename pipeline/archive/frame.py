@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass
 
 from pipeline.archive.characters import decoded
-from pipeline.archive.elements import DataSet, PixelPlace
+from pipeline.archive.elements import DataSet, PixelSpan
 from pipeline.archive.syntax import BIG_ENDIAN
 from pipeline.archive.tags import SPECIFIC_CHARACTER_SET
 from pipeline.config import Rule
@@ -46,7 +46,7 @@ class Layout:
 
     syntax: str
     size: int
-    pixels: PixelPlace | None = None
+    pixels: PixelSpan | None = None
     frames: tuple[tuple[int, int], ...] = ()
     deflated_at: int = 0
     problem: str = ""

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from pipeline.archive import tags
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.describe import MAX_FRAMES, describe
-from pipeline.archive.elements import LONG_FORM, SHORT_FORM, UNDEFINED, DataSet, Form, PixelPlace, Walk
+from pipeline.archive.elements import LONG_FORM, SHORT_FORM, UNDEFINED, DataSet, Form, PixelSpan, Walk
 from pipeline.archive.found import Header
 from pipeline.archive.fragments import frame_places
 from pipeline.archive.frame import Layout, StreamOrigin
@@ -101,7 +101,7 @@ def _inflated(stream: BinaryIO, size: int, allowance: Allowance) -> tuple[Binary
     return io.BytesIO(bytes(data)), len(data)
 
 
-def _check_uids(data: DataSet, pixels: PixelPlace | None) -> None:
+def _check_uids(data: DataSet, pixels: PixelSpan | None) -> None:
     if not data.get(tags.STUDY_INSTANCE_UID) or not data.get(tags.SERIES_INSTANCE_UID):
         raise StudyError(Reason.MISSING_UID if pixels else Reason.HEADER_CORRUPT, "index")
 

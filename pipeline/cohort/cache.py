@@ -155,5 +155,5 @@ def cache_name(study: Study, config: Config) -> str:
 def _code() -> str:
     """A digest of the modules between an archive's files and prepared slices."""
     root = Path(pipeline.__file__).parent
-    modules = sorted(path for place in PREPARING for path in root.glob(place))
+    modules = sorted(path for pattern in PREPARING for path in root.glob(pattern))
     return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()

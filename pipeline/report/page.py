@@ -27,7 +27,7 @@ from pipeline.report.timing import read_timing, slowest_stages
 from pipeline.run.gather import payload_digest
 from pipeline.run.paths import EXCLUSIONS, PATIENTS, REPORT, RESULTS, RUN_TOML, SLICES, STUDIES
 from pipeline.run.read_tables import Run, open_run
-from pipeline.run.resume import noted_places
+from pipeline.run.resume import noted_records
 from pipeline.run.run_toml import Described, read_described
 
 PARTS = {
@@ -67,29 +67,29 @@ class Options:
 def write_report(folder: Path, options: Options = Options()) -> Path:
     """Make `report/` of the run at `folder`; the page's path. Raises ConfigurationError where nothing was gathered."""
     run = open_run(folder)
-    part = folder / ".report.part"
+    unfinished = folder / ".report.part"
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        _write(run, part, options)
-        return _put_in_place(part, folder / REPORT) / "index.html"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        _write(run, unfinished, options)
+        return _put_in_place(unfinished, folder / REPORT) / "index.html"
     except OSError as error:
         raise storage_error(error, folder) from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _write(run: Run, part: Path, options: Options) -> None:
+def _write(run: Run, unfinished: Path, options: Options) -> None:
     described = read_described(run.folder)
     networks = [network.column for network in run.networks]
-    places = noted_places(run.folder)
-    timing = read_timing(run.folder, places)
+    records = noted_records(run.folder)
+    timing = read_timing(run.folder, records)
     flow = read_flow(run)
     stages = slowest_stages(timing)
-    pictured = write_pictures(part / "data", run, networks, places, options.pictured)
+    pictured = write_pictures(unfinished / "data", run, networks, records, options.pictured)
     shown = choose_shown(run.studies, networks, options.rows, pictured | set(stages["worst_study"]))
-    write_studies(part / "data", shown, networks, pictured, timing, Shown(options.box_from, MIN_LUNG_FRACTION))
-    write_slices(part / "data", shown, run, networks)
+    write_studies(unfinished / "data", shown, networks, pictured, timing, Shown(options.box_from, MIN_LUNG_FRACTION))
+    write_slices(unfinished / "data", shown, run, networks)
     evaluation = read_evaluation(run.folder)
     card = fill_card(run, described, flow, options.box_from, evaluated=evaluation is not None)
     optional = {"evaluation": evaluation, "compare": compare(run, options.against) if options.against else None}
@@ -111,8 +111,8 @@ def _write(run: Run, part: Path, options: Options) -> None:
         files=_files(run.folder),
         notice=NOTICE,
     )
-    (part / "card.md").write_text(card_text(card), encoding="utf-8")
-    (part / "index.html").write_text(page, encoding="utf-8")
+    (unfinished / "card.md").write_text(card_text(card), encoding="utf-8")
+    (unfinished / "index.html").write_text(page, encoding="utf-8")
 
 
 def _template() -> jinja2.Template:
@@ -192,11 +192,11 @@ def _number(value: int) -> str:
     return f"{value:,}"
 
 
-def _put_in_place(part: Path, final: Path) -> Path:
+def _put_in_place(unfinished: Path, final: Path) -> Path:
     old = final.with_name(".report.old")
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
         final.rename(old)
-    part.rename(final)
+    unfinished.rename(final)
     shutil.rmtree(old, ignore_errors=True)
     return final

@@ -96,13 +96,13 @@ class Flat:
 
     def write(self, vector: Tensor, n_losses: int) -> Tensor:
         """Set gradients and statistics; returns the losses."""
-        place = n_losses
+        start = n_losses
         for parameter in self._parameters:
-            parameter.grad = vector[place : place + parameter.numel()].view_as(parameter).clone()
-            place += parameter.numel()
+            parameter.grad = vector[start : start + parameter.numel()].view_as(parameter).clone()
+            start += parameter.numel()
         for statistic in self._statistics:
-            statistic.copy_(vector[place : place + statistic.numel()].view_as(statistic))
-            place += statistic.numel()
+            statistic.copy_(vector[start : start + statistic.numel()].view_as(statistic))
+            start += statistic.numel()
         return vector[:n_losses]
 
 

@@ -18,7 +18,7 @@ from pipeline.report.dicom.subject import Algorithm, Subject, read_subject
 from pipeline.run.journal import decode, read_raw
 from pipeline.run.manifest import Manifest, read_manifest
 from pipeline.run.paths import PRIVATE
-from pipeline.run.resume import noted_places
+from pipeline.run.resume import noted_records
 from pipeline.run.run_toml import read_described
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def _chosen(run: Path, keys: Collection[str]) -> list[StudyResult]:
 
 
 def _results(run: Path) -> Iterator[StudyResult]:
-    for raw in read_raw([place for place in noted_places(run).values() if place.status.startswith("OK")]):
+    for raw in read_raw([record for record in noted_records(run).values() if record.status.startswith("OK")]):
         line = decode(raw)
         if line is not None and line.result is not None:
             yield line.result
