@@ -49,10 +49,15 @@ def write(figures: dict[str, Any], folder: Path) -> None:
 
 def _measured(part: str, options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "engines": lambda: engines.measure(scratch, slices=options.engine_slices, repeats=options.repeats),
+        "engines": lambda: engines.measure(scratch, slices=options.engine_slices, repeats=options.repeats, width=options.width),
         "reading": lambda: reading.measure(scratch, options.peers, slices=options.slices, repeats=2 * options.repeats + 1),
         "runs": lambda: runs.measure(
-            scratch, studies=options.studies, repeats=options.repeats, pairs=options.pairs, ranks=options.ranks
+            scratch,
+            studies=options.studies,
+            repeats=options.repeats,
+            pairs=options.pairs,
+            ranks=options.ranks,
+            width=options.width,
         ),
         "growth": lambda: runs.growth(scratch, options.screened) | _scaled(options, scratch),
         "syntaxes": lambda: syntaxes.measure(scratch, repeats=2 * options.repeats + 1),
@@ -94,6 +99,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--ranks", type=_sizes, default=_ranks(), help="numbers of ranks")
     parser.add_argument("--studies", type=int, default=8, help="of a whole run")
     parser.add_argument("--engine-slices", type=int, default=6, help="scored by each engine")
+    parser.add_argument("--width", type=float, default=1.0, help="of the network, for a short try")
     parser.add_argument("--slices", type=int, default=300, help="of the series that is read")
     parser.add_argument("--screened", type=_sizes, default=[10, 100], help="archives of small studies that are screened")
     parser.add_argument("--fabricated", type=_sizes, default=[10, 100, 1000, 10_000], help="archives of fabricated studies")

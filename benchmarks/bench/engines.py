@@ -27,14 +27,14 @@ FIRST_LOOK = 2 / 7
 PAPER_S = 30.0
 
 
-def measure(scratch: Path, *, slices: int, repeats: int) -> dict[str, Any]:
+def measure(scratch: Path, *, slices: int, repeats: int, width: float) -> dict[str, Any]:
     """Seconds of the processor of one study of `slices` scored slices, the engines and the peaks taking turns."""
     prepared, stages = prepared_study(scratch, slices, repeats)
     precisions = PRECISIONS if has_bf16("torch") else {"fp32": torch.float32}
     peaks = {name: Peak(dtype) for name, dtype in precisions.items() if dtype}
     works: dict[str, Callable[[], Spent]] = {}
     refused = {}
-    network = formula_network()
+    network = formula_network(width)
     for name, precision in product(("torch", "openvino"), precisions):
         try:
             engine = Engine([network], EngineConfig(name=name, precision=precision))
@@ -49,10 +49,13 @@ def measure(scratch: Path, *, slices: int, repeats: int) -> dict[str, Any]:
     n_slices = len(prepared.images)
     return {
         "slices": n_slices,
-        "flop_a_slice": flop_a_slice(),
+        "width": width,
+        "flop_a_slice": flop_a_slice(width),
         "stages": stages,
         "peak_flops": {name: peak.flops for name, peak in peaks.items()},
-        "engines": {name: _row(name, middle(of), n_slices, peaks) for name, of in taken.items() if ":" in name},
+        "engines": {
+            name: _row(name, middle(of), n_slices * flop_a_slice(width), peaks) for name, of in taken.items() if ":" in name
+        },
         "refused": refused,
         "seed": 0,
     }
@@ -62,7 +65,7 @@ def prepared_study(scratch: Path, slices: int, repeats: int) -> tuple[PreparedSt
     """A study of which `slices` slices, from the middle of the lung, are kept; median seconds of the processor a stage."""
     archive = scratch / "engines" / "archive"
     archive.parent.mkdir()
-    config = Config(slices=SliceConfig(count=slices, first=0.15, last=0.85, keep_fraction=0.0))
+    config = Config(slices=SliceConfig(count=slices, first=0.15, last=0.85, keep_fraction=0.0, within="series"))
     (dealt,) = dealt_studies(archive, studies=1, matrix=512, slices=40)
     rows = []
     with Preparer(archive, config) as preparer:
@@ -79,14 +82,14 @@ def one_slice(prepared: PreparedStudy) -> PreparedStudy:
     return PreparedStudy(**rows, lung_area_mm2=prepared.lung_area_mm2[:1])
 
 
-def _row(name: str, taken: Spent, n_slices: int, peaks: dict[str, Peak]) -> dict[str, float]:
-    least_s = least_seconds(name.partition(":")[2], n_slices, {of: peak.flops for of, peak in peaks.items()})
+def _row(name: str, taken: Spent, n_flop: float, peaks: dict[str, Peak]) -> dict[str, float]:
+    least_s = least_seconds(name.partition(":")[2], n_flop, {of: peak.flops for of, peak in peaks.items()})
     return {"cpu_s": taken.cpu_s, "clock_s": taken.clock_s, "share_of_peak": least_s / taken.cpu_s}
 
 
-def least_seconds(precision: str, n_slices: int, peak_flops: dict[str, float]) -> float:
-    """What the convolutions of `n_slices` slices would take at the peaks: no engine of this precision can be faster."""
+def least_seconds(precision: str, n_flop: float, peak_flops: dict[str, float]) -> float:
+    """What so many operations would take at the peaks: no engine of this precision can be faster."""
     in_fp32 = {"fp32": 1.0, "mixed": FIRST_LOOK, "bf16": 0.0}[precision]
     fp32_s = in_fp32 / peak_flops["fp32"]
     bf16_s = (1 - in_fp32) / peak_flops["bf16"] if in_fp32 < 1 else 0.0
-    return n_slices * flop_a_slice() * (fp32_s + bf16_s)
+    return n_flop * (fp32_s + bf16_s)

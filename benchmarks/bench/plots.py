@@ -41,7 +41,7 @@ def engines(of: Figures, figure: Figure) -> None:
     named = {name: one["cpu_s"] for name, one in of["engines"].items()}
     bars(axis, named, [OURS if name.startswith("openvino") else OTHERS for name in named], "processor, s a study")
     for row, name in enumerate(named):
-        least = least_seconds(name.partition(":")[2], of["slices"], of["peak_flops"])
+        least = least_seconds(name.partition(":")[2], of["slices"] * of["flop_a_slice"], of["peak_flops"])
         axis.plot([least, least], [row - 0.4, row + 0.4], color=BOUND, linewidth=2, label="" if row else "at the measured peak")
     axis.legend(frameon=False, loc="lower right")
 

@@ -104,11 +104,11 @@ def rate_of(lines: Sequence[Line]) -> float:
     return len(lines) / (max(line.ended for line in lines) - begun)
 
 
-def measure(scratch: Path, *, studies: int, repeats: int, pairs: int, ranks: Sequence[int]) -> dict[str, Any]:
+def measure(scratch: Path, *, studies: int, repeats: int, pairs: int, ranks: Sequence[int], width: float) -> dict[str, Any]:
     """Runs of every kind in turn; and pairs of one rank and of each other number, of which the first are those of the turns."""
     fastest = "openvino:mixed" if has_bf16("openvino") else "openvino:fp32"
     kinds = list(dict.fromkeys([RELEASE_BEFORE, "openvino:fp32", fastest]))
-    bed = Bed.made(scratch / "runs", studies=studies, width=1.0)
+    bed = Bed.made(scratch / "runs", studies=studies, width=width)
     of_kind: dict[str, list[Run]] = {kind: [] for kind in (*kinds, PLAIN)}
     of_ranks: dict[int, list[Run]] = {n: [] for n in ranks}
     for number in range(max(repeats, pairs)):
@@ -124,6 +124,7 @@ def measure(scratch: Path, *, studies: int, repeats: int, pairs: int, ranks: Seq
                 _say(f"{fastest} on {n} ranks", seen[-1])
     return {
         "studies": studies,
+        "width": width,
         "fastest": fastest,
         "kinds": {kind: [asdict(run) for run in runs] for kind, runs in of_kind.items()},
         "ranks": {str(n): [asdict(run) for run in runs] for n, runs in of_ranks.items()},
