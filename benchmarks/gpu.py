@@ -2,9 +2,10 @@
 
     python benchmarks/gpu.py [STUDIES]
 
-First the engine alone, a study's slices as one batch, in both precisions; then whole runs from DICOM to tables on 1, 4 and as
-many ranks as there are cores (bf16: only those). The digest must not depend on the ranks. Formula weights of full width: the
-scores mean nothing, the work is that of trained ones.
+First each engine alone in each precision: `cuda`, a study's slices as one batch, and `cudagraph`, 16 slots of the GPU's owner.
+Then whole runs from DICOM to tables: `cudagraph` in every precision on 1, 4 and as many ranks as there are cores, `cuda` in
+fp32 on those; with the share of time the GPU computes. The digest must not depend on the ranks. Formula weights of full width:
+the scores mean nothing, the work is that of trained ones. What is told is flushed line by line, for who has ten minutes.
 """
 
 import os
@@ -27,7 +28,8 @@ from pipeline.study.drenet import formula_network, save_checkpoint
 from pipeline.study.engine import Engine
 
 N_SLICES, REPEATS = 12, 9
-PRECISIONS = ("fp32", "bf16")
+ENGINES = ("cuda", "cudagraph")
+PRECISIONS = ("bf16", "mixed", "fp32")
 
 
 def main() -> None:
@@ -35,18 +37,37 @@ def main() -> None:
     n_studies, cores = int(sys.argv[1]) if len(sys.argv) > 1 else 96, len(os.sched_getaffinity(0))
     print(torch.cuda.get_device_name(0), torch.__version__)
     network = formula_network()
-    for precision in PRECISIONS:
-        seconds = engine_seconds(Engine([network], EngineConfig(name="cuda", precision=precision)))
-        print(f"engine, {precision}: {1000 * seconds / N_SLICES:.2f} ms a slice, {1 / seconds:.1f} studies/s", flush=True)
+    for name in ENGINES:
+        for precision in PRECISIONS:
+            seconds = engine_seconds(Engine([network], EngineConfig(name=name, precision=precision)))
+            print(f"{name} {precision}: {1000 * seconds / N_SLICES:.2f} ms a slice, {1 / seconds:.1f} studies/s", flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_checkpoint(network, folder / "weights.safetensors")
         start_ranks(cores, ["phantom", str(folder / "archive"), "--cohort", f"0,0,{n_studies}", "--matrix", "512"])
-        for precision in PRECISIONS:
-            (folder / "config.toml").write_text(f'[engine]\nname = "cuda"\nprecision = "{precision}"\n')
-            for ranks in sorted({1, 4, cores} if precision == "fp32" else {cores}):
-                told = screened(folder, f"{precision}-{ranks}", ranks)
-                print(f"{precision}, {ranks} ranks: {told}", flush=True)
+        plan = [("cudagraph", precision, ranks) for precision in PRECISIONS for ranks in sorted({1, 4, cores}, reverse=True)]
+        for engine, precision, ranks in [*plan, ("cuda", "fp32", cores)]:
+            (folder / "config.toml").write_text(f'[engine]\nname = "{engine}"\nprecision = "{precision}"\n')
+            with Watched() as busy:
+                told = screened(folder, f"{engine}-{precision}-{ranks}", ranks)
+            print(f"{engine} {precision}, {ranks} ranks: {told}; GPU busy {busy.share():.0%}", flush=True)
+
+
+class Watched:
+    """How busy the GPU says it is, asked twice a second while the body runs; its start-up is in it."""
+
+    def __enter__(self) -> "Watched":
+        command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--loop-ms=500"]
+        self._asked = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._asked.terminate()
+        self._said, _ = self._asked.communicate()
+
+    def share(self) -> float:
+        """The mean over all answers, of 1."""
+        return statistics.mean(float(line) for line in self._said.split()) / 100
 
 
 def engine_seconds(engine: Engine) -> float:
