@@ -4,7 +4,7 @@ VENV   ?= .venv
 SPREAD  = -n $(or $(JOBS),2) --dist loadfile
 INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm test-scale weights study mutants bench-scale test-starts test-long test-api docs follow-docs
+.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm test-scale weights study mutants bench-scale test-starts test-long test-api docs follow-docs bench bench-ratios
 
 demo: $(VENV)/demo-ready
 	$(VENV)/bin/drenet demo demo
@@ -56,6 +56,18 @@ $(VENV)-ulfm/ready: setup.cfg constraints.txt
 $(VENV)-api/ready: setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)-api
 	$(VENV)-api/bin/pip install --quiet --disable-pip-version-check -c constraints.txt "schemathesis>=4,<5"
+	touch $@
+
+bench: test-env $(VENV)-peers/ready  # all speed figures beside others', into docs/benchmarks; some 20 minutes; BENCH="--studies 4" makes it shorter
+	$(VENV)/bin/python -m benchmarks.bench --peers $(VENV)-peers/bin/python $(BENCH)
+
+bench-ratios: test-env  # what must not be lost again, as ratios; a minute, on a busy machine too
+	$(VENV)/bin/python -m benchmarks.bench.ratios
+
+$(VENV)-peers/ready: $(VENV)/test-ready  # MONAI and SimpleITK are measured, and nothing else is done with them
+	$(PYTHON) -m venv $(VENV)-peers
+	echo "$$(realpath $(VENV)/lib/python3*/site-packages)" > $$(ls -d $(VENV)-peers/lib/python3*/site-packages)/beside.pth
+	$(VENV)-peers/bin/pip install --quiet --disable-pip-version-check "monai>=1.5,<2" "SimpleITK>=2.4,<3" "itk>=5.4,<6"
 	touch $@
 
 bench-scale: test-env  # time and memory of every stage over the archive's size; SIZES=1e4,1e5,1e6 wants 60 GB and hours

@@ -404,7 +404,7 @@ def main() -> None:
     if options.stage:
         return run_stage(options.stage, Path(options.folder), int(options.size))
     kept = options.out.with_suffix(".json") if options.out else None
-    growth: Growth = _read(kept) if kept and kept.exists() else {}
+    growth: Growth = read_growth(kept) if kept and kept.exists() else {}
     jobs = [partial(of_files, n, options.ranks, options.scratch) for n in options.files]
     jobs += [partial(of_studies, n, options.scratch) for n in options.studies]
     for job in jobs:
@@ -417,7 +417,8 @@ def main() -> None:
     return None
 
 
-def _read(path: Path) -> Growth:
+def read_growth(path: Path) -> Growth:
+    """What an earlier run has written."""
     return {stage: {int(n): one for n, one in of.items()} for stage, of in json.loads(path.read_text()).items()}
 
 

@@ -47,7 +47,7 @@ def open_device(config: EngineConfig, local_rank: int) -> torch.device:
 
 def hint(config: EngineConfig) -> str:
     """One line on what another precision would gain here; empty where none would. Raises DeviceError."""
-    if config.precision != "fp32" or not _has_bf16(resolve_engine(config.name)):
+    if config.precision != "fp32" or not has_bf16(resolve_engine(config.name)):
         return ""
     return (
         'precision = "mixed" would be faster here (three fifths of the time on the processor measured); boxes stay, '
@@ -55,7 +55,7 @@ def hint(config: EngineConfig) -> str:
     )
 
 
-def _has_bf16(engine: str) -> bool:
+def has_bf16(engine: str) -> bool:
     """Whether the hardware computes bf16 itself."""
     if engine in GPU:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
