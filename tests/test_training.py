@@ -29,7 +29,7 @@ from pipeline.training import run
 from pipeline.training.events import FILE
 from pipeline.training.fit import JUMP, Trainer
 from pipeline.training.recipe import Recipe
-from pipeline.training.run import TrainingRequest
+from pipeline.training.run import TrainingRequest, check
 from tests.fabricate import images, write
 
 RECIPE = """
@@ -154,6 +154,16 @@ def test_a_resume_with_another_recipe_is_refused_naming_what_differs(cohort, tra
     done = train(cohort / "other", "--model", "vgg16")
     assert done.returncode == 2
     assert "model" in done.stdout
+
+
+def test_a_training_begun_under_the_earlier_identity_rule_is_refused_and_told_why(tmp_path):
+    request = TrainingRequest(tmp_path, tmp_path, "covid-vs-bacterial", tmp_path / "run", Recipe(), Config())
+    check(Alone(), request)
+    check(Alone(), request)
+    written = tmp_path / "run" / "recipe.toml"
+    written.write_text("\n".join(line for line in written.read_text().splitlines() if "identity_rule" not in line))
+    with pytest.raises(ConfigurationError, match="read patients' IDs without their character set"):
+        check(Alone(), request)
 
 
 @pytest.mark.parametrize(

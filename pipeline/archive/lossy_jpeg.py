@@ -27,12 +27,14 @@ DEEP_BITS = 12
 """Decoders know two depths; a code of 8 bits that is called one of 12 is decoded to the same values, but not cut off."""
 DIMMED = 4
 """What the factors of a code of 12 bits are divided by, so that its values are not cut off."""
-FILLER = bytes(range(0x20, 0x60))
+END = b"\xff\xd9"
+FILLER = b"\xbf\xfe" + bytes(range(0x20, 0x60))
+"""What would be read as a much brighter block, and others behind it."""
 LEAST_STEP_HU = 10.0
 MIN_BLOCKS = 8
 """Fewer in a row of blocks do not tell a step from anatomy."""
 MAX_CANDIDATES = 512
-MIN_SCORE = 0.45
+MIN_SCORE = 0.5
 """Share of a row of blocks by which those that show the step exceed those beside it; sound slices reach 0.3."""
 
 
@@ -68,14 +70,14 @@ def read_lossy(frame: bytes, ask: Ask, slope: float) -> tuple[Words, bool]:
     head = _head(frame)
     if head is None:
         words = ask(frame)
-        return words, not jpeg_is_whole(frame) or has_step(words, slope)
+        return words, not jpeg_is_whole(frame) or has_step(words, slope, BLOCK)
     tall = ask(_taller(frame, head))
     words = np.ascontiguousarray(tall[: head.rows])
     is_damaged = (
         not jpeg_is_whole(frame)
         or _has_blocks_left(tall, head)
         or _lacks_blocks(frame, tall, head, ask)
-        or has_step(words, slope)
+        or has_step(words, slope, head.bits)
         or _is_beyond_depth(frame, head, ask)
     )
     return words, is_damaged
@@ -122,27 +124,25 @@ def _has_blocks_left(tall: Words, head: _Head) -> bool:
 
 
 def _lacks_blocks(frame: bytes, tall: Words, head: _Head, ask: Ask) -> bool:
-    """Whether the last block was filled in: it is another one then if more code follows."""
-    last_column = (head.columns - 1) // BLOCK * BLOCK
-    last = tall[head.n_rows - BLOCK : head.n_rows, last_column:]
-    if (last != head.middle).any():
-        return False
-    end = frame.rfind(b"\xff\xd9")
+    """Whether the code ends within the last block or before: that block is another one then if more follows."""
+    end = frame.rfind(END)
     longer = ask(_taller(frame[:end] + FILLER + frame[end:], head))
-    return not np.array_equal(longer[head.n_rows - BLOCK : head.n_rows, last_column:], last)
+    last = slice(head.n_rows - BLOCK, head.n_rows), slice((head.columns - 1) // BLOCK * BLOCK, None)
+    return not np.array_equal(tall[last], longer[last])
 
 
 def _is_beyond_depth(frame: bytes, head: _Head, ask: Ask) -> bool:
     """Whether a block's mean lies further beyond the depth than the rounding of its code can bring it."""
     factor = _factor(frame, head, 0)
     if head.bits == BLOCK:
+        scale = 1.0
         means = _block_means(ask(_deeper(frame, head))) - (1 << (DEEP_BITS - 1)) + head.middle
     elif factor > 1:
         scale = factor / _dimmed(factor)
         means = (_block_means(ask(_dimmer(frame, head))) - head.middle) * scale + head.middle
     else:
         return False
-    spare = factor / BLOCK + 1
+    spare = factor / BLOCK + scale  # what the encoder rounds the code by, and the decoder the values
     return bool(means.size and (means.min() < -spare or means.max() > 2 * head.middle - 1 + spare))
 
 
@@ -175,17 +175,23 @@ def _block_means(values: Words) -> Floats:
     return np.asarray(whole.reshape(rows, BLOCK, columns, BLOCK).mean(axis=(1, 3)))
 
 
-def has_step(words: Words, slope: float = 1.0) -> bool:
-    """Whether everything from some block on is off by one amount.
+def has_step(words: Words, slope: float = 1.0, bits: int = DEEP_BITS) -> bool:
+    """Whether everything from some block on is off by one amount; `slope` is HU a value.
 
     The steps above a row's length of blocks are alike then, from the block at which it begins to the one below its left
-    neighbour, and nowhere beside them. An edge of a table, a box or a mark that runs straight does not look so.
+    neighbour, and nowhere beside them; and no block behind is darker than that amount (or lighter than what it leaves). An edge
+    of a table, a box or a mark that runs straight does not look so.
     """
-    steps = _steps(words)
-    if len(steps) < 3 or steps.shape[1] < MIN_BLOCKS:
+    if words.shape[0] < 4 * BLOCK or words.shape[1] < MIN_BLOCKS * BLOCK:
         return False
+    steps = _steps(words)
     least = max(1.0, LEAST_STEP_HU / max(abs(slope), 1e-6))
-    return any(_score(steps, place, least) >= MIN_SCORE for place in _candidates(steps, least))
+    means = _block_means(words).ravel()
+    return any(
+        _score(steps, place, height) >= MIN_SCORE
+        for place in _candidates(steps, least)
+        if abs(height := _height(steps, place)) >= least and _lasts(means[steps.shape[1] + place :], height, 2.0**bits - 1)
+    )
 
 
 def _steps(words: Words) -> Floats:
@@ -209,14 +215,23 @@ def _candidates(steps: Floats, least: float) -> list[int]:
     return [int(place) for place in likely if share[place] >= MIN_SCORE]
 
 
-def _score(steps: Floats, place: int, least: float) -> float:
-    """How much more often the step is met where it must be, in each of the two rows, than beside it."""
-    width = steps.shape[1]
-    row, column = divmod(place, width)
-    height = float(np.median(steps.ravel()[place : place + width]))
-    if abs(height) < least or row + 1 >= len(steps):
+def _height(steps: Floats, place: int) -> float:
+    """Of the step that begins at a block."""
+    return float(np.median(steps.ravel()[place : place + steps.shape[1]]))
+
+
+def _lasts(behind: Floats, height: float, top: float) -> bool:
+    """Whether all blocks behind may be off by `height`, none having been below 0 or above `top` before."""
+    return bool(behind.min() >= height / 2 if height > 0 else behind.max() <= top + height / 2)
+
+
+def _score(steps: Floats, place: int, height: float) -> float:
+    """The share of blocks that show the step where it must be, and none beside it: the least of both, in each of two rows."""
+    row, column = divmod(place, steps.shape[1])
+    both = steps[row : row + 2]
+    if len(both) < 2:
         return 0.0
-    upper, lower = np.abs(steps[row : row + 2] - height) <= abs(height) / 2
-    there = min(upper[column:].mean(), lower[:column].mean())
-    beside = max(upper[:column].mean(), lower[column:].mean())
-    return float(there - beside)
+    upper, lower = np.abs(both - height) <= abs(height) / 3
+    quiet_above, quiet_below = np.abs(both) <= abs(height) / 2
+    shares = upper[column:], lower[:column], quiet_above[:column], quiet_below[column:]
+    return float(min(share.mean() for share in shares))
