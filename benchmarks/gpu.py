@@ -1,8 +1,8 @@
 """One GPU in ten minutes: what a slice costs it, how many studies a second ranks that share it screen, and whether it is busy.
 
-    python -m benchmarks.gpu [--studies 48] [--minutes 9] [--out FOLDER]
+    python -m benchmarks.gpu [--engine cudagraph] [--studies 48] [--minutes 9] [--out FOLDER]
 
-First the engine alone, a study's slices as one batch; then whole runs from DICOM to tables on 1, 4 and as many ranks as there
+First the engine alone, `cuda` or `cudagraph`; then whole runs from DICOM to tables on 1, 4 and as many ranks as there
 are cores; all in fp32, mixed and bf16. The digest of a precision must not depend on the ranks: exit code 1 where it does. What
 would begin after the minutes is left out, and said to be. Formula weights of full width: the scores mean nothing, the work is
 that of trained ones. On a processor (--engine torch --width 0.0625) the same steps run, to try the script.
@@ -165,7 +165,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="the most ranks")
     parser.add_argument("--out", type=Path, help="a folder for gpu.json")
     options = parser.parse_args()
-    if options.engine == "cuda":
+    if options.engine.startswith("cuda"):
         print(torch.cuda.get_device_name(0), torch.__version__, flush=True)
     return options
 

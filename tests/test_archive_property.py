@@ -59,6 +59,7 @@ def test_a_hundred_random_series_are_read_as_they_were_written(plan, decoder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @settings(max_examples=2000, **SAME_EVERY_TIME)
 @given(plan=plans())
 def test_two_thousand_random_series_are_read_as_they_were_written(plan, decoder):

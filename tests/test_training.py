@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 from pipeline.cohort.cache import cache_name
 from pipeline.cohort.gather import gather_cohort
+from pipeline.cohort.tasks import POSITIVE
 from pipeline.config import Config
 from pipeline.errors import ConfigurationError, Reason, StudyError
 from pipeline.evaluation.trained_run import _left_out
@@ -23,10 +25,11 @@ from pipeline.pseudonym import make_key
 from pipeline.records import Box, PreparedStudy, Study
 from pipeline.study.drenet import load_checkpoint
 from pipeline.study.screener import SeenStudy
+from pipeline.training import run
 from pipeline.training.events import FILE
-from pipeline.training.fit import JUMP
+from pipeline.training.fit import JUMP, Trainer
 from pipeline.training.recipe import Recipe
-from pipeline.training.run import TrainingRequest
+from pipeline.training.run import TrainingRequest, check
 from tests.fabricate import images, write
 
 RECIPE = """
@@ -99,6 +102,28 @@ def test_one_and_two_ranks_train_the_same_network_bit_for_bit(cohort, train, tra
     assert len(rows(trained / "steps.csv")) == 21
 
 
+def test_the_network_that_training_began_with_is_the_best_where_training_makes_it_worse(cohort, trained, monkeypatch):
+    first_is_right = iter([True, False])
+
+    def validate(trainer, _epoch):
+        right = next(first_is_right)
+        return {
+            member.patient_key: (0.9 if (member.label == POSITIVE) == right else 0.1, 0.5)
+            for member in trainer.cohort.part("validation")
+        }
+
+    monkeypatch.setattr(Trainer, "validate", validate)
+    recipe = msgspec.structs.replace(msgspec.toml.decode(RECIPE, type=Recipe), trunk_epochs=0)
+    request = TrainingRequest(
+        cohort / "archive", cohort / "archive-truth" / "labels.csv", "covid-vs-bacterial", cohort / "warm", recipe,
+        Config(), start=trained / "best.safetensors", cache=cohort / "cache",
+    )  # fmt: skip
+    state = run.train(Alone(), request)
+    assert (state.best, state.since_best, len(state.epochs)) == (1.0, 1, 1)
+    began, best = (load_file(folder / "best.safetensors") for folder in (trained, cohort / "warm"))
+    assert all(torch.equal(value, best[key]) for key, value in began.items())
+
+
 @pytest.mark.long
 def test_a_run_that_was_killed_ends_with_the_same_weights(cohort, train, trained):
     done = train(cohort / "killed", fault="die_in_training")
@@ -129,6 +154,16 @@ def test_a_resume_with_another_recipe_is_refused_naming_what_differs(cohort, tra
     done = train(cohort / "other", "--model", "vgg16")
     assert done.returncode == 2
     assert "model" in done.stdout
+
+
+def test_a_training_begun_under_the_earlier_identity_rule_is_refused_and_told_why(tmp_path):
+    request = TrainingRequest(tmp_path, tmp_path, "covid-vs-bacterial", tmp_path / "run", Recipe(), Config())
+    check(Alone(), request)
+    check(Alone(), request)
+    written = tmp_path / "run" / "recipe.toml"
+    written.write_text("\n".join(line for line in written.read_text().splitlines() if "identity_rule" not in line))
+    with pytest.raises(ConfigurationError, match="read patients' IDs without their character set"):
+        check(Alone(), request)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 JPEG = b"\xff\xd8\xff"
@@ -12,6 +13,7 @@ J2K = b"\xff\x4f\xff\x51"
 FRAME_MARKERS = frozenset({0xC0, 0xC1, 0xC2, 0xC3, 0xF7})
 ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
 END = 0xD9
+SCAN = 0xDA
 RLE_HEAD = 64
 SIGNED = 0x80
 
@@ -58,17 +60,27 @@ def codestream(frame: bytes) -> Codestream | None:
     return Codestream(y1 - y0, x1 - x0, (depth & ~SIGNED) + 1, bool(depth & SIGNED))
 
 
-def _jpeg(frame: bytes) -> Codestream | None:
+def jpeg_segments(frame: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, begin, end) of what each segment of a JPEG holds, to the first scan's head; ends where it makes no sense."""
     place = 2
-    while place + 9 < len(frame) and frame[place] == 0xFF:
+    marker = 0
+    while marker != SCAN and place + 4 <= len(frame) and frame[place] == 0xFF:
         marker = frame[place + 1]
         if marker == 0xFF or marker in ALONE:
             place += 1 if marker == 0xFF else 2
             continue
-        if marker in FRAME_MARKERS:
-            bits, rows, columns = struct.unpack(">BHH", frame[place + 4 : place + 9])
+        end = place + 2 + int.from_bytes(frame[place + 2 : place + 4], "big")
+        if end > len(frame):
+            return
+        yield marker, place + 4, end
+        place = end
+
+
+def _jpeg(frame: bytes) -> Codestream | None:
+    for marker, begin, end in jpeg_segments(frame):
+        if marker in FRAME_MARKERS and end - begin >= 5:
+            bits, rows, columns = struct.unpack(">BHH", frame[begin : begin + 5])
             return Codestream(rows, columns, bits)
-        place += 2 + int.from_bytes(frame[place + 2 : place + 4], "big")
     return None
 
 

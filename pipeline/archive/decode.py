@@ -13,9 +13,10 @@ from types import TracebackType
 import numpy as np
 
 from pipeline.archive.child import Child
-from pipeline.archive.codestream import Codestream, codestream, codestream_size, jpeg_is_whole, rle_is_sane
+from pipeline.archive.codestream import Codestream, codestream, codestream_size, rle_is_sane
 from pipeline.archive.describe import MAX_MATRIX
 from pipeline.archive.lossless_jpeg import is_consistent
+from pipeline.archive.lossy_jpeg import read_lossy
 from pipeline.archive.stored import Pixels, Words, stored_pixels
 from pipeline.archive.syntax import BIG_ENDIAN, COMPRESSED, LOSSLESS_JPEG, NATIVE, NO_HU, PICTURE, RLE
 from pipeline.errors import Reason, StudyError
@@ -51,16 +52,21 @@ class Decoder:
         if source.syntax not in COMPRESSED:
             raise StudyError(Reason.UNSUPPORTED_TRANSFER_SYNTAX, "decode")
         code = _checked(frame, source)
-        answer = self.child.ask(frame, source.syntax)
-        words = answer.words
+        words, is_damaged = self._words(frame, source)
         if source.syntax == RLE and words.size == source.rows * source.columns:
             words = words.reshape(source.rows, source.columns)
         if words.shape != (source.rows, source.columns):
             raise StudyError(Reason.DECODE_ERROR, "decode")
         if source.syntax in LOSSLESS_JPEG and not is_consistent(frame, words):
             raise StudyError(Reason.DECODE_ERROR, "decode")
-        is_cut = source.syntax in NO_HU and not jpeg_is_whole(frame)
-        return replace(stored_pixels(words, source, code), is_damaged=answer.is_doubted or is_cut)
+        return replace(stored_pixels(words, source, code), is_damaged=is_damaged)
+
+    def _words(self, frame: bytes, source: SliceSource) -> tuple[Words, bool]:
+        """What the child makes of a compressed frame, and whether that is doubtful."""
+        if source.syntax in NO_HU:
+            return read_lossy(frame, lambda code: self.child.ask(code, source.syntax).words, source.slope)
+        answer = self.child.ask(frame, source.syntax)
+        return answer.words, answer.is_doubted
 
     def decode_picture(self, data: bytes) -> Words:
         """Grey 0..255 of an exported JPEG or PNG; of a coloured mark, -1 less its grey."""

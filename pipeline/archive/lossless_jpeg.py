@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
+from pipeline.archive.codestream import jpeg_segments
+
 TABLES = 0xC4
 FRAME = 0xC3
 SCAN = 0xDA
@@ -54,19 +55,9 @@ def is_consistent(frame: bytes, words: Words) -> bool:
 def _head(frame: bytes) -> _Head:
     """Raises IndexError or ValueError where the segments make no sense."""
     head = _Head()
-    place = 2
-    while not head.data:
-        marker = frame[place + 1]
-        if frame[place] != 0xFF:
-            raise ValueError
-        if marker == 0xFF or marker in ALONE:
-            place += 1 if marker == 0xFF else 2
-            continue
-        length = int.from_bytes(frame[place + 2 : place + 4], "big")
-        body = frame[place + 4 : place + 2 + length]
-        place += 2 + length
-        _read_segment(head, marker, body, place)
-    if head.table not in head.lengths or not head.bits:
+    for marker, begin, end in jpeg_segments(frame):
+        _read_segment(head, marker, frame[begin:end], end)
+    if head.table not in head.lengths or not head.bits or not head.data:
         raise ValueError
     return head
 

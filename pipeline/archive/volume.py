@@ -26,6 +26,8 @@ MOST_WHOLE = 2.0**31
 METAL_HU = 4200.0
 """Bone and what a scanner without the extended scale saturates at (3071 to 3095 HU) lie below."""
 MAX_METAL_SHARE = 0.02
+MAX_DAMAGED_SHARE = 0.5
+"""With more of the slices damaged than this a study is refused; else it is scored on the others."""
 AIR_HU = -500.0
 BELOW_AIR_HU = -1500.0
 MAX_LEVELS_BELOW_AIR = 20
@@ -39,21 +41,26 @@ class _Slice:
     """One slice in HU as it is stored, whole numbers where its scale is; `is_doubtful` and `is_damaged` as of stored.Pixels."""
 
     hu: Values
-    is_doubtful: bool
-    is_damaged: bool
+    is_doubtful: bool = False
+    is_damaged: bool = False
 
 
 def read_volume(root: Path, series: Series, wanted: Sequence[int], decoder: Decoder, like: Volume | None = None) -> Volume:
-    """The slices at places `wanted` of `series`; `like` holds others, read before. Raises StudyError with its reason."""
+    """The slices at places `wanted` of `series` that are not damaged; `like` holds others, read before. Raises StudyError."""
     if series.kind == "image":
         return read_pictures(root, series, wanted, decoder, like)
     sources = [series.slices[place] for place in wanted]
     events: list[Event] = []
     if series.kind == "nifti":
         volume = read_nifti(root, sources, Allowance(decoder.tick))
-        slices = [_Slice(hu, is_doubtful=False, is_damaged=False) for hu in volume]
+        slices = [_Slice(hu) for hu in volume]
     else:
-        slices = _of_the_right_sign(read_frames(root, sources, decoder.tick), sources, decoder)
+        frames = read_frames(root, sources, decoder.tick)
+        slices = [_slice_hu(frame, source, decoder) for frame, source in zip(frames, sources, strict=True)]
+        frames, sources, slices = _undamaged(frames, sources, slices, events, is_first=like is None)
+        if not slices and like:
+            return replace(like, hu=like.hu[:0], z_mm=like.z_mm[:0], slice_index=like.slice_index[:0], events=tuple(events))
+        _check_sign(frames, sources, slices, decoder)
     raw = _plausible(slices, events)
     if len({image.shape for image in raw}) > 1:
         raise StudyError(Reason.MIXED_GEOMETRY, "volume")
@@ -98,27 +105,35 @@ def _stacked(images: list[Values]) -> Hu:
     return hu
 
 
-def _of_the_right_sign(frames: list[bytes], sources: list[SliceSource], decoder: Decoder) -> list[_Slice]:
-    """The slices as their headers say. Raises StudyError PIXELS_SIGN where they are a body with the other sign, too."""
-    slices = [_slice_hu(frame, source, decoder) for frame, source in zip(frames, sources, strict=True)]
+def _undamaged(
+    frames: list[bytes], sources: list[SliceSource], slices: list[_Slice], events: list[Event], *, is_first: bool
+) -> tuple[list[bytes], list[SliceSource], list[_Slice]]:
+    """What is not damaged, the rest noted. Raises StudyError PIXELS_DAMAGED where that is most of a series' first slices."""
+    whole = [place for place, one in enumerate(slices) if not one.is_damaged]
+    n_damaged = len(slices) - len(whole)
+    if n_damaged:
+        events.append(Event("series", "volume", Reason.PIXELS_DAMAGED, n_damaged))
+    if is_first and n_damaged > MAX_DAMAGED_SHARE * len(slices):
+        raise StudyError(Reason.PIXELS_DAMAGED, "volume")
+    return [frames[place] for place in whole], [sources[place] for place in whole], [slices[place] for place in whole]
+
+
+def _check_sign(frames: list[bytes], sources: list[SliceSource], slices: list[_Slice], decoder: Decoder) -> None:
+    """Raises StudyError PIXELS_SIGN where the slices are a body with the other sign than their headers', too."""
     is_doubtful = any(one.is_doubtful or _has_metal_outside(one.hu) for one in slices)
     if is_doubtful or not _is_plausible(slices) or _has_bone_below(slices):
         other = _other_sign(frames, sources, decoder)
         if _differ(slices, other) and _is_body(other):
             raise StudyError(Reason.PIXELS_SIGN, "volume")
-    return slices
 
 
 def _plausible(slices: list[_Slice], events: list[Event]) -> list[Values]:
-    """The slices' HU, if a body may look so; metal beyond the scale and damage are noted."""
+    """The slices' HU, if a body may look so; metal beyond the scale is noted."""
     if not _is_plausible(slices):
         raise StudyError(Reason.PIXELS_IMPLAUSIBLE, "volume")
-    for reason, n_slices in (
-        (Reason.HU_CLIPPED, sum(bool((one.hu > METAL_HU).any()) for one in slices)),
-        (Reason.PIXELS_DAMAGED, sum(one.is_damaged for one in slices)),
-    ):
-        if n_slices:
-            events.append(Event("series", "volume", reason, n_slices))
+    n_metal = sum(bool((one.hu > METAL_HU).any()) for one in slices)
+    if n_metal:
+        events.append(Event("series", "volume", Reason.HU_CLIPPED, n_metal))
     return [one.hu for one in slices]
 
 

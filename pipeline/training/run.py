@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import torch
 
+from pipeline.archive import IDENTITY_RULE
 from pipeline.cohort.gather import CohortRequest, gather_cohort
 from pipeline.cohort.paths import CACHE, PREPARATION, RECIPE, SPLIT
 from pipeline.cohort.tasks import CLASSES
@@ -85,7 +86,7 @@ def train(world: Alone | World, request: TrainingRequest) -> State | None:
         network = new_network(request, cohort.task)
         with Exchange(world, device) as exchange:
             trainer = Trainer(network, request.recipe, cohort, request.folders, exchange, device)
-            state = fit(world, trainer, stop)
+            state = fit(world, trainer, stop, has_learned=request.start is not None)
         with root_first(world):
             if world.rank == 0:
                 _finish(request, state)
@@ -105,15 +106,24 @@ def check(world: Alone | World, request: TrainingRequest) -> None:
     if request.task not in CLASSES:
         raise ConfigurationError(f"unknown task {request.task!r}; known: {', '.join(CLASSES)}")
     written = request.out / RECIPE
-    wanted = msgspec.json.decode(msgspec.json.encode({**msgspec.to_builtins(recipe), "task": request.task}))
+    described = {**msgspec.to_builtins(recipe), "task": request.task, "identity_rule": IDENTITY_RULE}
+    wanted = msgspec.json.decode(msgspec.json.encode(described))
     if written.exists():
-        before = msgspec.toml.decode(written.read_bytes())
-        changed = [name for name in wanted if name != "threads" and before.get(name) != wanted[name]]
-        if changed:
-            raise ConfigurationError(f"{request.out} was begun with another {', '.join(changed)}: choose another --out")
+        _check_unchanged(request.out, msgspec.toml.decode(written.read_bytes()), wanted)
     request.folders.cache.mkdir(parents=True, exist_ok=True)
     write_whole(written, msgspec.toml.encode(wanted))
     write_whole(request.out / PREPARATION, to_toml(request.config).encode())
+
+
+def _check_unchanged(out: Path, before: dict[str, object], wanted: dict[str, object]) -> None:
+    if before.get("identity_rule", 1) != IDENTITY_RULE:
+        raise ConfigurationError(
+            f"{out} was begun by a version that read patients' IDs without their character set: its patients and parts would "
+            "not be the same. Finish it with the program that began it, or choose another --out"
+        )
+    changed = [name for name in wanted if name != "threads" and before.get(name) != wanted[name]]
+    if changed:
+        raise ConfigurationError(f"{out} was begun with another {', '.join(changed)}: choose another --out")
 
 
 def new_network(request: TrainingRequest, task: str) -> DreNet | Baseline:

@@ -2,6 +2,7 @@
 
 On processors a slice is its own batch (1 x 448, 6 x 224, 1 x 448): no neighbour can move a bit. On a GPU a study's slices are
 one batch, which fills it; what goes together is the study's alone, so that no other study and no number of ranks can either.
+With `cudagraph` slices of all ranks share batches, once it is proven that none moves another (docs/design/012-gpu-owner.md).
 In bf16 only the trunk is; the proposal pyramid, the choice of details and the final linear layers stay fp32. In mixed the first
 look is fp32 too, so that no box moves: bf16 are the looks at the details and the second look, five sevenths of the work.
 """
@@ -24,19 +25,27 @@ from pipeline.study.drenet import DreNet
 from pipeline.study.drenet.network import N_DETAILS
 from pipeline.study.engine.device import open_device
 from pipeline.study.engine.fast import fast_network
-from pipeline.study.engine.graph import SLOTS, FixedPass
-from pipeline.study.engine.one_pass import OnePass, prediction
+from pipeline.study.engine.graph import SLOTS
+from pipeline.study.engine.one_pass import OnePass, PassOutput, prediction
+from pipeline.study.engine.owned import OwnedPass
+
+Pass = Callable[[Tensor, Tensor, Tensor], PassOutput]
 
 
 class Engine:
     """One replica of every network, on one device."""
 
     def __init__(self, networks: Sequence[DreNet], config: EngineConfig, *, local_rank: int = 0) -> None:
-        self._device = open_device(config, local_rank)
-        self._networks = [fast_network(network, config, self._device) for network in networks]
-        passes = FixedPass if config.name == "cudagraph" else OnePass
-        self._pass = passes(self._networks, self._device)
-        self._at_once = SLOTS if config.name == "cudagraph" else sys.maxsize if self._device.type == "cuda" else 1
+        if config.name == "cudagraph":
+            self._device = torch.device("cpu")  # of this rank; the GPU is another process's
+            self._networks = list(networks)
+            self._pass: Pass = OwnedPass(networks, config, local_rank)
+            self._at_once = SLOTS
+        else:
+            self._device = open_device(config, local_rank)
+            self._networks = [fast_network(network, config, self._device) for network in networks]
+            self._pass = OnePass(self._networks, self._device)
+            self._at_once = sys.maxsize if self._device.type == "cuda" else 1
         self._looks: list[list[Tensor]] = []
 
     def predict(

@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.errors import DeviceError
 from pipeline.study.drenet import DreNet
 from pipeline.study.drenet.network import IMAGE_PX, ZOOM_PX
-from pipeline.study.engine.one_pass import OnePass, Seen
+from pipeline.study.engine.one_pass import OnePass, PassOutput
 
 SLOTS = 16
 """A study keeps 15 slices at most by default; more take a second turn."""
@@ -29,12 +29,13 @@ class FixedPass:
     Raises DeviceError where a slice's numbers depend on its slot or its neighbours.
     """
 
-    def __init__(self, networks: Sequence[DreNet], device: torch.device) -> None:
+    def __init__(self, networks: Sequence[DreNet], device: torch.device, slots: int = SLOTS) -> None:
+        self.slots = slots
         for network in networks:
             network.cut = cut_by_index
         self._one_pass = OnePass(networks, device)
         self._given = tuple(
-            torch.zeros((SLOTS, size, size), dtype=dtype, device=device)
+            torch.zeros((slots, size, size), dtype=dtype, device=device)
             for size, dtype in ((IMAGE_PX, torch.uint8), (ZOOM_PX, torch.uint8), (IMAGE_PX, torch.bool))
         )
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -42,16 +43,19 @@ class FixedPass:
             self._record(device)
         self._prove()
 
-    def __call__(self, image_NHW: Tensor, zoom_NHW: Tensor, lung_NHW: Tensor) -> Seen:
-        """As of one pass; at most SLOTS slices."""
-        n = len(image_NHW)
-        for slots, given in zip(self._given, (image_NHW, zoom_NHW, lung_NHW), strict=True):
-            slots[:n].copy_(given, non_blocking=True)
-            slots[n:].zero_()
-        seen = self._repeat()
-        return Seen(seen.rows[:n].clone(), [looks[:n].clone() for looks in seen.looks])
+    def put(self, slot: int, image_HW: Tensor, zoom_HW: Tensor, lung_HW: Tensor) -> None:
+        """Lay a slice into `slot`."""
+        for slots, given in zip(self._given, (image_HW, zoom_HW, lung_HW), strict=True):
+            slots[slot].copy_(given, non_blocking=True)
 
-    def _repeat(self) -> Seen:
+    def run(self, n_slices: int) -> PassOutput:
+        """What is said of the first `n_slices` slots; the others are blank. The next run writes over it."""
+        for slots in self._given:
+            slots[n_slices:].zero_()
+        seen = self._repeat()
+        return PassOutput(seen.rows[:n_slices], [looks[:n_slices] for looks in seen.looks])
+
+    def _repeat(self) -> PassOutput:
         if self._graph is None:
             return self._one_pass(*self._given)
         self._graph.replay()
@@ -70,15 +74,20 @@ class FixedPass:
 
     def _prove(self) -> None:
         """Slices of noise, in order, moved on by a few slots, and alone: each gives the same bits."""
-        slices = _noise()
-        whole = self(*slices).rows
-        moved = self(*(one.roll(5, dims=0) for one in slices)).rows.roll(-5, dims=0)
-        alone = [self(*(one[number : number + 1] for one in slices)).rows for number in (0, SLOTS // 2, SLOTS - 1)]
-        same = torch.equal(whole, moved) and torch.equal(torch.cat(alone), whole[[0, SLOTS // 2, SLOTS - 1]])
-        if not same:
+        slices = _noise(self.slots)
+        whole = self._rows(*slices)
+        moved = self._rows(*(one.roll(self.slots // 3, dims=0) for one in slices)).roll(-(self.slots // 3), dims=0)
+        few = (0, self.slots // 2, self.slots - 1)
+        alone = [self._rows(*(one[number : number + 1] for one in slices)) for number in few]
+        if not torch.equal(whole, moved) or not torch.equal(torch.cat(alone), whole[list(few)]):
             raise DeviceError(
                 "engine = cudagraph, but on this GPU a slice's numbers depend on what is computed beside it: choose cuda"
             )
+
+    def _rows(self, image_NHW: Tensor, zoom_NHW: Tensor, lung_NHW: Tensor) -> Tensor:
+        for slot, slice_ in enumerate(zip(image_NHW, zoom_NHW, lung_NHW, strict=True)):
+            self.put(slot, *slice_)
+        return self.run(len(image_NHW)).rows.clone()
 
 
 def cut_by_index(image_NCHW: Tensor, boxes_NK4: Tensor, size: int) -> Tensor:
@@ -107,9 +116,9 @@ def _between(first_NK: Tensor, end_NK: Tensor, size: int) -> tuple[Tensor, Tenso
     return before_NKS + first_NK.unsqueeze(2), after_NKS + first_NK.unsqueeze(2), at_NKS - before_NKS
 
 
-def _noise() -> tuple[Tensor, Tensor, Tensor]:
+def _noise(slots: int) -> tuple[Tensor, Tensor, Tensor]:
     draw = torch.Generator().manual_seed(0)
     image, zoom = (
-        torch.randint(0, 256, (SLOTS, size, size), dtype=torch.uint8, generator=draw) for size in (IMAGE_PX, ZOOM_PX)
+        torch.randint(0, 256, (slots, size, size), dtype=torch.uint8, generator=draw) for size in (IMAGE_PX, ZOOM_PX)
     )
     return image, zoom, image > 60

@@ -25,7 +25,7 @@ CORNERS = (((2, 3), 1), ((0, 3), -1), ((2, 1), -1), ((0, 1), 1))
 """(edges of the vertical and the horizontal side, sign): what makes a box's sum of an integral."""
 
 
-class Seen(NamedTuple):
+class PassOutput(NamedTuple):
     """What one pass gives: `rows` [N, networks, 1 + K * NUMBERS] in float64; by network, `looks` [N, (K + 2) F]."""
 
     rows: Tensor
@@ -43,7 +43,7 @@ class OnePass:
         self._corners = [(inside_A4[:, y] * (IMAGE_PX + 1) + inside_A4[:, x], sign) for (y, x), sign in CORNERS]
 
     @torch.inference_mode()
-    def __call__(self, image_NHW: Tensor, zoom_NHW: Tensor, lung_NHW: Tensor) -> Seen:
+    def __call__(self, image_NHW: Tensor, zoom_NHW: Tensor, lung_NHW: Tensor) -> PassOutput:
         """Image [N, 448, 448] and zoom [N, 600, 600] in uint8, lung [N, 448, 448] in bool."""
         share_NA = self.lung_shares(lung_NHW)
         image = planes(image_NHW)
@@ -52,7 +52,7 @@ class OnePass:
         rows = [
             _row(output, network.metadata.positive, share_NA) for output, network in zip(outputs, self._networks, strict=True)
         ]
-        return Seen(torch.stack(rows, dim=1), [output.looks for output in outputs])
+        return PassOutput(torch.stack(rows, dim=1), [output.looks for output in outputs])
 
     def lung_shares(self, lung_NHW: Tensor) -> Tensor:
         """[N, A]: share of each anchor's area that shows original lung; what lies outside the picture shows none."""
