@@ -46,14 +46,14 @@ BUSY = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,noun
 
 @dataclass(slots=True)
 class Busy:
-    """Share of the time in which the GPU computed anything, as its driver samples it; NaN where there is no driver."""
+    """Share of the time in which the GPU computed anything, as its driver samples it; None where there is no driver."""
 
     samples: list[float] = field(default_factory=list)
 
     @property
-    def share(self) -> float:
+    def share(self) -> float | None:
         """The mean, 0 to 1."""
-        return statistics.mean(self.samples) / 100 if self.samples else float("nan")
+        return statistics.mean(self.samples) / 100 if self.samples else None
 
 
 def main() -> None:
@@ -98,7 +98,7 @@ def digests_of(runs: dict[str, dict[str, Any]], precision: str) -> set[str]:
     return {one["digest"] for name, one in runs.items() if name.startswith(f"{precision} ")}
 
 
-def engine_figures(engine: Engine) -> dict[str, float]:
+def engine_figures(engine: Engine) -> dict[str, float | None]:
     """A study of noise, after two to warm up: ms a slice, studies a second, share of the time that the GPU computes."""
     study = noise()
     seconds = []

@@ -76,7 +76,8 @@ def goals(figures: Figures) -> list[str]:
         *(goals_of_reading(figures["reading"]) if "reading" in figures else []),
         *(goals_of_runs(figures["runs"]) if "runs" in figures else []),
     ]
-    return ["## Goals", "", *table(("what", "figure", "goal", "holds"), []), *(goal.row for goal in found)]
+    rows = [goal.row for goal in found]
+    return ["## Goals", "", *table(("what", "figure", "goal", "holds"), []), *rows] if rows else []
 
 
 def goals_of_engines(of: Figures) -> list[Goal]:

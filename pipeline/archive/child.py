@@ -127,7 +127,8 @@ class Child:
     def _bury(self, running: Running) -> int:
         """The exit code of a process that has ended or is ending."""
         self._running = None
-        running.memory.close()
+        with contextlib.suppress(BufferError):  # an error under way may still hold a view: it goes with that
+            running.memory.close()
         process = running.process
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:

@@ -101,22 +101,25 @@ def _patched(canvas: Grey) -> Grey:
 def _blended(canvas: Grey, lung: Grey) -> Grey:
     """`canvas` whose copies go over into the lung's mirror image at its edge, so that neither grey nor noise leaps there."""
     away = cv2.blur(cv2.distanceTransform(1 - lung, cv2.DIST_L2, 5), (5, 5))
+    seam = np.flatnonzero((away <= SEAM) & (lung == 0))  # one number a pixel: two would take three times as long
+    y, x = np.divmod(seam, canvas.shape[1])
     away = cv2.copyMakeBorder(away, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
-    y, x = np.nonzero((away[1:-1, 1:-1] <= SEAM) & (lung == 0))
-    out = away[y + 1, x + 1]
-    down = away[y + 2, x + 1] - away[y, x + 1]
-    right = away[y + 1, x + 2] - away[y + 1, x]
+    line = away.shape[1]
+    here = (y + 1) * line + x + 1
+    out = away.take(here)
+    down = away.take(here + line) - away.take(here - line)
+    right = away.take(here + 1) - away.take(here - 1)
     back = np.maximum(2 * out - 1, 1) / np.maximum(np.hypot(down, right), 1e-3)
     mirror_y = (y - back * down).astype(np.float32)
     mirror_x = (x - back * right).astype(np.float32)
     mirror = _at(canvas, mirror_y, mirror_x, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
     share = SHARE * (1 - np.maximum(out - 1, 0) / SEAM) * _at(lung, mirror_y, mirror_x, cv2.INTER_NEAREST)
     usual = np.float32(np.median(canvas[::COARSE, ::COARSE]))
-    own = canvas[y, x] - usual
+    own = canvas.take(seam) - usual
     noise = np.clip(own, -NOISE, NOISE)  # keeps its spread; vessels, taken whole, would brighten the seam
     mixed = share * (mirror - usual) + np.sqrt(1 - share**2) * noise + (1 - share) * (own - noise)
     blended: Grey = canvas.copy()
-    blended[y, x] = np.clip(np.rint(mixed + usual), 0, 255).astype(np.uint8)
+    blended.put(seam, np.clip(np.rint(mixed + usual), 0, 255).astype(np.uint8))
     return blended
 
 
@@ -136,8 +139,8 @@ def _as_bright_as_the_lung(canvas: Grey, lung: Grey) -> Grey:
     usual = float(np.median(canvas[::COARSE, ::COARSE])) + USUAL_SPREAD
     calm = np.minimum(canvas, np.uint8(min(usual, 255)))  # vessels and lesions have no say in the brightness
     size = (canvas.shape[1] // COARSE + 1, canvas.shape[0] // COARSE + 1)
-    grey, weight = (cv2.resize(plane.astype(np.float32), size, interpolation=cv2.INTER_AREA) for plane in (calm * lung, lung))
-    whole = cv2.resize(calm.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    planes = cv2.merge([calm * lung, lung, calm]).astype(np.float32)  # at once: a third of the time
+    grey, weight, whole = cv2.split(cv2.resize(planes, size, interpolation=cv2.INTER_AREA))
     wide = (2 * MEETING + 1, 2 * MEETING + 1)
     near = cv2.blur(weight, wide)
     inner = cv2.blur(grey, wide) / np.maximum(near, 1e-3)
