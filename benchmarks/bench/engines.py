@@ -13,7 +13,7 @@ import torch
 from benchmarks.bench.clock import ProcessorWatch, Spent, in_turn, middle, spent
 from benchmarks.bench.peak import Peak, flop_a_slice
 from benchmarks.phantom_studies import dealt_studies
-from pipeline.config import Config, EngineConfig, SliceConfig
+from pipeline.config import Config, EngineConfig
 from pipeline.errors import DeviceError
 from pipeline.records import PreparedStudy
 from pipeline.study.drenet import formula_network
@@ -28,7 +28,7 @@ PAPER_S = 30.0
 
 
 def measure(scratch: Path, *, slices: int, repeats: int, width: float) -> dict[str, Any]:
-    """Seconds of the processor of one study of `slices` scored slices, the engines and the peaks taking turns."""
+    """Seconds of the processor of `slices` scored slices of a study, the engines and the peaks taking turns."""
     prepared, stages = prepared_study(scratch, slices, repeats)
     precisions = PRECISIONS if has_bf16("torch") else {"fp32": torch.float32}
     peaks = {name: Peak(dtype) for name, dtype in precisions.items() if dtype}
@@ -41,7 +41,7 @@ def measure(scratch: Path, *, slices: int, repeats: int, width: float) -> dict[s
         except DeviceError as error:
             refused[f"{name}:{precision}"] = str(error)
             continue
-        engine.predict(one_slice(prepared))  # the first of a shape prepares its memory
+        engine.predict(some_slices(prepared, 1))  # the first of a shape prepares its memory
         works[f"{name}:{precision}"] = lambda engine=engine: spent(lambda: engine.predict(prepared))
     for name, peak in peaks.items():
         works[f"peak {name}"] = lambda peak=peak: spent(peak.try_again)
@@ -53,38 +53,37 @@ def measure(scratch: Path, *, slices: int, repeats: int, width: float) -> dict[s
         "flop_a_slice": flop_a_slice(width),
         "stages": stages,
         "peak_flops": {name: peak.flops for name, peak in peaks.items()},
-        "engines": {
-            name: _row(name, middle(of), n_slices * flop_a_slice(width), peaks) for name, of in taken.items() if ":" in name
-        },
+        "engines": {name: _row(name, of, n_slices * flop_a_slice(width), peaks) for name, of in taken.items() if ":" in name},
         "refused": refused,
         "seed": 0,
     }
 
 
 def prepared_study(scratch: Path, slices: int, repeats: int) -> tuple[PreparedStudy, dict[str, float]]:
-    """A study of which `slices` slices, from the middle of the lung, are kept; median seconds of the processor a stage."""
+    """The first `slices` scored slices of a study; median seconds of the processor of each stage of the whole study."""
     archive = scratch / "engines" / "archive"
     archive.parent.mkdir()
-    config = Config(slices=SliceConfig(count=slices, first=0.15, last=0.85, keep_fraction=0.0, within="series"))
     (dealt,) = dealt_studies(archive, studies=1, matrix=512, slices=40)
     rows = []
-    with Preparer(archive, config) as preparer:
+    with Preparer(archive, Config()) as preparer:
         for _ in range(1 + repeats):
             watch = ProcessorWatch()
             prepared = preparer.best(dealt.study, watch).prepared
             rows.append(watch.seconds)
-    return prepared, {stage: statistics.median(row[stage] for row in rows[1:]) for stage in rows[0]}
+    return some_slices(prepared, slices), {stage: statistics.median(row[stage] for row in rows[1:]) for stage in rows[0]}
 
 
-def one_slice(prepared: PreparedStudy) -> PreparedStudy:
-    """The first slice alone."""
-    rows = {name: getattr(prepared, name)[:1] for name in ("images", "zoom", "lung", "slice_index", "z_mm", "crops")}
-    return PreparedStudy(**rows, lung_area_mm2=prepared.lung_area_mm2[:1])
+def some_slices(prepared: PreparedStudy, n: int) -> PreparedStudy:
+    """The first of them."""
+    rows = {name: getattr(prepared, name)[:n] for name in ("images", "zoom", "lung", "slice_index", "z_mm", "crops")}
+    return PreparedStudy(**rows, lung_area_mm2=prepared.lung_area_mm2[:n])
 
 
-def _row(name: str, taken: Spent, n_flop: float, peaks: dict[str, Peak]) -> dict[str, float]:
+def _row(name: str, taken: list[Spent], n_flop: float, peaks: dict[str, Peak]) -> dict[str, float]:
+    """The share is that of the least disturbed round, as the peak is."""
     least_s = least_seconds(name.partition(":")[2], n_flop, {of: peak.flops for of, peak in peaks.items()})
-    return {"cpu_s": taken.cpu_s, "clock_s": taken.clock_s, "share_of_peak": least_s / taken.cpu_s}
+    one = middle(taken)
+    return {"cpu_s": one.cpu_s, "clock_s": one.clock_s, "share_of_peak": least_s / min(each.cpu_s for each in taken)}
 
 
 def least_seconds(precision: str, n_flop: float, peak_flops: dict[str, float]) -> float:

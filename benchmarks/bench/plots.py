@@ -39,7 +39,12 @@ def engines(of: Figures, figure: Figure) -> None:
     """Seconds a study, with a mark where the measured peak would put it."""
     axis = figure.subplots()
     named = {name: one["cpu_s"] for name, one in of["engines"].items()}
-    bars(axis, named, [OURS if name.startswith("openvino") else OTHERS for name in named], "processor, s a study")
+    bars(
+        axis,
+        named,
+        [OURS if name.startswith("openvino") else OTHERS for name in named],
+        f"processor, s for {of['slices']} slices",
+    )
     for row, name in enumerate(named):
         least = least_seconds(name.partition(":")[2], of["slices"] * of["flop_a_slice"], of["peak_flops"])
         axis.plot([least, least], [row - 0.4, row + 0.4], color=BOUND, linewidth=2, label="" if row else "at the measured peak")

@@ -18,7 +18,7 @@ import pydicom
 import torch
 
 from benchmarks.bench.clock import Spent, in_turn, spent
-from benchmarks.bench.engines import one_slice
+from benchmarks.bench.engines import some_slices
 from benchmarks.bench.reading import headers
 from benchmarks.phantom_studies import dealt_studies
 from pipeline.archive import Decoder, read_volume
@@ -95,7 +95,7 @@ def measured() -> list[Held]:
         archive = Path(folder) / "archive"
         (dealt,) = dealt_studies(archive, studies=1, matrix=256, slices=90)
         with Preparer(archive, Config()) as preparer:
-            prepared = one_slice(preparer.best(dealt.study).prepared)
+            prepared = some_slices(preparer.best(dealt.study).prepared, 1)
         return [*reading(archive, dealt), *engines(prepared)]
 
 

@@ -140,10 +140,10 @@ def engines(of: Figures) -> list[str]:
     stages = ", ".join(f"{stage} {1000 * spent:.0f}" for stage, spent in of["stages"].items())
     told = ", ".join(f"{name} {flops / 1e9:.0f} GFLOP/s" for name, flops in peaks.items())
     return [
-        f"## The engines: one study of {n_slices} slices, one thread, seconds of the processor",
+        f"## The engines: {n_slices} slices of one study, one thread, seconds of the processor",
         "",
         f"Peak measured in turn with them: {told}. A slice is {of['flop_a_slice'] / 1e9:.1f} GFLOP of convolutions; `at the "
-        f"peak` is what these alone would take. Before the network, ms: {stages}. The paper states {PAPER_S:.0f} s a "
+        f"peak` is what these alone would take. Before the network, ms for the whole study: {stages}. The paper states {PAPER_S:.0f} s a "
         "patient on unnamed hardware.",
         "",
         *table(("engine", "infer, s", "a slice, ms", "at the peak, s", "share of the peak"), rows),
