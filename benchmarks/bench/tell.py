@@ -143,8 +143,8 @@ def engines(of: Figures) -> list[str]:
         f"## The engines: {n_slices} slices of one study, one thread, seconds of the processor",
         "",
         f"Peak measured in turn with them: {told}. A slice is {of['flop_a_slice'] / 1e9:.1f} GFLOP of convolutions; `at the "
-        f"peak` is what these alone would take. Before the network, ms for the whole study: {stages}. The paper states {PAPER_S:.0f} s a "
-        "patient on unnamed hardware.",
+        f"peak` is what these alone would take. Before the network, ms for the whole study: {stages}. The paper states "
+        f"{PAPER_S:.0f} s a patient on unnamed hardware.",
         "",
         *table(("engine", "infer, s", "a slice, ms", "at the peak, s", "share of the peak"), rows),
         *(f"\n{name}: refused ({why})." for name, why in of["refused"].items()),
