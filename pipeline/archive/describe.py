@@ -169,21 +169,22 @@ def _pixel_problem(frame: Frame) -> str:
     if max(rows, columns) > MAX_MATRIX:
         return Reason.DECOMPRESSION_BOMB
     grey = (frame.whole(tags.SAMPLES_PER_PIXEL) or 1) == 1 and frame.text(tags.PHOTOMETRIC_INTERPRETATION).startswith("MONO")
-    single = frame.text(tags.NUMBER_OF_FRAMES) in ("", "1")
+    single = frame.text(tags.NUMBER_OF_FRAMES) in ("", "0", "1")  # what splits a multi-frame object takes the number away
     if not grey or not single or bits not in (8, 16) or rows * columns == 0 or pixels.tag != tags.PIXEL_DATA:
         return Reason.PIXEL_FORMAT
     if layout.syntax not in NATIVE:
         return layout.problem or ("" if frame.place else Reason.PIXEL_FORMAT)
-    return _native_problem(frame, pixels, rows * columns * bits // 8)
+    return _native_problem(frame, pixels, rows * columns * bits // 8, columns * bits // 8)
 
 
-def _native_problem(frame: Frame, pixels: PixelSpan, native: int) -> str:
+def _native_problem(frame: Frame, pixels: PixelSpan, native: int, row: int) -> str:
+    """Some bytes too many fill the value up, as some writers do; a row's and more mean that the header has another size."""
     there = pixels.length
     if frame.layout.syntax != DEFLATED:
         there = min(there, frame.layout.size - pixels.offset)
     if there < native * (frame.place_in_object + 1):
         return Reason.TRUNCATED_PIXEL_DATA
-    return Reason.PIXEL_FORMAT if pixels.length > native * frame.n_frames + 1 else ""
+    return Reason.PIXEL_FORMAT if pixels.length >= native * frame.n_frames + max(row, 2) else ""
 
 
 def _value_problem(frame: Frame) -> str:

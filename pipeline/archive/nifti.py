@@ -6,7 +6,6 @@ Only the slices that are wanted are kept, whichever axis of the file they lie al
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ import numpy.typing as npt
 
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.codestream import is_nifti
-from pipeline.archive.container import ONLY, ZipMembers, container_kind, content
+from pipeline.archive.container import ONLY, ZipMembers, begun, container_kind, content
 from pipeline.archive.describe import MAX_MATRIX
 from pipeline.archive.found import FileRecord, Header, VolumeFile
 from pipeline.archive.frame import StreamOrigin
@@ -114,8 +113,9 @@ def read_nifti(root: Path, sources: Sequence[SliceSource], allowance: Allowance)
         check_unchanged(stream, first)
         allowance.unpack(first.size)
         kind = container_kind(stream) if first.member else None
-        whole = ZipMembers(stream, allowance).stream(first.start) if kind == "zip" else content(stream, kind, allowance)
-        whole.seek(first.offset)
+        body = ZipMembers(stream, allowance).stream(first.start) if kind == "zip" else content(stream, kind, allowance)
+        whole, begin = begun(body, 0 if kind == "zip" else first.start, allowance)
+        whole.seek(begin)
         check_same(whole, first)
         whole.seek(first.offset)
         header = _header(whole.read(HEADER_BYTES))
@@ -206,7 +206,9 @@ def _header(head: bytes) -> Any:
     if not is_nifti(head):
         raise StudyError(Reason.HEADER_CORRUPT, "index")
     kind = nibabel.Nifti2Header if b"n+2\0" in head[4:8] else nibabel.Nifti1Header
-    return kind.from_fileobj(io.BytesIO(head), check=False)
+    header = kind(head[: kind.sizeof_hdr], check=False)  # what extends it lies before the voxels, and says nothing of them
+    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1  # the sign of a qform's third axis; 0, as some write, means 1
+    return header
 
 
 def _shape(header: Any) -> tuple[int, int, int]:
@@ -233,7 +235,9 @@ def _problem(header: Any, size: int) -> str:
     if max(shape) > MAX_MATRIX:
         return Reason.DECOMPRESSION_BOMB
     layout = _layout(header)
-    if layout.offset < 0 or layout.offset + shape[0] * shape[1] * shape[2] * kind.itemsize > size:
+    if layout.offset < header.single_vox_offset:
+        return Reason.HEADER_CORRUPT
+    if layout.offset + shape[0] * shape[1] * shape[2] * kind.itemsize > size:
         return Reason.TRUNCATED_PIXEL_DATA
     return _value_problem(header, layout)
 

@@ -159,9 +159,10 @@ def _other_sign(frames: list[bytes], sources: list[SliceSource], decoder: Decode
 
 
 def _is_plausible(slices: list[_Slice]) -> bool:
-    """Finite, with air somewhere, and metal in few pixels."""
+    """Finite, with air somewhere and something else, and metal in few pixels."""
     sample = _sample(slices)
-    return bool(np.isfinite(sample).all() and sample.min() <= AIR_HU and np.mean(sample > METAL_HU) <= MAX_METAL_SHARE)
+    has_both = sample.min() <= AIR_HU < sample.max()
+    return bool(np.isfinite(sample).all() and has_both and np.mean(sample > METAL_HU) <= MAX_METAL_SHARE)
 
 
 def _is_body(slices: list[_Slice]) -> bool:
