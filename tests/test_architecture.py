@@ -172,7 +172,8 @@ def test_the_code_that_prepares_slices_is_all_that_cached_slices_are_named_after
     named = {path.relative_to(HOUSE).parts[0:2] for glob in PREPARING for path in HOUSE.glob(glob)}
     study = {name for room, name in named if room == "study"}
     assert study == {"fill.py", "lungs", "screener.py", "slices.py", "within.py"}
-    assert {room for room, _ in named} == {"archive", "study"}
+    assert {room for room, _ in named} == {"archive", "study", "weights"}
+    assert {name for room, name in named if room == "weights"} == {"lungs"}
 
 
 def test_every_module_that_mypy_treats_apart_exists():

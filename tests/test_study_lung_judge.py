@@ -91,7 +91,7 @@ def test_the_published_recipe_asks_no_network(sick, monkeypatch):
     lung_masks(given["hu"], given["z_mm"], given["spacing_mm"], "published")
 
 
-def test_neither_threads_nor_the_other_questions_nor_their_order_change_a_bit_of_an_answer(sick):
+def test_threads_other_questions_and_their_order_change_no_bit_of_an_answer(sick):
     _, small, bodies, _ = sick
     whole = lung_share(small, bodies, range(len(small)))
     before = torch.get_num_threads()
@@ -126,7 +126,7 @@ def test_a_wide_and_a_small_picture_are_answered_alike_where_both_show_the_chest
     assert lung_share(small[:, :60, :60], bodies[:, :60, :60] * 0, [6]).shape == (len(small), 60, 60)
 
 
-def test_soft_tissue_that_the_network_denies_makes_a_slice_implausible_though_it_is_no_denser_than_diseased_lung():
+def test_soft_tissue_no_denser_than_lesion_that_the_network_denies_makes_a_slice_implausible():
     body = np.ones((100, 120), np.uint8)
     lung, organ = np.zeros_like(body), np.zeros_like(body)
     lung[20:80, 20:50] = lung[20:80, 70:100] = 1

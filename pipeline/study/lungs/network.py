@@ -24,6 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from pipeline.study.lungs.shapes import Bits
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "lungs" / "judge.safetensors"
+"""The file: made by benchmarks/lung_judge.py, 1.5 MB."""
 SIZE = (128, 176)
 """Pixels: rows and columns that the network sees, 256 x 352 mm round the middle of the bodies."""
 WIDTHS = (16, 32, 64, 96)
@@ -31,6 +32,7 @@ WIDTHS = (16, 32, 64, 96)
 PLANES = 6
 """A slice and its two neighbours, each in two windows."""
 CLASSES = ("rest", "lung", "lesion")
+"""What a pixel may be; lung and lesion together are lung, told apart so that lesions weigh more in training."""
 AIR_HU = -1024
 """HU beyond the picture."""
 LUNG_WINDOW = (-0.05, 1.3)
