@@ -19,6 +19,13 @@ networks, the scores mean nothing. Research use only, not a medical device.
 """
 
 
+BUSY_LOAD = 0.25
+"""Load a core from which on others are at work too."""
+BUSY = (
+    "- **The machine was busy** as this began: only what is in seconds of the processor can be believed, and their ratios best."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Goal:
     """A figure that is held against a bound: at least it, or at most."""
@@ -60,6 +67,7 @@ def machine(of: Figures, seconds: dict[str, float]) -> list[str]:
         f"GPU: {of['gpu'] or 'none'}. Load at the start {of['load_before']:.1f}.",
         f"- **Code**: commit {of['commit']}, {of['date']}; {versions}.",
         f"- **Seeds**: 0 for every archive and network. Seconds that the parts took: {took}.",
+        *([BUSY] if of["load_before"] > of["cores"] * BUSY_LOAD else []),
     ]
 
 
