@@ -4,7 +4,7 @@ VENV   ?= .venv
 SPREAD  = -n $(or $(JOBS),2) --dist loadfile
 INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm test-scale weights study mutants bench-scale test-starts test-long test-api docs follow-docs bench bench-ratios
+.PHONY: lung-judge demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm test-scale weights study mutants bench-scale test-starts test-long test-api docs follow-docs bench bench-ratios
 
 demo: $(VENV)/demo-ready
 	$(VENV)/bin/drenet demo demo
@@ -91,6 +91,9 @@ weights: test-env  # rebuilds the shipped networks from nothing; hours on two co
 	  --start build/weights/severe/best.safetensors --task covid-vs-healthy --out build/weights/covid-vs-healthy
 	cp build/weights/covid-vs-healthy/best.safetensors pipeline/weights/covid-vs-healthy.safetensors
 	$(VENV)/bin/python benchmarks/held_out.py build/held-out docs/held-out.json
+
+lung-judge: test-env  # the network that judges lung masks, made again from nothing: some 20 minutes of one core
+	$(VENV)/bin/python benchmarks/lung_judge.py build/lung-judge pipeline/weights/lungs/judge.safetensors
 
 TRAIN = $(VENV)/bin/drenet train --key-file build/weights/key --recipe configs/train-slim.toml
 

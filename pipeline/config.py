@@ -6,6 +6,7 @@ Unknown keys are errors that name the known ones. A stage receives its own secti
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,8 @@ class Rule(Section, frozen=True):
         if type(self.value) is not kind and not (kind is float and type(self.value) is int):
             what = {str: "text", float: "a number", bool: "true or false"}[kind]
             raise ValueError(f"the value of a rule about {self.field} is {what}")
+        if isinstance(self.value, float) and not math.isfinite(self.value):
+            raise ValueError(f"the value of a rule about {self.field} is a number")
         if self.operator not in operators:
             raise ValueError(f"a rule about {self.field} knows the operators {', '.join(operators)}")
         if kind is str and not str(self.value).strip():
@@ -84,6 +87,7 @@ class LungConfig(Section, frozen=True):
     """How the lung is found."""
 
     recipe: Literal["chest-wall", "published"] = "chest-wall"
+    judge: Literal["network", "none"] = "network"  # takes organs out that the chest-wall rules let in (docs/lung.md)
     margin_px: int = 13
 
 

@@ -48,7 +48,7 @@ ORIENTATIONS = (
     (0, -1, 0, 1, 0, 0),
     (0, -1, 0, -1, 0, 0),
 )
-FORMS = ("files", "gz", "zip", "tar", "one name")
+FORMS = ("files", "gz", "zip", "gz in zip", "tar", "gz in tar", "one name")
 LOWEST_HU, HIGHEST_HU = -1024, 3071
 AIR, TISSUE = -1000, 400
 STUDY = "1.2.826.0.1.3680043.8.498.1"
@@ -249,11 +249,12 @@ def write_series(plan, folder: Path):
     """Write the series into `folder`, which is there and empty."""
     files = list(_files(plan))
     files += files[: plan.duplicated]
-    if plan.form in ("zip", "one name"):
+    files = [gzip.compress(data, 1) for data in files] if plan.form.startswith("gz") else files
+    if plan.form in ("zip", "gz in zip", "one name"):
         with zipfile.ZipFile(folder / "c.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             for number, data in enumerate(files):
                 archive.writestr("image.dcm" if plan.form == "one name" else f"{number}.dcm", data)
-    elif plan.form == "tar":
+    elif plan.form in ("tar", "gz in tar"):
         with tarfile.open(folder / "c.tar", "w") as archive:
             for number, data in enumerate(files):
                 entry = tarfile.TarInfo(f"{number}.dcm")
@@ -261,4 +262,4 @@ def write_series(plan, folder: Path):
                 archive.addfile(entry, io.BytesIO(data))
     else:
         for number, data in enumerate(files):
-            (folder / f"{number}.dcm").write_bytes(gzip.compress(data, 1) if plan.form == "gz" else data)
+            (folder / f"{number}.dcm").write_bytes(data)

@@ -1,7 +1,9 @@
 """Members of every kind of container are read where they stand, each for itself: damage to one is no loss of another."""
 
+import bz2
 import gzip
 import io
+import lzma
 import os
 import random
 import tarfile
@@ -18,7 +20,7 @@ from pipeline.archive.inflate import forward, gunzipped
 from pipeline.errors import StudyError
 from pipeline.phantom.images import to_bytes
 from tests.fabricate import hu_of, images, indexed, left_out, phantom, write
-from tests.test_archive_files import members, write_tar, write_zip
+from tests.test_archive_files import WRITERS, members, write_tar, write_zip
 
 METHODS = {"stored": zipfile.ZIP_STORED, "deflate": zipfile.ZIP_DEFLATED, "bzip2": zipfile.ZIP_BZIP2, "lzma": zipfile.ZIP_LZMA}
 DAMAGED = 3
@@ -278,9 +280,21 @@ def test_a_gzipped_slice_is_read_if_it_is_whole(data, inside, tmp_path):
     assert records(tmp_path / "x.dcm.gz") == ("UNPACKED" if inside else "ARCHIVE_CORRUPT", inside)
 
 
-def test_a_gzipped_slice_in_a_zip_is_nested(tmp_path):
-    write_zip(tmp_path / "c", [("x.dcm.gz", gzip.compress(sound()))])
-    assert records(tmp_path / "c") == ("UNPACKED", {"x.dcm.gz": "ARCHIVE_NESTED"})
+@pytest.mark.parametrize("kind", WRITERS)
+def test_gzipped_slices_in_a_container_are_read_as_they_are(kind, tmp_path):
+    (tmp_path / "a").mkdir()
+    packed = [(f"{name}.gz", gzip.compress(data) if place % 2 else data) for place, (name, data) in enumerate(members(24))]
+    WRITERS[kind](tmp_path / "a" / "c", packed)
+    _, (study,) = indexed(tmp_path / "a")
+    assert study.n_files == 24
+    assert np.array_equal(hu_of(tmp_path / "a", study), phantom().hu)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize(("data", "inside"), GZIPS.values(), ids=GZIPS)
+def test_a_gzipped_slice_in_a_container_costs_itself_where_it_is_damaged(kind, data, inside, tmp_path):
+    WRITERS[kind](tmp_path / "c", [("x.dcm.gz", data), ("y.dcm", sound())])
+    assert records(tmp_path / "c") == ("UNPACKED", {"x.dcm.gz": "" if inside else "ARCHIVE_CORRUPT", "y.dcm": ""})
 
 
 def test_a_container_of_too_many_members_keeps_what_was_read(tmp_path, monkeypatch):
@@ -312,3 +326,33 @@ def test_a_member_damaged_since_it_was_indexed_is_a_reason_of_its_study(tmp_path
     os.utime(path, ns=(info.st_mtime_ns, info.st_mtime_ns))
     with pytest.raises(StudyError, match="ARCHIVE_CORRUPT"):
         hu_of(tmp_path / "a", study)
+
+
+def test_joined_tars_are_read_to_the_end_of_the_last(tmp_path):
+    (tmp_path / "a").mkdir()
+    halves = members(24)[:12], members(24)[12:]
+    parts = []
+    for number, half in enumerate(halves):
+        write_tar(tmp_path / f"{number}", half)
+        parts.append((tmp_path / f"{number}").read_bytes())
+    (tmp_path / "a" / "c.tar").write_bytes(b"".join(parts) + b"chance behind the end")
+    _, (study,) = indexed(tmp_path / "a")
+    assert np.array_equal(hu_of(tmp_path / "a", study), phantom().hu)
+
+
+def test_of_joined_zips_the_lack_of_the_first_is_told(tmp_path):
+    parts = []
+    for number, half in enumerate((members(24)[:12], members(24)[12:])):
+        write_zip(tmp_path / f"{number}", half)
+        parts.append((tmp_path / f"{number}").read_bytes())
+    (tmp_path / "c.zip").write_bytes(b"".join(parts))
+    own, inside = records(tmp_path / "c.zip")
+    assert (own, set(inside.values())) == ("ARCHIVE_CORRUPT", {""})
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress], ids=["bzip2", "xz"])
+def test_a_packing_that_is_not_read_is_told_from_what_is_no_container(pack, tmp_path):
+    (tmp_path / "c").write_bytes(pack(sound()))
+    assert records(tmp_path / "c") == ("ARCHIVE_CORRUPT", {})
+    write_zip(tmp_path / "z", [("c", pack(sound())), ("y.dcm", sound())])
+    assert records(tmp_path / "z") == ("UNPACKED", {"c": "ARCHIVE_NESTED", "y.dcm": ""})

@@ -118,7 +118,7 @@ def check(counts):
 
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 def test_grossly_wrong_mutants_are_found_and_sound_slices_untouched(codec, decoder):
-    counts = fates(codec, hu_slices(3, matrix=256), 50, decoder)
+    counts = fates(codec, hu_slices(2, matrix=256), 50, decoder)
     check(counts)
     assert counts["failed"] + counts["found"] > 0
 
@@ -142,10 +142,12 @@ def test_of_five_hundred_phantoms_none_is_touched_and_their_gross_mutants_are_fo
 def test_no_slice_of_the_real_series_is_touched(codec, real_data, decoder):
     _, studies = indexed(real_data / "covid-ct-md")
     assert len(studies) == 3
+    counts = Counter()
     for study in studies:
         series = study.candidates[0]
         volume = read_volume(real_data / "covid-ct-md", series, range(0, len(series.slices), 10), decoder)
-        check(fates(codec, volume.hu, 3, decoder))
+        counts.update(fates(codec, volume.hu, 5, decoder))
+    check(counts)
 
 
 # ---- JPEG Lossless: values and length ----

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import tarfile
 import zipfile
 from dataclasses import replace
 
@@ -117,29 +118,45 @@ def test_the_second_version_and_the_other_order_of_bytes_are_read(phantom, tmp_p
         np.testing.assert_array_equal(volume.hu, phantom.hu[volume.slice_index])
 
 
-def test_a_volume_in_a_zip_or_tar_is_a_study(phantom, tmp_path):
-    import tarfile
-
-    data = bytes_of(image_of(phantom, "SPL"))
+@pytest.mark.parametrize("orientation", ["LPS", "SPL"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["nii", "nii.gz"])
+def test_a_volume_in_a_zip_or_tar_is_a_study_gzipped_or_not(pack, orientation, phantom, tmp_path):
+    data = pack(bytes_of(image_of(phantom, orientation)))
     (tmp_path / "a").mkdir()
     with zipfile.ZipFile(tmp_path / "a" / "x.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("P1/ct.nii", data)
-    with tarfile.open(tmp_path / "a" / "y.tar", "w") as file:
-        info = tarfile.TarInfo("P2/ct.nii")
-        info.size = len(data)
-        file.addfile(info, io.BytesIO(data))
+    for name, mode in (("y.tar", "w"), ("z.tgz", "w:gz")):
+        with tarfile.open(tmp_path / "a" / name, mode) as file:
+            for folder in ("P2", "P3"):
+                info = tarfile.TarInfo(f"{folder}/ct.nii.gz")
+                info.size = len(data)
+                file.addfile(info, io.BytesIO(data))
     _, studies = indexed(tmp_path / "a", Config())
-    assert sorted(study.patient_id for study in studies) == ["x.zip!/P1", "y.tar!/P2"]
+    homes = ["x.zip!/P1", "y.tar!/P2", "y.tar!/P3", "z.tgz!/P2", "z.tgz!/P3"]
+    assert sorted(study.patient_id for study in studies) == homes
     with Decoder() as decoder:
-        volumes = [read_volume(tmp_path / "a", study.candidates[0], range(15), decoder).hu for study in studies]
-    np.testing.assert_array_equal(*volumes)
+        for study in studies:
+            volume = read_volume(tmp_path / "a", study.candidates[0], range(15), decoder)
+            np.testing.assert_array_equal(volume.hu, phantom.hu[volume.slice_index])
+
+
+def test_a_header_with_extensions_and_a_qform_of_no_sign_are_read(phantom, tmp_path):
+    extended, placed = image_of(phantom), image_of(phantom)
+    extended.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"anything" * 100))
+    placed.set_qform(placed.affine, 1)
+    placed.set_sform(None, 0)
+    put(tmp_path / "a" / "ct.nii", extended.to_bytes())
+    put(tmp_path / "b" / "ct.nii", changed(placed, pixdim=[0.0, *placed.header["pixdim"][1:]]))
+    for name in "ab":
+        _, volume = read(tmp_path / name)
+        np.testing.assert_array_equal(volume.hu, phantom.hu[volume.slice_index])
 
 
 def changed(image, **values):
     """The bytes of an image whose header says something else."""
     data = bytearray(image.to_bytes())
     header = image.header.copy()
-    for name, value in values.items():
+    for name, value in {"vox_offset": 352.0, **values}.items():
         header[name] = value
     data[: len(header.binaryblock)] = header.binaryblock
     return bytes(data)
@@ -161,6 +178,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(phantom, tmp_path):
         "huge": (changed(image, dim=[3, 30000, 30000, 30000, 1, 1, 1, 1]), ("FAILED", "DECOMPRESSION_BOMB")),
         "time": (changed(image, dim=[4, 128, 128, 13, 2, 1, 1, 1]), ("EXCLUDED", "PIXEL_FORMAT")),
         "placeless": (changed(image, sform_code=0, qform_code=0), ("EXCLUDED", "MISSING_GEOMETRY")),
+        "offset": (changed(image, vox_offset=0.0), ("EXCLUDED", "HEADER_CORRUPT")),
         "thin": (changed(image, dim=[3, 128, 128, 5, 1, 1, 1, 1]), ("EXCLUDED", "TOO_FEW_SLICES")),
         "colour": (changed(image, datatype=128, bitpix=24), ("EXCLUDED", "PIXEL_FORMAT")),
         "wide": (changed(image, srow_x=[900.0, 0, 0, 0]), ("EXCLUDED", "INVALID_VALUE")),
@@ -235,6 +253,19 @@ def test_volumes_are_screened_patient_by_patient_and_what_is_no_hu_is_refused(he
     assert scored["patient_key"].nunique() == 2
     outside = [path for path in (tmp_path / "run").rglob("*") if path.is_file() and "private" not in path.parts]
     assert not [path.name for path in outside if b"CANARY" in path.read_bytes()]
+
+
+def test_the_same_chest_as_volume_and_as_dicom_has_one_score_where_no_fill_is_drawn(phantom, weights, tmp_path):
+    """The fill is drawn by the series' UID for DICOM and by the grid for a volume: nothing else differs."""
+    write(tmp_path / "dicom" / "ct", series(phantom, "nifti"))
+    put(tmp_path / "volumes" / "ct.nii.gz", bytes_of(image_of(phantom, "SPR")))
+    make_key(tmp_path / "key")
+    scores = []
+    for name in ("dicom", "volumes"):
+        done = pipeline.screen(tmp_path / name, weights, tmp_path / f"{name}-run", config=BLACK, key_file=tmp_path / "key")
+        assert done.by_status == {"OK": 1}
+        scores += [*pipeline.open_run(tmp_path / f"{name}-run").studies["probability"]]
+    assert scores[0] == scores[1]
 
 
 def write_list(path, rows, head=("file", "patient", "mask")):

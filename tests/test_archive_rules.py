@@ -44,6 +44,7 @@ STRICT = {
     "an operator for numbers": (rule("kernel", "at_most", '"x"'), "about kernel knows the operators is, contains"),
     "text for a number": (rule("thickness_mm", "is", '"thin"'), "about thickness_mm is a number"),
     "true for a number": (rule("thickness_mm", "is", "true"), "about thickness_mm is a number"),
+    "no number at all": (rule("thickness_mm", "at_least", "nan"), "about thickness_mm is a number"),
     "a number for text": (rule("kernel", "is", "70"), "about kernel is text"),
     "a number for truth": (rule("contrast", "is", "1"), "about contrast is true or false"),
     "an empty text": (rule("description", "contains", '" "'), "needs a text"),

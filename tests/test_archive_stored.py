@@ -393,3 +393,38 @@ def test_a_wrong_sign_is_told_from_a_wrong_rescale(change, header, tmp_path):
 def test_a_missing_intercept_is_no_wrong_sign(tmp_path):
     write(tmp_path / "a", rewritten(lambda _, values: values, RescaleIntercept=1000))
     assert verdict(tmp_path / "a")[0] == "PIXELS_IMPLAUSIBLE"
+
+
+@pytest.mark.parametrize("n_bytes", [0, 2, 30, 62])
+def test_bytes_that_fill_the_pixels_up_are_passed_over(n_bytes, tmp_path):
+    data_sets = images()
+    for data in data_sets:
+        data.PixelData += bytes(n_bytes)
+    write(tmp_path / "a", data_sets)
+    _, (study,) = indexed(tmp_path / "a")
+    assert np.array_equal(hu_of(tmp_path / "a", study), phantom().hu)
+
+
+def test_a_row_of_pixels_too_many_is_a_pixel_format(tmp_path):
+    data_sets = images()
+    for data in data_sets:
+        data.PixelData += bytes(2 * data.Columns)
+    write(tmp_path / "a", data_sets)
+    assert verdict(tmp_path / "a")[0] == "PIXEL_FORMAT"
+
+
+def test_nothing_but_air_is_implausible(tmp_path):
+    data_sets = images()
+    for data in data_sets:
+        data.RescaleSlope = -1
+    write(tmp_path / "a", data_sets)
+    assert verdict(tmp_path / "a")[0] == "PIXELS_IMPLAUSIBLE"
+
+
+def test_an_image_of_no_frames_is_one_of_one(tmp_path):
+    data_sets = images()
+    for data in data_sets:
+        data.NumberOfFrames = 0
+    write(tmp_path / "a", data_sets)
+    _, (study,) = indexed(tmp_path / "a")
+    assert np.array_equal(hu_of(tmp_path / "a", study), phantom().hu)

@@ -190,8 +190,25 @@ def test_the_published_layout_has_336_keys_of_the_documented_shapes():
         lambda state: {"state_dict": {f"model.{key}": value for key, value in state.items()}, "hyper_parameters": {}},
         lambda state: {f"_orig_mod.{key}": value for key, value in state.items()},
         lambda state: {"model": {f"_orig_mod.module.{key}": value for key, value in state.items()}},
+        lambda state: {
+            "model_state_dict": state,
+            "optimizer_state_dict": {"state": {0: {"step": torch.tensor(1)}}},
+            "loss": 0.1,
+        },
+        lambda state: {"weights": state, "best": torch.tensor(0.9)},
     ],
-    ids=["published", "parallel wrapper", "plain", "state_dict", "model", "Lightning", "compiled", "compiled and parallel"],
+    ids=[
+        "published",
+        "parallel wrapper",
+        "plain",
+        "state_dict",
+        "model",
+        "Lightning",
+        "compiled",
+        "compiled and parallel",
+        "of the tutorial",
+        "of any name",
+    ],
 )
 def test_a_published_checkpoint_gives_the_same_numbers(wrap, options, network, published, pictures, tmp_path):
     loaded = load_checkpoint(_saved(tmp_path / "published.ckpt", wrap(published), **options))
@@ -224,6 +241,11 @@ def test_objects_beside_the_tensors_are_the_named_cause(published, tmp_path):
     content = {"state_dict": published, "hyper_parameters": argparse.Namespace(width=1)}
     with pytest.raises(ConfigurationError, match="other objects are never unpickled"):
         load_checkpoint(_saved(tmp_path / "a.ckpt", content))
+
+
+def test_of_several_networks_in_one_file_none_is_guessed(published, tmp_path):
+    with pytest.raises(ConfigurationError, match=r"several networks \(student, teacher\)"):
+        load_checkpoint(_saved(tmp_path / "a.ckpt", {"student": published, "teacher": published}))
 
 
 def test_half_precision_checkpoints_are_computed_in_fp32(published, tmp_path):

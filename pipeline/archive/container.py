@@ -2,7 +2,8 @@
 
 A member of a ZIP is found by the place of its own header; a member of a TAR is a range of bytes of the (inflated) TAR, so that
 slices are read by offset. Members may share a name: `name:2` names the second, and no portable name holds a colon.
-What would leave the container (`..`, absolute names, links) is refused, and so is a container in a container.
+What would leave the container (`..`, absolute names, links) is refused, and so is a container in a container, but for a gzip of
+one file.
 """
 
 from __future__ import annotations
@@ -13,19 +14,21 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import PurePosixPath
 from typing import BinaryIO, Literal, cast
 
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.codestream import is_nifti
-from pipeline.archive.inflate import GZIP, GZIP_MAGIC, PIECE, byte_range, forward, gunzipped, unzipped
+from pipeline.archive.inflate import ENDLESS, GZIP, GZIP_MAGIC, PIECE, byte_range, forward, gunzipped, unzipped
 from pipeline.archive.tar import BLOCK, begins_tar, entries
 from pipeline.archive.walk import portable
 from pipeline.errors import Reason, StudyError
 
-Kind = Literal["zip", "tar", "tar.gz", "gz"]
+Kind = Literal["zip", "tar", "tar.gz", "gz", "unknown"]
+NOT_READ = (b"BZh", b"\xfd7zXZ\0", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\x28\xb5\x2f\xfd")
+"""How bzip2, xz, 7-Zip, RAR and Zstandard begin."""
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 GZIP_HEAD = 4096
 ONLY = "inflated"
@@ -51,7 +54,10 @@ class Member:
 
 
 def container_kind(stream: BinaryIO) -> Kind | None:
-    """Which container begins here, if any; a gzip of anything but a TAR, a DICOM or a NIfTI file is none."""
+    """Which container begins here, if any; a gzip of anything but a TAR, a DICOM or a NIfTI file is none.
+
+    "unknown" is one that is not read.
+    """
     stream.seek(0)
     head = stream.read(GZIP_HEAD)
     stream.seek(0)
@@ -59,7 +65,11 @@ def container_kind(stream: BinaryIO) -> Kind | None:
         return "zip"
     if head.startswith(GZIP_MAGIC):
         return _kind_of_gzip(head)
-    return "tar" if not _is_dicom(head) and begins_tar(head) else None
+    if _is_dicom(head):
+        return None
+    if head.startswith(NOT_READ):
+        return "unknown"
+    return "tar" if begins_tar(head) else None
 
 
 def members(stream: BinaryIO, kind: Kind, size: int, allowance: Allowance) -> Iterator[Member]:
@@ -87,6 +97,20 @@ def finish(member: Member, kind: Kind) -> None:
 def content(stream: BinaryIO, kind: Kind | None, allowance: Allowance) -> BinaryIO:
     """What the offsets of a file's slices count, if it is no ZIP: the file, or what a gzip holds."""
     return forward(partial(gunzipped, stream, allowance)) if kind in ("gz", "tar.gz") else stream
+
+
+def gunzipped_member(member: Member, allowance: Allowance) -> Member:
+    """The one file that a member holds which is a gzip itself; where it lies stays said by the member's address."""
+    body = forward(partial(gunzipped, member.stream, allowance))
+    return _sized(replace(member, size=_length(body), stream=forward(partial(gunzipped, member.stream, allowance))))
+
+
+def begun(stream: BinaryIO, start: int, allowance: Allowance) -> tuple[BinaryIO, int]:
+    """(stream, place) where the bytes of the file that begins at `start` are to be read, a gzip's inflated ones."""
+    stream.seek(start)
+    if stream.read(len(GZIP_MAGIC)) != GZIP_MAGIC:
+        return stream, start
+    return forward(partial(gunzipped, byte_range(stream, start, ENDLESS), allowance)), 0
 
 
 class ZipMembers:
@@ -120,7 +144,10 @@ def _is_dicom(head: bytes) -> bool:
 
 
 def _zip_members(stream: BinaryIO, allowance: Allowance) -> Iterator[Member]:
-    for name, entry in _directory(stream, allowance):
+    """Raises StudyError ARCHIVE_CORRUPT at the end where members stand before those listed: two ZIPs joined into one file."""
+    first = 0
+    for number, (name, entry) in enumerate(_directory(stream, allowance)):
+        first = min(first, entry.header_offset) if number else entry.header_offset
         if _escapes(entry.filename) or stat.S_ISLNK(entry.external_attr >> 16):
             yield Member(name, Reason.ZIP_SLIP)
         elif entry.flag_bits & 1:
@@ -128,6 +155,8 @@ def _zip_members(stream: BinaryIO, allowance: Allowance) -> Iterator[Member]:
         else:
             body = forward(partial(unzipped, stream, entry, allowance))
             yield _sized(Member(name, address=entry.header_offset, size=entry.file_size, stream=body))
+    if first:
+        raise StudyError(Reason.ARCHIVE_CORRUPT, "unpack")
 
 
 def _directory(stream: BinaryIO, allowance: Allowance) -> Iterator[tuple[str, zipfile.ZipInfo]]:

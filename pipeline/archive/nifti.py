@@ -6,7 +6,6 @@ Only the slices that are wanted are kept, whichever axis of the file they lie al
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,10 +14,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace as changed
 
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.codestream import is_nifti
-from pipeline.archive.container import ONLY, ZipMembers, container_kind, content
+from pipeline.archive.container import ONLY, ZipMembers, begun, container_kind, content
 from pipeline.archive.describe import MAX_MATRIX
 from pipeline.archive.found import FileRecord, Header, VolumeFile
 from pipeline.archive.frame import StreamOrigin
@@ -83,9 +83,9 @@ def scan_nifti(stream: BinaryIO, size: int, origin: StreamOrigin) -> FileRecord:
     return FileRecord(member=origin.member, volume=VolumeFile(source, shape, tuple(affine.ravel().tolist())))
 
 
-def volume_name(volume: VolumeFile, record: FileRecord) -> str:
+def volume_name(volume: VolumeFile, member: str) -> str:
     """The path of a volume, with that within a container of several files."""
-    return f"{volume.source.path}!/{record.member}" if record.member and record.member != ONLY else volume.source.path
+    return f"{volume.source.path}!/{member}" if member and member != ONLY else volume.source.path
 
 
 def folder_patients(names: Sequence[str]) -> dict[str, str]:
@@ -114,8 +114,9 @@ def read_nifti(root: Path, sources: Sequence[SliceSource], allowance: Allowance)
         check_unchanged(stream, first)
         allowance.unpack(first.size)
         kind = container_kind(stream) if first.member else None
-        whole = ZipMembers(stream, allowance).stream(first.start) if kind == "zip" else content(stream, kind, allowance)
-        whole.seek(first.offset)
+        body = ZipMembers(stream, allowance).stream(first.start) if kind == "zip" else content(stream, kind, allowance)
+        whole, begin = begun(body, 0 if kind == "zip" else first.start, allowance)
+        whole.seek(begin)
         check_same(whole, first)
         whole.seek(first.offset)
         header = _header(whole.read(HEADER_BYTES))
@@ -163,7 +164,7 @@ def _series(name: str, volume: VolumeFile, config: SeriesConfig, key: bytes) -> 
         raise StudyError(Reason(volume.problem), "index")
     grid = grid_of(volume)
     _check_extent(grid, config)
-    source = replace(volume.source, rows=volume.shape[grid.down], columns=volume.shape[grid.across])
+    source = changed(volume.source, rows=volume.shape[grid.down], columns=volume.shape[grid.across])
     affine, turned = to_original(Stack((Header("", "", source=source),), grid.z_mm, grid.orientation))
     order = np.argsort(grid.z_mm)
     row_mm, column_mm = grid.spacing_mm
@@ -175,7 +176,7 @@ def _series(name: str, volume: VolumeFile, config: SeriesConfig, key: bytes) -> 
         series_uid=name,
         seed=seed(repr((size, len(z_mm), [round(mm, 3) for mm in spacing_mm])).encode()),  # alike in whatever orientation
         slices=tuple(
-            replace(source, frame=int(frame), z_mm=float(z), place=place)
+            changed(source, frame=int(frame), z_mm=float(z), place=place)
             for place, (frame, z) in enumerate(zip(order, z_mm, strict=True))
         ),
         spacing_mm=spacing_mm,
@@ -206,7 +207,9 @@ def _header(head: bytes) -> Any:
     if not is_nifti(head):
         raise StudyError(Reason.HEADER_CORRUPT, "index")
     kind = nibabel.Nifti2Header if b"n+2\0" in head[4:8] else nibabel.Nifti1Header
-    return kind.from_fileobj(io.BytesIO(head), check=False)
+    header = kind(head[: kind.sizeof_hdr], check=False)  # what extends it lies before the voxels, and says nothing of them
+    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1  # the sign of a qform's third axis; 0, as some write, means 1
+    return header
 
 
 def _shape(header: Any) -> tuple[int, int, int]:
@@ -233,7 +236,9 @@ def _problem(header: Any, size: int) -> str:
     if max(shape) > MAX_MATRIX:
         return Reason.DECOMPRESSION_BOMB
     layout = _layout(header)
-    if layout.offset < 0 or layout.offset + shape[0] * shape[1] * shape[2] * kind.itemsize > size:
+    if layout.offset < header.single_vox_offset:
+        return Reason.HEADER_CORRUPT
+    if layout.offset + shape[0] * shape[1] * shape[2] * kind.itemsize > size:
         return Reason.TRUNCATED_PIXEL_DATA
     return _value_problem(header, layout)
 

@@ -9,13 +9,14 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from msgspec.structs import replace
+
 from pipeline.archive.allowance import Allowance
-from pipeline.archive.container import ZipMembers, container_kind, content
+from pipeline.archive.container import ZipMembers, begun, container_kind, content
 from pipeline.archive.fragments import join
 from pipeline.archive.inflate import forward, undeflated
 from pipeline.archive.syntax import DEFLATED, NATIVE, PICTURE
@@ -82,13 +83,15 @@ def _of_one_file(stream: BinaryIO, wanted: Wanted, allowance: Allowance) -> dict
 def _of_stream(body: BinaryIO, wanted: Wanted, allowance: Allowance) -> Iterator[tuple[int, bytes]]:
     """(place, frame) of the sources that lie in one stream, each beginning looked at once."""
     proven = -1
+    file = body
     for place, source in sorted(wanted, key=lambda item: (item[1].start, item[1].offset)):
         allowance.pause()
         if source.start != proven:
-            body.seek(source.start)
-            check_same(body, source)
+            file, begin = begun(body, source.start, allowance)
+            file.seek(begin)
+            check_same(file, source)
             proven = source.start
-        yield place, _frame(body, source, allowance)
+        yield place, _frame(file, source, allowance)
 
 
 def _frame(body: BinaryIO, source: SliceSource, allowance: Allowance) -> bytes:

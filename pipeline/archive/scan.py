@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from msgspec.structs import replace
+
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.codestream import codestream_size, is_nifti, is_picture
-from pipeline.archive.container import Kind, Member, container_kind, finish, members
+from pipeline.archive.container import Kind, Member, container_kind, finish, gunzipped_member, members
 from pipeline.archive.describe import MAX_MATRIX
 from pipeline.archive.found import FileRecord, FoundFile
 from pipeline.archive.frame import StreamOrigin
@@ -39,7 +40,7 @@ def scan_file(
         return found
     allowance = Allowance(tick)
     try:
-        with allowance.parsing(Reason.HEADER_CORRUPT, "index"), open_regular(root / native(found.path)) as stream:
+        with allowance.parsing(Reason.HEADER_CORRUPT, "index"), open_regular(f"{root}/{native(found.path)}") as stream:
             records = _records(stream, _origin(found, asked), allowance)
     except StudyError as error:
         records = [FileRecord(reason=error.reason)]
@@ -52,6 +53,8 @@ def _records(stream: BinaryIO, origin: StreamOrigin, allowance: Allowance) -> li
     kind = container_kind(stream)
     if kind is None:
         return [_record(stream, origin.size, origin, allowance)]
+    if kind == "unknown":
+        return [FileRecord(reason=Reason.ARCHIVE_CORRUPT)]
     own = Reason.UNPACKED
     inside = list[FileRecord]()
     try:
@@ -66,18 +69,23 @@ def _records(stream: BinaryIO, origin: StreamOrigin, allowance: Allowance) -> li
 def _member(member: Member, kind: Kind, origin: StreamOrigin, allowance: Allowance) -> FileRecord:
     """What a member holds. Raises StudyError where the container cannot be read further."""
     reason = member.reason
+    inner = None
     try:
         with allowance.parsing(Reason.HEADER_CORRUPT, "index"):
-            if not reason and container_kind(member.stream):
+            inner = None if reason else container_kind(member.stream)
+            if inner == "gz":
+                member = gunzipped_member(member, allowance)
+            elif inner:
                 reason = Reason.ARCHIVE_NESTED
-            if reason:
-                return FileRecord(reason=reason, member=member.name)
-            place = replace(origin, member=member.name, address=member.address, offset=0 if kind == "zip" else member.address)
+            if reason or member.reason:
+                return FileRecord(reason=reason or member.reason, member=member.name)
+            offset = 0 if kind == "zip" or inner else member.address
+            place = replace(origin, member=member.name, address=member.address, offset=offset)
             record = _record(member.stream, member.size, place, allowance)
-            finish(member, kind)
+            finish(member, inner or kind)
             return record
     except StudyError as error:
-        if error.reason == Reason.IO_ERROR or (error.stage == "unpack" and kind != "zip"):
+        if error.reason == Reason.IO_ERROR or (error.stage == "unpack" and kind != "zip" and not inner):
             raise
         return FileRecord(reason=error.reason, member=member.name)
 

@@ -17,6 +17,8 @@ from pipeline.errors import Reason, StudyError
 
 BLOCK = 512
 MAX_HEADER = 1 << 16
+MAX_END = 1 << 20
+"""Zeros at the end of a TAR behind which another one is looked for."""
 USTAR = b"ustar"
 USTAR_AT = 257
 REGULAR = frozenset(b"07\x00")
@@ -56,7 +58,7 @@ def entries(stream: BinaryIO, allowance: Allowance) -> Iterator[TarEntry]:
     """Every member. Raises StudyError ARCHIVE_CORRUPT where the TAR cannot be read further."""
     place = 0
     said = _Extension()
-    while any(header := _read(stream, place, BLOCK)):
+    while any(header := _read(stream, place := _next(stream, place), BLOCK)):
         allowance.pause()
         if not _sums_up(header):
             raise _corrupt()
@@ -77,6 +79,17 @@ def entries(stream: BinaryIO, allowance: Allowance) -> Iterator[TarEntry]:
             place += _blocks(size)
             if not _read(stream, place - 1, 1):
                 raise _corrupt()
+
+
+def _next(stream: BinaryIO, place: int) -> int:
+    """Where the next header stands: behind a TAR's end, too, for TARs are joined by writing one behind the other."""
+    for later in range(place, place + MAX_END, BLOCK):
+        header = _read(stream, later, BLOCK)
+        if any(header):
+            return later if later == place or _sums_up(header) else place
+        if not header:
+            break
+    return place
 
 
 def _entry(header: bytes, said: _Extension, place: int, size: int) -> TarEntry | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace as changed
 
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.decode import Decoder
@@ -149,7 +150,7 @@ def _differ(slices: list[_Slice], others: list[_Slice]) -> bool:
 
 def _other_sign(frames: list[bytes], sources: list[SliceSource], decoder: Decoder) -> list[_Slice]:
     """The slices as they would be with the other sign; none where they cannot be."""
-    others = [replace(source, signed=not source.signed) for source in sources]
+    others = [changed(source, signed=not source.signed) for source in sources]
     try:
         return [_slice_hu(frame, source, decoder) for frame, source in zip(frames, others, strict=True)]
     except StudyError as error:
@@ -159,9 +160,10 @@ def _other_sign(frames: list[bytes], sources: list[SliceSource], decoder: Decode
 
 
 def _is_plausible(slices: list[_Slice]) -> bool:
-    """Finite, with air somewhere, and metal in few pixels."""
+    """Finite, with air somewhere and something else, and metal in few pixels."""
     sample = _sample(slices)
-    return bool(np.isfinite(sample).all() and sample.min() <= AIR_HU and np.mean(sample > METAL_HU) <= MAX_METAL_SHARE)
+    has_both = sample.min() <= AIR_HU < sample.max()
+    return bool(np.isfinite(sample).all() and has_both and np.mean(sample > METAL_HU) <= MAX_METAL_SHARE)
 
 
 def _is_body(slices: list[_Slice]) -> bool:

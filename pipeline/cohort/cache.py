@@ -34,7 +34,15 @@ log = logging.getLogger(__name__)
 
 LUNG_BYTES = IMAGE_PX * IMAGE_PX // 8
 ROW_BYTES = IMAGE_PX**2 + ZOOM_PX**2 + LUNG_BYTES
-PREPARING = ("archive/*.py", "study/lungs/*.py", "study/fill.py", "study/slices.py", "study/within.py", "study/screener.py")
+PREPARING = (
+    "archive/*.py",
+    "study/lungs/*.py",
+    "weights/lungs/*.safetensors",
+    "study/fill.py",
+    "study/slices.py",
+    "study/within.py",
+    "study/screener.py",
+)
 Grey = npt.NDArray[np.uint8]
 
 

@@ -129,7 +129,7 @@ def _named(root: Path, file: FoundFile) -> Iterator[str]:
     """The names of the studies of a picture or a volume."""
     for record in file.records:
         if record.volume:
-            yield volume_name(record.volume, record)
+            yield volume_name(record.volume, record.member)
         elif record.picture and is_list(root):
             yield from (row.patient for row in read_list(root) if row.file == file.path)
         elif record.picture:
@@ -173,7 +173,7 @@ def _scanned(manifest: Manifest, study: Study) -> Iterable[tuple[SliceSource, st
 def _images_of(record: FileRecord, name: str) -> list[tuple[SliceSource, str, str]]:
     if record.picture and picture_folder(record.picture) == name:
         return [(record.picture, name, "")]
-    if record.volume and volume_name(record.volume, record) == name:
+    if record.volume and volume_name(record.volume, record.member) == name:
         return [(record.volume.source, name, "")]
     return [(one.source, one.series_uid, one.sop_uid) for one in record.headers if one.study_uid == name]
 

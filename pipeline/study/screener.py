@@ -121,7 +121,8 @@ class Preparer:
             masks = np.zeros(volume.hu.shape, bool)
             doubts = np.zeros(len(volume.hu), bool)
         else:
-            masks, doubts = judged_masks(volume.hu, volume.z_mm, volume.spacing_mm, self._config.lung.recipe)
+            lung = self._config.lung
+            masks, doubts = judged_masks(volume.hu, volume.z_mm, volume.spacing_mm, lung.recipe, lung.judge)
         for row, path in given:
             masks[row] = read_mask(self._archive, path, volume.hu.shape[1:], self._decoder)
         return masks, doubts & (not volume.masks)

@@ -38,7 +38,7 @@ def choose_slices(z_mm: Sequence[float], config: SliceConfig) -> list[int]:
     z = np.asarray(z_mm, float)
     low, high = z[0] + config.first * (z[-1] - z[0]), z[0] + config.last * (z[-1] - z[0])
     wanted = low + (np.arange(config.count) + 0.5) / config.count * (high - low)
-    return sorted({int(np.argmin(np.abs(z - place))) for place in wanted})
+    return sorted(set(np.abs(z - wanted[:, None]).argmin(axis=1).tolist()))
 
 
 def areas_mm2(masks: Mask, spacing_mm: tuple[float, float]) -> npt.NDArray[np.float64]:

@@ -127,6 +127,10 @@ def _tensors(data: bytes, name: str) -> tuple[dict[str, Tensor], str]:
     is_safetensors = data[8:9] == b"{"
     try:
         state, described = _from_safetensors(data) if is_safetensors else (_from_torch(data), "")
+    except _SeveralNetworksError as error:
+        raise ConfigurationError(
+            f"{name} holds several networks ({error}) (CHECKPOINT_CORRUPT): save the one that is meant alone"
+        ) from error
     except Exception as error:  # the two libraries raise a dozen kinds here, and each means the same to the user
         raise ConfigurationError(
             f"{name} cannot be read as tensors, and other objects are never unpickled (CHECKPOINT_CORRUPT); {CURE}"
@@ -140,13 +144,29 @@ def _from_safetensors(data: bytes) -> tuple[dict[str, Tensor], str]:
 
 
 def _from_torch(data: bytes) -> dict[str, Tensor]:
-    """A state dict, plain or as trainers wrap it."""
+    """A state dict, plain or as trainers wrap it: under a name that is known, or the only one that holds tensors."""
     content: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    for name in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(name), dict):
-            content = content[name]
+    while isinstance(content, dict) and (inside := _inside(content)):
+        content = inside
     state = content if isinstance(content, dict) else {}
     return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def _inside(content: dict[Any, Any]) -> dict[Any, Any] | None:
+    """What is wrapped in `content`, if anything: no state dict holds another. Raises _SeveralNetworksError."""
+    known = [content[name] for name in WRAPPERS if isinstance(content.get(name), dict)]
+    others = {str(name): value for name, value in content.items() if _holds_tensors(value)}
+    if not known and len(others) > 1:
+        raise _SeveralNetworksError(", ".join(sorted(others)))
+    return next(iter([*known, *others.values()]), None)
+
+
+def _holds_tensors(value: object) -> bool:
+    return isinstance(value, dict) and any(isinstance(one, Tensor) for one in value.values())
+
+
+class _SeveralNetworksError(Exception):
+    """A file holds several networks, of the names in its message."""
 
 
 def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
