@@ -94,6 +94,12 @@ def test_the_page_tells_of_every_part_and_its_goals():
     assert page.count("\n## ") == 1 + len(PARTS)
 
 
+@pytest.mark.parametrize(("load", "is_said"), [(0.4, False), (3.0, True)])
+def test_a_page_measured_on_a_busy_machine_says_so(load, is_said):
+    told = tell.page({"machine": MACHINE | {"load_before": load}, "seconds": {}})
+    assert ("The machine was busy" in told) == is_said
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_measured_alone_is_told_and_drawn_alone(part, tmp_path):
     some = {name: FIGURES[name] for name in ("machine", "seconds", part)}

@@ -180,8 +180,8 @@ def _sample(slices: list[_Slice]) -> Values:
 
 def _has_bone_below(slices: list[_Slice]) -> bool:
     """Scanners mark the outside with one value or few; bone, its highest bit taken for a sign, is many values below air."""
-    below = np.concatenate([one.hu[one.hu < BELOW_AIR_HU] for one in slices])
-    return len(np.unique(below)) > MAX_LEVELS_BELOW_AIR
+    below = [one.hu[one.hu < BELOW_AIR_HU] for one in slices if not one.hu.min() >= BELOW_AIR_HU]
+    return bool(below) and len(np.unique(np.concatenate(below))) > MAX_LEVELS_BELOW_AIR
 
 
 def orient(image: Values, affine: Affine) -> Values:

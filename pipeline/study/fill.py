@@ -54,7 +54,8 @@ def _copied(canvas: Grey, lung: Grey, config: FillConfig, generator: np.random.G
                 break
             source = canvas.copy()
             anchors = _deep(1 - blank)
-        place = _placement(_deep(blank) if blank.any() else anchors, anchors, turn_deg, generator)
+        targets = _deep(blank) if blank.any() else anchors
+        place = _placement(targets, anchors, blank.shape[1], turn_deg, generator)
         copy = cv2.warpAffine(source, place, canvas.shape[::-1], flags=cv2.INTER_NEAREST)
         cv2.copyTo(copy, cv2.compare(canvas, 0, cv2.CMP_EQ), canvas)
     return _patched(canvas)
@@ -71,21 +72,22 @@ def _ragged(lung: Grey, generator: np.random.Generator) -> Grey:
 
 
 def _deep(coarse: Grey) -> npt.NDArray[np.intp]:
-    """(row, column) of the places far from the edge of a coarse mask, in pixels, [n, 2]."""
+    """The places far from the edge of a coarse mask, numbered row by row."""
     if not coarse.any():
-        return np.zeros((1, 2), np.intp)
+        return np.zeros(1, np.intp)
     depth = cv2.distanceTransform(cv2.copyMakeBorder(coarse, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0), cv2.DIST_L2, 3)
-    return np.argwhere(depth[1:-1, 1:-1] >= 0.6 * depth.max()) * COARSE
+    return np.flatnonzero(depth[1:-1, 1:-1] >= 0.6 * depth.max())
 
 
 def _placement(
-    targets: npt.NDArray[np.intp], anchors: npt.NDArray[np.intp], turn_deg: float, generator: np.random.Generator
+    targets: npt.NDArray[np.intp], anchors: npt.NDArray[np.intp], width: int, turn_deg: float, generator: np.random.Generator
 ) -> npt.NDArray[np.float64]:
-    """A random turn, and the shift that brings one of `anchors` onto one of `targets`."""
-    from_y, from_x = anchors[generator.integers(len(anchors))].tolist()
-    to_y, to_x = targets[generator.integers(len(targets))].tolist()
-    matrix = cv2.getRotationMatrix2D((float(from_x), float(from_y)), generator.uniform(-turn_deg, turn_deg), 1.0)
-    matrix[:, 2] += (to_x - from_x, to_y - from_y)
+    """A random turn, and the shift that brings one of `anchors` onto one of `targets`, coarse places in lines of `width`."""
+    from_y, from_x = divmod(int(anchors[generator.integers(len(anchors))]), width)
+    to_y, to_x = divmod(int(targets[generator.integers(len(targets))]), width)
+    middle = (float(from_x * COARSE), float(from_y * COARSE))
+    matrix = cv2.getRotationMatrix2D(middle, generator.uniform(-turn_deg, turn_deg), 1.0)
+    matrix[:, 2] += ((to_x - from_x) * COARSE, (to_y - from_y) * COARSE)
     return np.asarray(matrix)
 
 

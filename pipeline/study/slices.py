@@ -7,6 +7,7 @@ wall would draw the contour again, is filled over too; `PreparedStudy.lung` is w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import cv2
 import numpy as np
@@ -121,13 +122,17 @@ def truncated(volume: Volume, area_mm2: npt.NDArray[np.float64]) -> bool:
 
 def to_grey(hu: npt.NDArray[np.int16], config: WindowConfig) -> Grey:
     """HU -> 0..255: the lung window, or the published code's JPEG mapping."""
+    return np.take(_grey_of_every_hu(config), hu + 1024, mode="clip")  # in range already: to clip is the fast way
+
+
+@cache
+def _grey_of_every_hu(config: WindowConfig) -> Grey:
     if config.kind == "jpeg":
         low, width = -1000.0, 3 * 255.0
     else:
         low, width = config.level_hu - config.width_hu / 2, config.width_hu
     every = np.arange(-1024, 3072)
-    table = np.clip(np.rint((every - low) * (255.0 / width)), 0, 255).astype(np.uint8)
-    return np.take(table, hu + 1024, mode="clip")  # in range already: to clip is the fast way
+    return np.clip(np.rint((every - low) * (255.0 / width)), 0, 255).astype(np.uint8)
 
 
 def without_rim(lung: Mask, pixel_mm: float) -> Mask:
