@@ -4,7 +4,7 @@ VENV   ?= .venv
 SPREAD  = -n $(or $(JOBS),2) --dist loadfile
 INSTALL = $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm test-scale weights study mutants bench-scale test-starts test-long test-api docs follow-docs
+.PHONY: lung-judge demo test test-slow test-browser test-env clean test-slurm test-slurm-slow torture test-ulfm test-scale weights study mutants bench-scale test-starts test-long test-api docs follow-docs bench bench-ratios
 
 demo: $(VENV)/demo-ready
 	$(VENV)/bin/drenet demo demo
@@ -58,6 +58,18 @@ $(VENV)-api/ready: setup.cfg constraints.txt
 	$(VENV)-api/bin/pip install --quiet --disable-pip-version-check -c constraints.txt "schemathesis>=4,<5"
 	touch $@
 
+bench: test-env $(VENV)-peers/ready  # all speed figures beside others', into docs/benchmarks; some 20 minutes; BENCH="--studies 4" makes it shorter
+	$(VENV)/bin/python -m benchmarks.bench --peers $(VENV)-peers/bin/python $(BENCH)
+
+bench-ratios: test-env  # what must not be lost again, as ratios; a minute, on a busy machine too
+	$(VENV)/bin/python -m benchmarks.bench.ratios
+
+$(VENV)-peers/ready: $(VENV)/test-ready  # MONAI and SimpleITK are measured, and nothing else is done with them
+	$(PYTHON) -m venv $(VENV)-peers
+	echo "$$(realpath $(VENV)/lib/python3*/site-packages)" > $$(ls -d $(VENV)-peers/lib/python3*/site-packages)/beside.pth
+	$(VENV)-peers/bin/pip install --quiet --disable-pip-version-check "monai>=1.5,<2" "SimpleITK>=2.4,<3" "itk>=5.4,<6"
+	touch $@
+
 bench-scale: test-env  # time and memory of every stage over the archive's size; SIZES=1e4,1e5,1e6 wants 60 GB and hours
 	$(VENV)/bin/python -m benchmarks.scale --studies $(SIZES) --files $(SIZES) --out docs/scale
 
@@ -79,6 +91,9 @@ weights: test-env  # rebuilds the shipped networks from nothing; hours on two co
 	  --start build/weights/severe/best.safetensors --task covid-vs-healthy --out build/weights/covid-vs-healthy
 	cp build/weights/covid-vs-healthy/best.safetensors pipeline/weights/covid-vs-healthy.safetensors
 	$(VENV)/bin/python benchmarks/held_out.py build/held-out docs/held-out.json
+
+lung-judge: test-env  # the network that judges lung masks, made again from nothing: some 20 minutes of one core
+	$(VENV)/bin/python benchmarks/lung_judge.py build/lung-judge pipeline/weights/lungs/judge.safetensors
 
 TRAIN = $(VENV)/bin/drenet train --key-file build/weights/key --recipe configs/train-slim.toml
 

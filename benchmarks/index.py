@@ -7,10 +7,11 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
+import msgspec
+from msgspec.structs import replace
 from pydicom import dcmread
 
 from pipeline.archive import list_folder, scan_file
@@ -47,7 +48,8 @@ def bytes_a_file(folder: Path, private: Path) -> float:
         tracemalloc.start()
         for number in range(N_MEMORY):
             study = f"1.2.840.99999.{number // 300}.1234567890123456789"
-            catalogue.add(replace(read, path=f"patient{number // 300}/IM{number:06d}.dcm", studies=(study,)))
+            found = replace(read, path=f"patient{number // 300}/IM{number:06d}.dcm", studies=(study,))
+            catalogue.add(msgspec.json.encode(found))
         first = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
     tracemalloc.start()

@@ -17,11 +17,12 @@ from pipeline.config import FillConfig, SliceConfig, WindowConfig
 from pipeline.errors import StudyError
 from pipeline.phantom import chest
 from pipeline.study.fill import fill
-from pipeline.study.lungs import lung_masks
+from pipeline.study.lungs import judged_masks, lung_masks
 from pipeline.study.slices import choose_slices, kept_slices, to_grey, without_rim
 
 LABELS = ("covid", "bacterial", "healthy")
-RECIPES = ("chest-wall", "published")
+WAYS = {"judged": ("chest-wall", "network"), "rules alone": ("chest-wall", "none"), "published": ("published", "none")}
+"""What stands side by side: (recipe, judge)."""
 ORGAN_MM = 8.0
 """What is narrower than this is the outline, which lies a little outside the lung by design."""
 
@@ -52,21 +53,21 @@ def organ_cm2(mask, phantom):
 
 
 def varied(n, matrix, first):
-    """Both recipes on `n` phantoms that differ as people do."""
+    """All ways on `n` phantoms that differ as people do."""
     print(f"varied phantoms {first} to {first + n - 1}, {matrix} x {matrix}, the 15 chosen slices of 40")
-    rows = {recipe: [] for recipe in RECIPES}
+    rows = {way: [] for way in WAYS}
     for number in range(first, first + n):
         label, phantom = fifteen(number, matrix, varied=True)
-        for recipe in RECIPES:
-            mask = lung_masks(phantom.hu, phantom.z_mm, phantom.spacing_mm, recipe)
-            rows[recipe].append(varied_figures(label, phantom, mask))
-    for recipe, found in rows.items():
-        print(recipe)
+        for way, how in WAYS.items():
+            mask, doubts = judged_masks(phantom.hu, phantom.z_mm, phantom.spacing_mm, *how)
+            rows[way].append(varied_figures(label, phantom, mask, doubts))
+    for way, found in rows.items():
+        print(way)
         print_varied([row for row in found if row])
         print(f"  no lung found: {sum(not row for row in found)} of {n}")
 
 
-def varied_figures(label, phantom, mask):
+def varied_figures(label, phantom, mask, doubts):
     """One phantom's figures; {} where no lung is found."""
     pixel_cm2 = phantom.spacing_mm[0] ** 2 / 100
     try:
@@ -80,6 +81,7 @@ def varied_figures(label, phantom, mask):
         "lesion": int(lesion[kept].sum()),
         "held": int((lesion & mask)[kept].sum()),
         "organ": organ_cm2(mask, phantom)[kept],
+        "doubted": doubts[kept],
         "area": mask[kept].sum(axis=(1, 2)) * pixel_cm2,
         "lost": 1 - (mask & lung)[kept].sum(axis=(1, 2)) / np.maximum(lung[kept].sum(axis=(1, 2)), 1),
     }
@@ -93,16 +95,19 @@ def print_varied(found):
         mine = [row for row in found if row["label"] == label]
         held, total = (sum(row[name] for row in mine) for name in ("held", "lesion"))
         print(f"  {label}: {held / max(total, 1):.1%} of the lesion voxels kept")
-    organ, area, lost = (np.concatenate([row[name] for row in found]) for name in ("organ", "area", "lost"))
+    names = ("organ", "area", "lost", "doubted")
+    organ, area, lost, doubted = (np.concatenate([row[name] for row in found]) for name in names)
     print(f"  kept slices with more than 5 cm2 of organ: {(organ > 5).mean():.1%} of {len(organ)}")
     print(f"  kept slices with at most 1 % of organ in the mask: {(organ <= 0.01 * area).mean():.1%}")
     print(f"  kept slices that lose more than 5 % of their lung: {(lost > 0.05).mean():.1%}")
+    little = (organ <= 0.01 * area)[~doubted]
+    print(f"  flagged: {doubted.mean():.1%}; of the others with at most 1 % of organ: {little.mean():.1%}")
 
 
-def measured(recipe, phantom):
+def measured(how, phantom):
     """One phantom's figures."""
     label, hu, z_mm, lung, lesion, spacing_mm = phantom
-    mask = lung_masks(hu, z_mm, spacing_mm, recipe)
+    mask = lung_masks(hu, z_mm, spacing_mm, *how)
     share = lung.sum(axis=(1, 2)) / lung.sum(axis=(1, 2)).max()
     try:
         kept = kept_slices(mask.sum(axis=(1, 2)) * spacing_mm[0] ** 2, SliceConfig())
@@ -120,18 +125,16 @@ def measured(recipe, phantom):
 
 
 def masks(n, matrix):
-    """Both recipes on `n` phantoms of every class, severities 0.05 to 1."""
-    rows = {recipe: [] for recipe in RECIPES}
+    """All ways on `n` phantoms of every class, severities 0.05 to 1."""
+    rows = {way: [] for way in WAYS}
     for number in range(n):
         phantom = chosen(number, matrix)
-        for recipe in RECIPES:
-            rows[recipe].append(measured(recipe, phantom))
+        for way, how in WAYS.items():
+            rows[way].append(measured(how, phantom))
     print(f"{n} phantoms, {matrix} x {matrix}, the 15 chosen slices of 40")
-    for recipe, found in rows.items():
+    for way, found in rows.items():
         dice = [row["dice"] for row in found]
-        print(
-            f"{recipe}: Dice median {np.median(dice):.3f}, worst decile {np.percentile(dice, 10):.3f}, lowest {min(dice):.3f}"
-        )
+        print(f"{way}: Dice median {np.median(dice):.3f}, worst decile {np.percentile(dice, 10):.3f}, lowest {min(dice):.3f}")
         for label in ("covid", "bacterial"):
             mine = [row for row in found if row["label"] == label]
             total, held = (sum(row[name] for row in mine) for name in ("lesion", "held"))
@@ -163,10 +166,11 @@ def median_ms(work, n_slices, repeats):
 
 
 def speed():
-    """Milliseconds a 512 x 512 slice of fifteen, one thread, the three ways in turn."""
+    """Milliseconds a 512 x 512 slice of fifteen, one thread, the four ways in turn."""
     _, hu, z_mm, _, _, spacing_mm = chosen(1, 512)
     ways = {
-        "chest-wall": lambda: lung_masks(hu, z_mm, spacing_mm),
+        "chest-wall, judged": lambda: lung_masks(hu, z_mm, spacing_mm),
+        "chest-wall, rules alone": lambda: lung_masks(hu, z_mm, spacing_mm, "chest-wall", "none"),
         "published, OpenCV": lambda: lung_masks(hu, z_mm, spacing_mm, "published"),
         "published, scikit-image": lambda: [scikit_recipe(image) for image in hu],
     }

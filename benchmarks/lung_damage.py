@@ -16,7 +16,7 @@ from lung_real import each_series, rows_of
 
 from pipeline.config import SliceConfig
 from pipeline.errors import StudyError
-from pipeline.study.lungs import lung_masks, seen
+from pipeline.study.lungs import lung_masks, seen, shares
 from pipeline.study.lungs.plausible import doubted
 from pipeline.study.slices import kept_slices
 
@@ -117,7 +117,8 @@ def doubts_of(hu, masks, spacing_mm):
     rows, columns = (max(8, round(n * mm / 2)) for n, mm in zip(hu.shape[1:], spacing_mm, strict=True))
     pad = (small.shape[1] - rows) // 2
     shrunk = [cv2.resize(mask.astype(np.uint8) * 255, (columns, rows), interpolation=cv2.INTER_AREA) > 127 for mask in masks]
-    return doubted(np.stack([np.pad(mask, pad) for mask in shrunk]).astype(np.uint8), small, bodies)
+    lungs = np.stack([np.pad(mask, pad) for mask in shrunk]).astype(np.uint8)
+    return doubted(lungs, small, bodies, shares(lungs, small, bodies))
 
 
 def counted(name, series, tally, seed):

@@ -28,7 +28,7 @@ from pipeline.records import Series, SliceSource, Study
 from pipeline.run.deal import Deal
 from pipeline.run.manifest import Heading, Manifest, read_manifest, write_manifest
 from pipeline.run.open_studies import StudySource
-from pipeline.run.resume import last_places
+from pipeline.run.resume import last_records
 
 LATENCY_S = 5e-6
 SPREAD = 0.5
@@ -49,7 +49,7 @@ def measured(run: Path) -> tuple[np.ndarray, np.ndarray]:
     """(cost, seconds) of every timed study of a run."""
     manifest = read_manifest(run / "private")
     cost = {entry.study_key: entry.cost for entry in manifest.entries}
-    pairs = [(cost[key], place.seconds) for key, place in last_places(run).items() if key in cost and place.seconds > 0]
+    pairs = [(cost[key], record.seconds) for key, record in last_records(run).items() if key in cost and record.seconds > 0]
     return np.array([pair[0] for pair in pairs]), np.array([pair[1] for pair in pairs])
 
 

@@ -87,6 +87,7 @@ class LungConfig(Section, frozen=True):
     """How the lung is found."""
 
     recipe: Literal["chest-wall", "published"] = "chest-wall"
+    judge: Literal["network", "none"] = "network"  # takes organs out that the chest-wall rules let in (docs/lung.md)
     margin_px: int = 13
 
 
@@ -112,7 +113,7 @@ class WindowConfig(Section, frozen=True):
 class EngineConfig(Section, frozen=True):
     """What computes the network, and how exactly."""
 
-    name: Literal["auto", "torch", "cuda", "openvino"] = "auto"  # auto: cuda where there is a GPU, else openvino
+    name: Literal["auto", "torch", "cuda", "cudagraph", "openvino"] = "auto"  # auto: cuda where there is a GPU, else openvino
     precision: Literal["fp32", "mixed", "bf16"] = "fp32"  # mixed: details are chosen in fp32 and looked at in bf16
     threads: int = 1  # per rank, for torch, OpenCV and BLAS; never derived from the number of ranks
 

@@ -153,7 +153,7 @@ class Ranks:
         self.workers[rank].leave()
 
     def worker_parts(self, rank):
-        self.workers[rank].part()
+        self.workers[rank].say_goodbye()
         self.gone.add(rank)
 
     @property

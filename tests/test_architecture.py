@@ -71,7 +71,7 @@ def test_no_two_classes_of_the_house_share_a_name():
 
 
 def test_every_file_of_tests_is_named_after_a_room_and_every_room_has_one():
-    rooms = {room for layer in LAYERS for room in layer} | {"architecture", "tools", "docs"}
+    rooms = {room for layer in LAYERS for room in layer} | {"architecture", "tools", "docs", "benchmarks"}
     named = {path.stem.removeprefix("test_").split("_")[0]: path.name for path in Path(__file__).parent.glob("test_*.py")}
     assert {room: name for room, name in named.items() if room not in rooms} == {}
     assert {room for layer in LAYERS for room in layer} - named.keys() == {"__main__"}
@@ -172,7 +172,8 @@ def test_the_code_that_prepares_slices_is_all_that_cached_slices_are_named_after
     named = {path.relative_to(HOUSE).parts[0:2] for glob in PREPARING for path in HOUSE.glob(glob)}
     study = {name for room, name in named if room == "study"}
     assert study == {"fill.py", "lungs", "screener.py", "slices.py", "within.py"}
-    assert {room for room, _ in named} == {"archive", "study"}
+    assert {room for room, _ in named} == {"archive", "study", "weights"}
+    assert {name for room, name in named if room == "weights"} == {"lungs"}
 
 
 def test_every_module_that_mypy_treats_apart_exists():

@@ -53,6 +53,7 @@ FATES = {
     "colour": "DECODE_ERROR",
     "other": "DECODE_ERROR",
     "huge": "DECODE_CRASH",
+    "strange": "DECODE_CRASH",
     "garbled": "DECODE_CRASH",
     "short": "DECODE_CRASH",
 }
@@ -141,6 +142,43 @@ def test_a_killed_rank_takes_its_child_along(tmp_path):
     while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not Path(f"/proc/{pid}").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high"), [("u1", 0, 255), ("u2", 0, 65535), ("i2", -32768, 32767), ("i8", -70000, 70000)]
+)
+def test_every_kind_of_number_comes_through_the_shared_memory_as_it_is(decoder, kind, low, high):
+    assert decoder.decode(frame("fine"), SOURCE).values.dtype == np.int32
+    answer = decoder.child.ask(frame(f"spread {kind} {low} {high}"), J2K)
+    assert answer.words.tolist() == [[low, high]]
+
+
+def test_a_picture_that_was_read_is_not_changed_by_what_the_child_writes_later(decoder):
+    first = decoder.child.ask(frame("spread u2 1 2"), J2K).words
+    decoder.child.ask(frame("spread u2 3 4"), J2K)
+    assert first.tolist() == [[1, 2]]
+
+
+def test_a_frame_that_no_memory_was_set_aside_for_is_refused_and_starts_no_child(decoder, monkeypatch):
+    monkeypatch.setattr(supervised, "SHARED_BYTES", 64)
+    with pytest.raises(StudyError, match="DECODE_ERROR"):
+        decoder.child.ask(bytes(65), J2K)
+    assert decoder.child.pid is None
+
+
+def test_the_memory_of_a_rare_large_picture_is_given_back(decoder, monkeypatch):
+    monkeypatch.setattr(supervised, "KEPT_BYTES", 1 << 20)
+    decoder.child.ask(frame("large"), J2K)
+    assert shared_kb(decoder.child.pid) < 1024
+
+
+def shared_kb(pid):
+    """What a child holds in the memory that it shares, kB."""
+    lines = iter(Path(f"/proc/{pid}/smaps").read_text().splitlines())
+    for line in lines:
+        if "memfd:frames" in line:
+            return int(next(row for row in lines if row.startswith("Rss:")).split()[1])
+    raise AssertionError("the child shares no memory")
 
 
 def test_what_a_decoder_says_stays_out_of_the_error(decoder):

@@ -2,11 +2,11 @@
 
 import shutil
 import unicodedata
-from dataclasses import replace
 
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from pydicom.uid import generate_uid
 
 from pipeline.archive.characters import UNDECODED, decoded

@@ -58,10 +58,10 @@ ENCODERS = {
     "tables of its own": lambda values: by_pillow(values, optimize=True),
     "finest": lambda values: by_pillow(values, quality=100),
     "coarsest": lambda values: by_pillow(values, quality=5),
-    "fill bytes before the end": lambda values: by_pillow(values)[:-2] + b"\xff\xff\xff\xd9",
     "progressive": lambda values: by_pillow(values, progressive=True),
     "restarts by the row": lambda values: by_opencv(values, 8),
     "restarts at odd places": lambda values: by_opencv(values, 3),
+    "filled up to its last marker": lambda values: by_pillow(values)[:-2] + b"\xff\xff\xff\xd9",
     "12 bits": of_12_bits,
 }
 

@@ -1,9 +1,10 @@
 """Several acquisitions under one series UID are told apart or refused, never mixed; one acquisition is never torn apart."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from pydicom.uid import generate_uid
 
 from pipeline.archive.found import FileRecord, Header, Traits

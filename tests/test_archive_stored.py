@@ -10,6 +10,7 @@ from pydicom.uid import UID
 
 from pipeline.archive import Decoder, codestream, read_volume
 from pipeline.archive.stored import stored_pixels
+from pipeline.archive.volume import rescaled
 from pipeline.errors import StudyError
 from pipeline.records import SliceSource
 from tests.fabricate import N_SLICES, hu_of, images, indexed, phantom, verdict, write
@@ -48,6 +49,16 @@ def test_a_sign_need_not_stand_in_the_bits_above_the_value(field):
     values = span(field[1], signed=True)
     words = in_words(values & ((1 << field[1]) - 1), *field)
     assert np.array_equal(stored_pixels(words.astype(np.int32), source(*field, signed=True)).values, values)
+
+
+@pytest.mark.parametrize(
+    "scale", [(1.0, -1024.0), (2.0, 0.0), (-3.0, 1.0), (0.5, -1024.0), (1.0, 0.25), (32767.0, 1e9), (0.0, 7.0)], ids=str
+)
+def test_hu_in_whole_numbers_are_those_in_fractions_and_fractions_stay(scale):
+    values = np.arange(-(1 << 15), 1 << 16, dtype=np.int32)
+    hu = rescaled(values, source(16, 16, 15, signed=True, slope=scale[0], intercept=scale[1]))
+    assert np.array_equal(hu, values.astype(np.float64) * scale[0] + scale[1])
+    assert (hu.dtype == np.int32) == (scale in [(1.0, -1024.0), (2.0, 0.0), (-3.0, 1.0), (0.0, 7.0)])
 
 
 def forms(value, bits, signed):

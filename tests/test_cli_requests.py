@@ -1,12 +1,14 @@
 """A wrong request is refused with its cure and exit code 2, before torch or pandas is loaded and before anything is written."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from pipeline.cli.main import main
 from pipeline.pseudonym import make_key, read_key
 from tests.tools import environment, program
 
@@ -135,6 +137,13 @@ def test_under_a_launcher_root_refuses_for_all(place, drenet, weights):
     with_key = environment(DRENET_KEY_FILE=place / "sound.key")
     done = subprocess.run(command, cwd=place, env=with_key, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr.count("Git LFS pointer")) == (2, 1), done.stdout + done.stderr
+
+
+def test_a_refused_request_leaves_a_python_callers_signal_handlers_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    assert main(["screen", "absent", "--weights", "w.ckpt", "--out", "run"]) == 2
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
 
 
 def test_a_key_is_made_by_its_command_for_its_owner_alone(drenet, tmp_path):

@@ -59,7 +59,7 @@ def network():
     part[0, :, 1] = torch.tensor([9.0, 9.0, 9.0, 1.0, 3.0, 2.0])
     proposal = torch.tensor([[1.0, 6.0, 5.0, 4.0, 2.0, 3.0]])
     nothing = torch.zeros(1, 2)
-    output = DreNetOutput(nothing, nothing, part, torch.zeros(1, 6), proposal, boxes, torch.zeros(1, 6))
+    output = DreNetOutput(nothing, nothing, part, torch.zeros(1, 6), proposal, boxes, torch.zeros(1, 6), nothing)
     network = formula_network(1 / 16)
     network.forward = lambda *_, **__: output
     return network

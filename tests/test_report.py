@@ -17,7 +17,7 @@ from pipeline.report import Options, write_report
 from pipeline.report.flow import read_flow
 from pipeline.report.timing import MERGED, PAUSE_S, read_timing, slowest_stages
 from pipeline.run.journal import encode
-from pipeline.run.resume import compact, last_places
+from pipeline.run.resume import compact, last_records
 from tests.fabricate_run import NETWORK, fabricated_run, key_of, lost
 
 N_STUDIES = 60
@@ -85,7 +85,7 @@ def test_a_table_too_long_for_a_browser_holds_the_highest_scores_and_says_where_
     shutil.copytree(run, short)
     write_report(short, Options(rows=20))
     tables = open_run(short)
-    slowest = set(slowest_stages(read_timing(short, last_places(short)))["worst_study"])
+    slowest = set(slowest_stages(read_timing(short, last_records(short)))["worst_study"])
     columns = columns_of(short)
     others = tables.studies[~tables.studies["study_key"].isin(slowest)]
     highest = others.sort_values("probability", ascending=False)["study_key"].head(20 - len(slowest))
@@ -222,16 +222,16 @@ def test_working_time_leaves_out_the_pauses_between_attempts(tmp_path):
     late = encode(Line(result=lost(99), seconds={"read": 2.0}, ended=1e9 + 86_400))
     (tmp_path / "journal" / "0002").mkdir()
     (tmp_path / "journal" / "0002" / "rank-00000.jsonl").write_bytes(late)
-    timing = read_timing(tmp_path, last_places(tmp_path))
+    timing = read_timing(tmp_path, last_records(tmp_path))
     assert timing["study_key"].iloc[-1] == key_of(99)
     assert timing["at_s"].iloc[-1] == 18 + PAUSE_S  # study 19 was lost before any stage
     assert timing["rank"].iloc[-1] == "0002/rank-00000"
     compact(tmp_path)
-    assert set(read_timing(tmp_path, last_places(tmp_path))["rank"]) == {MERGED}
+    assert set(read_timing(tmp_path, last_records(tmp_path))["rank"]) == {MERGED}
 
 
 def test_stages_are_ranked_by_what_they_cost(run):
-    stages = slowest_stages(read_timing(run, last_places(run)))
+    stages = slowest_stages(read_timing(run, last_records(run)))
     assert stages["stage"].tolist() == ["infer", "lung", "read", "prepare"]
     assert stages["share"].sum() == pytest.approx(1)
     assert stages["worst_s"].iloc[0] == 5.0 == 1.0 + 4
@@ -270,7 +270,7 @@ def test_no_legend_covers_a_curve(run, monkeypatch):
     monkeypatch.setattr(figures, "_source", lambda figure, _: drawn.append(figure) or "")
     monkeypatch.setattr(plots, "_bytes", lambda figure, _: drawn.append(figure) or b"")
     tables = open_run(run)
-    figures.charts(tables.studies, data(run, "studies")["networks"], read_timing(run, last_places(run)))
+    figures.charts(tables.studies, data(run, "studies")["networks"], read_timing(run, last_records(run)))
     scored = Scored(np.array([0, 1] * 20), np.linspace(0, 1, 40), np.arange(40))
     plots.draw(scored, scored, 0.5)
     legends = 0

@@ -13,7 +13,7 @@ import pytest
 from pipeline import open_run
 from pipeline.report import study_page, study_value, write_report
 from pipeline.run.journal import decode, read_raw
-from pipeline.run.resume import last_places
+from pipeline.run.resume import last_records
 from pipeline.run.run_toml import read_described
 from pipeline.study.picture_pack import find_pictures, read_deep, read_pictures
 from tests.browser import chromium, faults
@@ -443,7 +443,7 @@ def test_on_paper_the_table_keeps_its_columns_and_the_top_study_its_pictures(pag
 
 
 def test_one_study_has_a_page_of_its_own_by_the_same_code(browser, run, volume, tmp_path):
-    key, places = top_study(run), last_places(run)
+    key, places = top_study(run), last_records(run)
     pictures = read_pictures(find_pictures(run, {key: places[key].input})[key])
     (raw,) = read_raw([places[key]])
     result = decode(raw).result

@@ -6,9 +6,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from pipeline.archive import FileRecord, FoundFile, Header, scan_file
+from pipeline.archive import FileRecord, FoundFile, Header, list_folder, scan_file
 from pipeline.config import Config, SliceConfig
 from pipeline.errors import Drained, Reason
 from pipeline.mpi.world import Alone
@@ -19,6 +20,7 @@ from pipeline.run.manifest import read_manifest
 from pipeline.run.paths import MANIFEST
 from pipeline.run.scan_cache import Catalogue
 from tests.fabricate import CONFIG, KEY, hu_of, images, indexed, left_out, write
+from tests.test_archive_walk_ahead import calls
 from tests.tools import environment, program
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +49,9 @@ def reads(monkeypatch):
     return read
 
 
-def test_indexing_again_reads_only_what_is_new_or_changed(archive, reads):
+@pytest.mark.parametrize("at_once", [7, 1000])
+def test_indexing_again_reads_only_what_is_new_or_changed(at_once, archive, reads, monkeypatch):
+    monkeypatch.setattr(catalogues, "AT_ONCE", at_once)
     before, _ = indexed(archive)
     assert len(reads) == 3 * 24 + 1
     reads.clear()
@@ -197,10 +201,10 @@ def test_of_several_readings_of_a_file_the_last_counts_whatever_else_hashes_alik
     for scan in (before, after):
         with Catalogue(tmp_path) as known:
             for found in scan:
-                known.add(found)
+                known.add(msgspec.json.encode(found))
     with Catalogue(tmp_path) as known:
         asked = [("a", 1, 1), ("a", 1, 9), ("b", 2, 2), ("c", 3, 3), ("d", 4, 4)]
-        assert [known.recall(FoundFile(*one)) for one in asked] == [False, True, True, False, False]
+        assert [file.path for file in known.recall([FoundFile(*one) for one in asked])] == ["a", "c", "d"]
         assert sorted(known.study_uids()) == ["b", "new"]
 
 
@@ -240,10 +244,27 @@ def test_of_a_large_container_only_a_studys_own_members_are_read_back(tmp_path):
     found = FoundFile('a"records":[.zip', 10, 1, records, tuple(uids))
     for _ in range(2):  # as it is read, and as it is recalled
         with Catalogue(tmp_path) as catalogue:
-            if not catalogue.recall(found):
-                catalogue.add(found)
-            catalogue.flush()
+            if catalogue.recall([found]):
+                catalogue.add(msgspec.json.encode(found))
             assert catalogue.n_files == 300
             assert sorted(catalogue.study_uids()) == uids
             for uid in uids:
                 assert catalogue.study(uid) == [record for record in records if record.headers[0].study_uid == uid]
+
+
+def test_a_file_that_is_known_costs_a_hundred_calls_and_its_header_none(tmp_path, reads):
+    write(tmp_path / "a", images(n_slices=200))
+    indexed(tmp_path / "a")
+    reads.clear()
+    assert calls(lambda: indexed(tmp_path / "a")) < 130 * 200
+    assert reads == []
+
+
+def test_root_writes_down_what_a_rank_has_read_byte_by_byte(archive, tmp_path):
+    indexed(archive)
+    (scan,) = (tmp_path / "a-private").glob("scan-*.jsonl")
+    lines = {json.loads(line)["path"]: line for line in scan.read_bytes().splitlines()}
+    _, files, _ = list_folder(archive, "deep/1")
+    assert {file.path: msgspec.json.encode(scan_file(archive, file)) for file in files} == {
+        file.path: lines[file.path] for file in files
+    }

@@ -7,7 +7,7 @@ import pytest
 from pipeline.errors import StorageError
 from pipeline.records import Line, StudyResult
 from pipeline.run.journal import Journal, read_lines
-from pipeline.run.resume import compact, last_places, next_attempt
+from pipeline.run.resume import compact, last_records, next_attempt
 
 
 def _line(key, status="OK", reason=""):
@@ -29,7 +29,7 @@ def test_compacting_keeps_the_last_record_of_every_study(tmp_path):
         with Journal(tmp_path / "journal" / f"{attempt:04d}" / "rank-00000.jsonl") as journal:
             journal.append(_line("a", status, "IO_ERROR" if status == "FAILED" else ""))
             journal.append(_line(f"only-{attempt}"))
-    before = set(last_places(tmp_path))
+    before = set(last_records(tmp_path))
     places = compact(tmp_path)
     assert set(places) == before == {"a", "only-1", "only-2"}
     assert not places["a"].transient

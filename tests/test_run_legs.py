@@ -6,7 +6,7 @@ import time
 import pytest
 
 from pipeline.errors import PipelineError
-from pipeline.run.journal import Place
+from pipeline.run.journal import LastRecord
 from pipeline.run.legs import end_leg
 
 
@@ -17,7 +17,7 @@ def leg(tmp_path):
 
     def end(lasted_s, *, n_done=1, moved=False, enough_s=60.0):
         path = tmp_path / "journal" / "0001" / "rank-00000.jsonl"
-        done = {f"s{n}": Place(path, 0, "study", f"s{n}", "OK", seconds=100.0) for n in range(n_done)}
+        done = {f"s{n}": LastRecord(path, 0, "study", f"s{n}", "OK", seconds=100.0) for n in range(n_done)}
         end_leg(tmp_path, done, lasted_s, enough_s=enough_s, moved=moved)
 
     return end

@@ -11,7 +11,7 @@ import pytest
 from pipeline.run.deal import Deal
 from pipeline.run.pace import Pace
 from pipeline.run.read_tables import open_run
-from pipeline.run.resume import last_places
+from pipeline.run.resume import last_records
 from tests.tools import environment, program
 
 ROOT = Path(__file__).parents[1]
@@ -119,7 +119,7 @@ def test_no_study_is_begun_that_cannot_end_before_the_walltime(small, whole, wei
     ends = str(int(time.time()) + 3600)
     done = drenet(*screen, fault="every_study_takes_a_week_by_its_own_account", SLURM_JOB_END_TIME=ends)
     assert (done.returncode, "before the walltime" in done.stdout) == (75, True), done.stdout
-    n_done = sum(place.status.startswith("OK") for place in last_places(tmp_path / "run").values())
+    n_done = sum(place.status.startswith("OK") for place in last_records(tmp_path / "run").values())
     assert 0 < n_done < 6
     soon = drenet(*screen, SLURM_JOB_END_TIME=ends)
     assert (soon.returncode, "ask for a longer one" in soon.stdout) == (2, True), soon.stdout
@@ -142,12 +142,12 @@ def test_the_pace_is_that_of_nearly_all_studies_and_grows_with_cost():
 def test_a_rank_is_given_a_study_when_one_fits_though_two_do_not(tmp_path):
     from pipeline.config import RunConfig
     from pipeline.records import Study
-    from pipeline.run.journal import Place
+    from pipeline.run.journal import LastRecord
     from pipeline.run.manifest import Heading, read_manifest, write_manifest
     from pipeline.run.open_studies import Share, StudySource
 
     write_manifest(tmp_path, Heading("/a", "k", "s", 0), [Study(f"s{n}", "p", "u", "i") for n in range(9)])
-    done = {"s0": Place(tmp_path, 0, "study", "s0", "OK", input=read_manifest(tmp_path).entries[0].digest, seconds=45.0)}
+    done = {"s0": LastRecord(tmp_path, 0, "study", "s0", "OK", input=read_manifest(tmp_path).entries[0].digest, seconds=45.0)}
     pace = Pace(ends=105.0, clock=lambda: 0.0)
     source = StudySource(read_manifest(tmp_path), done, 1, RunConfig(), Share(pace=pace))
     assert source.give(0)

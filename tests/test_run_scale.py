@@ -22,7 +22,7 @@ from pipeline.run.gather import gather, payload_digest
 from pipeline.run.journal import journal_files, notes_of
 from pipeline.run.manifest import read_manifest
 from pipeline.run.paths import MANIFEST_HEADS
-from pipeline.run.resume import compact, last_places, noted_places
+from pipeline.run.resume import compact, last_records, noted_records
 from pipeline.run.status import read_status
 from tests.fabricate_run import NETWORK
 
@@ -76,7 +76,7 @@ def test_merging_attempts_reads_what_it_merges_twice_and_the_rest_once(tmp_path,
     size = journal_bytes(run)
     places = compact(run)
     assert read["bytes"] <= 2 * size
-    assert places == last_places(run) == noted_places(run)
+    assert places == last_records(run) == noted_records(run)
     assert [path.name for path in journal_files(run)] == ["root.jsonl", "zz-compacted.jsonl"]
 
 
@@ -130,7 +130,7 @@ def test_what_notes_do_not_cover_is_read_from_the_journal(damage, tmp_path):
     run = made(tmp_path / "run")
     for path in journal_files(run)[:3]:
         damage(notes_of(path))
-    assert noted_places(run) == last_places(run)
+    assert noted_records(run) == last_records(run)
 
 
 def test_a_record_that_a_watcher_wrote_after_the_notes_counts(tmp_path):
@@ -139,8 +139,8 @@ def test_a_record_that_a_watcher_wrote_after_the_notes_counts(tmp_path):
     last = path.read_bytes().splitlines(keepends=True)[-1]
     with path.open("ab") as file:
         file.write(last[:100] + b"\n" + store.encode(store.Line(result=scale.result_of(10**6 + 9, []))))
-    assert scale.key_of(10**6 + 9) in noted_places(run)
-    assert noted_places(run) == last_places(run)
+    assert scale.key_of(10**6 + 9) in noted_records(run)
+    assert noted_records(run) == last_records(run)
 
 
 def test_a_journal_of_an_older_version_has_no_notes_and_is_gathered_the_same(tmp_path):
@@ -330,5 +330,5 @@ def test_a_note_is_written_only_once_its_record_is_on_the_disk(tmp_path, monkeyp
     with store.Journal(path.with_name("later.jsonl"), fsync_every_s=1e9) as journal:
         journal.append(store.Line(result=scale.result_of(19, [])))
         assert not notes_of(path.with_name("later.jsonl")).read_bytes()
-    assert noted_places(tmp_path) == last_places(tmp_path)
+    assert noted_records(tmp_path) == last_records(tmp_path)
     assert notes_of(path.with_name("later.jsonl")).read_bytes()

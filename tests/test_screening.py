@@ -27,7 +27,7 @@ from pipeline.phantom.images import series
 from pipeline.phantom.writer import write_series
 from pipeline.pseudonym import make_key
 from pipeline.run.manifest import read_manifest
-from pipeline.run.resume import last_places
+from pipeline.run.resume import last_records
 
 TABLES = ("studies.csv", "patients.csv", "exclusions.csv", "slices.parquet")
 
@@ -227,7 +227,7 @@ def test_asked_to_stop_a_run_exits_75_and_goes_on_where_it_stopped(screened, arc
 
 
 def _n_records(out):
-    return sum(place.kind == "study" and place.status.startswith("OK") for place in last_places(out).values())
+    return sum(place.kind == "study" and place.status.startswith("OK") for place in last_records(out).values())
 
 
 def test_started_again_a_finished_run_computes_nothing(screened, archive, weights, drenet):
@@ -419,7 +419,7 @@ def test_a_failure_that_stays_is_tried_three_times_and_recorded(archive, weights
     done = drenet("screen", archive, "--weights", weights, "--out", tmp_path / "run", fault="every_read_fails")
     assert done.returncode == 0, done.stdout
     reasons = Counter(row["reason"] for row in _rows(tmp_path / "run"))
-    tries = [place.tries for place in last_places(tmp_path / "run").values() if place.transient]
+    tries = [place.tries for place in last_records(tmp_path / "run").values() if place.transient]
     assert tries == [3] * reasons["IO_ERROR"]
     assert reasons["IO_ERROR"] > 4
 

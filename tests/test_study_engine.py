@@ -149,11 +149,15 @@ def test_the_rank_may_answer_its_messages_between_slices(network, study):
     assert len(ticks) == 3
 
 
-def test_a_studys_slices_in_one_batch_as_on_a_gpu_are_those_one_by_one(network, study):
+def test_a_studys_slices_in_one_batch_as_on_a_gpu_are_those_one_by_one(network, study, monkeypatch):
     engine = Engine([network, formula_network(WIDTH)], EngineConfig(name="torch"))
-    covered = [lung_integral(lung) for lung in study.lung]
-    at_once = engine._predict_batch(torch.from_numpy(study.images), torch.from_numpy(study.zoom), covered)
-    for one, other in zip(engine.predict(study), at_once, strict=True):
+    one_by_one = engine.predict(study)
+    monkeypatch.setattr(engine, "_at_once", len(study.images))
+    _check_alike(engine.predict(study), one_by_one)
+
+
+def _check_alike(got, want):
+    for one, other in zip(want, got, strict=True):
         for alone, together in zip(one, other, strict=True):
             assert together.probability == pytest.approx(alone.probability, abs=1e-5)
             assert [detail.box for detail in together.details] == [detail.box for detail in alone.details]

@@ -15,7 +15,7 @@ from pipeline.errors import PipelineError
 from pipeline.records import StudyResult, Volume
 from pipeline.report import write_report
 from pipeline.run.gather import payload_digest
-from pipeline.run.resume import last_places
+from pipeline.run.resume import last_records
 from pipeline.study.picture_pack import Album, find_pictures, keep_deep, read_deep, read_pictures
 from pipeline.study.pictures import MAX_BYTES, coronal, deep_pictures, outlines, pack_slice, study_pictures
 from pipeline.study.slices import prepare
@@ -180,7 +180,7 @@ def test_a_run_killed_between_two_studies_has_the_pictures_of_its_top_after_a_re
     done = pipeline.screen(plain.archive, weights, out, config=config, key_file=plain.run.parent / "key")
     assert done.digest == plain.digest
     top = pipeline.open_run(out).studies.sort_values("probability", ascending=False)["study_key"].tolist()[:3]
-    assert set(top) <= set(find_pictures(out, {key: place.input for key, place in last_places(out).items()}))
+    assert set(top) <= set(find_pictures(out, {key: place.input for key, place in last_records(out).items()}))
     assert len(list((out / "images").glob("*.pack"))) == 2
     assert {path.stem for path in (out / "images").glob("*.deep")} == set(top)
 
@@ -203,7 +203,7 @@ def test_the_report_shows_the_top_studies_with_their_details(plain):
     run = pipeline.open_run(plain.run)
     write_report(run.folder)
     top = run.studies.sort_values("probability", ascending=False)["study_key"].tolist()[:3]
-    inputs = {key: place.input for key, place in last_places(run.folder).items()}
+    inputs = {key: place.input for key, place in last_records(run.folder).items()}
     assert set(top) <= set(find_pictures(run.folder, inputs))
     for key in top:
         said = (run.folder / "report" / "data" / f"images-{key}.js").read_text()

@@ -1,5 +1,7 @@
 """Which slices count, what is no chest, and what the network sees: whole lungs, and nothing of their contour."""
 
+import subprocess
+
 import cv2
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from pipeline.records import Volume
 from pipeline.study.fill import fill
 from pipeline.study.lungs import lung_masks
 from pipeline.study.slices import choose_slices, kept_slices, prepare, to_grey, without_rim
+from tests.tools import environment, program
 
 
 def volume_of(hu, z_mm, spacing_mm, places=None, n_series=0):
@@ -22,6 +25,13 @@ def volume_of(hu, z_mm, spacing_mm, places=None, n_series=0):
 
 def prepared(volume, config=Config(), seed=1):  # noqa: B008  frozen
     return prepare(volume, lung_masks(volume.hu, volume.z_mm, volume.spacing_mm), seed, config)
+
+
+def test_freed_memory_is_not_asked_for_again():
+    done = subprocess.run(
+        program("count_page_faults"), env=environment(), capture_output=True, text=True, check=True, timeout=120
+    )
+    assert int(done.stdout) < 5_000  # 80,000 where every picture is given back
 
 
 @pytest.fixture(scope="module")

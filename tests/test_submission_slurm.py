@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import ClusterConfig
-from pipeline.run.resume import last_places
+from pipeline.run.resume import last_records
 from pipeline.submission import job_script
 
 sys.path.insert(0, str(Path(__file__).parent))  # where the bed lies
@@ -162,7 +162,7 @@ def test_a_chain_over_three_time_limits_gives_the_digest_of_one_rank(bed, studie
 def test_a_preempted_job_is_requeued_and_ends_with_the_digest_of_one_rank(bed, studies, weights, one_rank, tmp_path):
     script = _faulty(tmp_path, "every_study_takes_longer")
     job = bed.submit(script, studies, "--weights", weights, "--out", tmp_path / "run", LONGER_S="6")
-    bed.until(lambda: any(place.status == "OK" for place in last_places(tmp_path / "run").values()))
+    bed.until(lambda: any(place.status == "OK" for place in last_records(tmp_path / "run").values()))
     other = bed.submit("--partition=urgent", "--nodes=4", "--exclusive", "--wrap=sleep 1")
     bed.wait(other, job)
     assert bed.state(job) == ("COMPLETED", 0)

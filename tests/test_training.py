@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 from pipeline.cohort.cache import cache_name
 from pipeline.cohort.gather import gather_cohort
+from pipeline.cohort.tasks import POSITIVE
 from pipeline.config import Config
 from pipeline.errors import ConfigurationError, Reason, StudyError
 from pipeline.evaluation.trained_run import _left_out
@@ -23,8 +25,9 @@ from pipeline.pseudonym import make_key
 from pipeline.records import Box, PreparedStudy, Study
 from pipeline.study.drenet import load_checkpoint
 from pipeline.study.screener import SeenStudy
+from pipeline.training import run
 from pipeline.training.events import FILE
-from pipeline.training.fit import JUMP
+from pipeline.training.fit import JUMP, Trainer
 from pipeline.training.recipe import Recipe
 from pipeline.training.run import TrainingRequest, check
 from tests.fabricate import images, write
@@ -97,6 +100,28 @@ def test_one_and_two_ranks_train_the_same_network_bit_for_bit(cohort, train, tra
     one, two = (load_file(folder / "best.safetensors") for folder in (trained, cohort / "two"))
     assert all(torch.equal(value, two[key]) for key, value in one.items())
     assert len(rows(trained / "steps.csv")) == 21
+
+
+def test_the_network_that_training_began_with_is_the_best_where_training_makes_it_worse(cohort, trained, monkeypatch):
+    first_is_right = iter([True, False])
+
+    def validate(trainer, _epoch):
+        right = next(first_is_right)
+        return {
+            member.patient_key: (0.9 if (member.label == POSITIVE) == right else 0.1, 0.5)
+            for member in trainer.cohort.part("validation")
+        }
+
+    monkeypatch.setattr(Trainer, "validate", validate)
+    recipe = msgspec.structs.replace(msgspec.toml.decode(RECIPE, type=Recipe), trunk_epochs=0)
+    request = TrainingRequest(
+        cohort / "archive", cohort / "archive-truth" / "labels.csv", "covid-vs-bacterial", cohort / "warm", recipe,
+        Config(), start=trained / "best.safetensors", cache=cohort / "cache",
+    )  # fmt: skip
+    state = run.train(Alone(), request)
+    assert (state.best, state.since_best, len(state.epochs)) == (1.0, 1, 1)
+    began, best = (load_file(folder / "best.safetensors") for folder in (trained, cohort / "warm"))
+    assert all(torch.equal(value, best[key]) for key, value in began.items())
 
 
 @pytest.mark.long

@@ -2,7 +2,7 @@
 
 from pipeline.archive.decode import Decoder
 from pipeline.archive.exported import read_mask
-from pipeline.archive.found import FileRecord, FoundFile, Header
+from pipeline.archive.found import FileRecord, FoundFile, Header, VolumeFile
 from pipeline.archive.listed import Listed, is_list, listed_files, listed_study, read_list, root_of
 from pipeline.archive.nifti import build_volume_study, folder_patients, volume_name
 from pipeline.archive.packed import every_slice, pack
@@ -23,6 +23,7 @@ __all__ = [
     "Header",
     "Listed",
     "SeriesRank",
+    "VolumeFile",
     "asked",
     "build_picture_study",
     "build_study",

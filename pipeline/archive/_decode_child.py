@@ -1,11 +1,13 @@
 """The decode child: a plain process that imports numpy and decoders only, and may die without harm to its rank.
 
-It reads (uint32 length, uint8 length of the syntax, syntax, frame) from standard input and answers (uint8 how, uint32 length,
-payload): little-endian int32 rows x columns behind two uint32, or the error's class name. How is FAILED, SOUND, or DOUBTED: the
-decoder's library complained, but decoded it.
+Memory shared with its rank, whose descriptor is its argument, holds the frame; standard input says (uint32 length, uint8 length
+of the syntax, syntax). The pixels take the frame's place, and it answers (uint8 how, uint8 kind of number, uint32 rows, uint32
+columns). How is FAILED (the error's class name lies there, as long as `rows`), SOUND, or DOUBTED: the decoder's library
+complained, but decoded it.
 """
 
 import ctypes
+import mmap
 import os
 import re
 import resource
@@ -26,6 +28,8 @@ SAID_BYTES = 1 << 20
 FAILED = 0
 SOUND = 1
 DOUBTED = 2
+KINDS = ("|u1", "<u2", "<i2", "<i4")
+"""How pixels may lie in memory, as the rank knows it: as decoded, or as the last."""
 WARNINGS = 2
 """How much OpenJPEG says."""
 SIZE = b"\xff\x51"
@@ -133,6 +137,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (SAID_BYTES, SAID_BYTES))
+    memory = mmap.mmap(int(sys.argv[1]), 0)
     source = sys.stdin.buffer
     sink = os.fdopen(os.dup(1), "wb")
     said = os.memfd_create("said")
@@ -141,18 +146,25 @@ def main() -> None:
     while head := source.read(5):
         length, n_syntax = struct.unpack("<IB", head)
         syntax = source.read(n_syntax).decode()
-        frame = source.read(length)
         try:
-            values = np.ascontiguousarray(decode(syntax, frame), np.int32)
-            rows, columns = values.shape  # fails where it is not one grey plane
+            kind, rows, columns = placed(decode(syntax, memory[:length]), memory)
             how = SOUND
-            payload = struct.pack("<II", rows, columns) + values.tobytes()
         except BaseException as error:  # noqa: BLE001  a decoder's panic is no Exception
-            how = FAILED
-            payload = type(error).__name__.encode()
+            name = type(error).__name__.encode()
+            memory[: len(name)] = name
+            how, kind, rows, columns = FAILED, 0, len(name), 0
         how = DOUBTED if complained(said, syntax) and how == SOUND else how
-        sink.write(struct.pack("<BI", how, len(payload)) + payload)
+        sink.write(struct.pack("<BBII", how, kind, rows, columns))
         sink.flush()
+
+
+def placed(values: "np.ndarray", memory: mmap.mmap) -> tuple[int, int, int]:
+    """Copy an image into `memory`: (kind of number, rows, columns). Raises ValueError where it is not one grey plane."""
+    rows, columns = values.shape
+    kind = KINDS.index(values.dtype.str) if values.dtype.str in KINDS else len(KINDS) - 1
+    there = np.frombuffer(memory, KINDS[kind], rows * columns).reshape(rows, columns)
+    np.copyto(there, values, casting="unsafe")
+    return kind, rows, columns
 
 
 def complained(said: int, syntax: str) -> bool:

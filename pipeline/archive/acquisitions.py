@@ -115,6 +115,8 @@ def _belongs_to_next(i: int, moves: Floats, waits: Floats) -> bool:
 
 def number_of(text: str) -> float | None:
     """A number, a time of day, or a date and time (its zone left out); None for what is none, or beyond measure."""
+    if not text:
+        return None
     try:
         number = float(text.replace(":", "").partition("&")[0].partition("+")[0])
     except ValueError:

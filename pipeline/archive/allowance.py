@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import TracebackType
 
 from pipeline.errors import Reason, StudyError
 from pipeline.records import Stage
@@ -65,17 +65,32 @@ class Allowance:
             raise
         self._cpu_end_s += time.thread_time() - begun_s  # serving the other ranks is not this file's time
 
-    @contextmanager
-    def parsing(self, otherwise: Reason, stage: Stage) -> Iterator[None]:
+    def parsing(self, otherwise: Reason, stage: Stage) -> Door:
         """The door: whatever a parser raises within leaves as a StudyError, `otherwise` where the error says nothing better."""
-        try:
-            yield
-        except PASSING:
-            raise
-        except BaseException as error:
-            if error is self._heard:
-                raise
-            raise StudyError(_reason(error, otherwise), stage) from None
+        return Door(self, otherwise, stage)
+
+    def is_news(self, error: BaseException) -> bool:
+        """Whether `tick` raised it."""
+        return error is self._heard
+
+
+class Door:
+    """The door of `Allowance.parsing`, through which every file and member goes."""
+
+    __slots__ = ("_allowance", "_otherwise", "_stage")
+
+    def __init__(self, allowance: Allowance, otherwise: Reason, stage: Stage) -> None:
+        self._allowance = allowance
+        self._otherwise = otherwise
+        self._stage: Stage = stage
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None or isinstance(error, PASSING) or self._allowance.is_news(error):
+            return
+        raise StudyError(_reason(error, self._otherwise), self._stage) from None
 
 
 def _reason(error: BaseException, otherwise: Reason) -> Reason:

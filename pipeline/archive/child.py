@@ -1,5 +1,8 @@
 """The supervised decode child: started bare, bounded in CPU seconds, started again after death.
 
+Frames and pixels lie in memory that both share; two pipes carry only what is asked and how it went, so that an answer is copied
+once, and before it is looked at: what the child writes later changes nothing.
+
 A child that somebody kills from outside is no verdict on the frame: it is started again and asked the same. One that crashes
 twice on a frame is the frame's fault.
 """
@@ -7,6 +10,7 @@ twice on a frame is the frame's fault.
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import select
 import signal
@@ -29,7 +33,13 @@ MAX_KILLED = 3
 MAX_CRASHED = 2
 WALL_FACTOR = 20.0
 CHECK_EVERY_S = 0.5
-MAX_ANSWER = 8 + 4 * MAX_MATRIX**2
+SHARED_BYTES = 8 * MAX_MATRIX**2 + (2 << 20)
+"""The largest frame that is read (archive/reading.py) fits, and the largest answer; only what is written takes memory."""
+KEPT_BYTES = 8 << 20
+"""What a rare large frame took beyond this is given back."""
+KINDS = ("|u1", "<u2", "<i2", "<i4")
+"""An answer's pixels, as numpy names them; others come as the last."""
+QUESTION, ANSWER = struct.Struct("<IB"), struct.Struct("<BBII")
 OUTSIDE = tuple(-number for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 LAUNCHER = ("PMI", "OMPI", "SLURM", "MPI", "HYDRA", "HYDI", "PRTE", "PALS")
 
@@ -38,6 +48,7 @@ ANSWERS = {b"MemoryError": Reason.OUT_OF_MEMORY, b"UnknownSyntaxError": Reason.U
 
 
 FAILED, SOUND, DOUBTED = range(3)
+LONGEST_NAME = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,39 +72,49 @@ class Limit:
         return cpu_seconds(self._pid) > self._cpu_s or time.monotonic() > self._wall_s
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A child that has been started, and what it shares with this process."""
+
+    process: subprocess.Popen[bytes]
+    memory: mmap.mmap
+
+
 class Child:
     """One decode child, started when first asked; `tick` is called while it is waited for."""
 
     def __init__(self, cpu_s: float, tick: Callable[[], None] = lambda: None) -> None:
         self._cpu_s = cpu_s
         self._tick = tick
-        self._process: subprocess.Popen[bytes] | None = None
+        self._running: Running | None = None
 
     @property
     def pid(self) -> int | None:
         """The process' number while there is one."""
-        return self._process.pid if self._process else None
+        return self._running.process.pid if self._running else None
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> Running:
         """The process, started if there is none."""
-        self._process = self._process or _start()
-        return self._process
+        self._running = self._running or _start()
+        return self._running
 
     def close(self) -> None:
         """End the process, if there is one, and take its body away."""
-        if self._process is not None:
-            self._process.kill()
-            self._bury(self._process)
+        if self._running is not None:
+            self._running.process.kill()
+            self._bury(self._running)
 
     def ask(self, frame: bytes, syntax: str) -> Decoded:
         """What the child makes of a frame. Raises StudyError, stage decode."""
+        if len(frame) > SHARED_BYTES:
+            raise StudyError(Reason.DECODE_ERROR, "decode")
         killed = crashed = 0
         while killed <= MAX_KILLED and crashed < MAX_CRASHED:
-            process = self.start()
+            running = self.start()
             try:
-                return self._exchange(process, frame, syntax)
+                return self._exchange(running, frame, syntax)
             except (BrokenPipeError, EOFError):
-                outside = self._bury(process) in OUTSIDE
+                outside = self._bury(running) in OUTSIDE
                 killed = killed + outside
                 crashed = crashed + (not outside)
             except StudyError:
@@ -103,9 +124,12 @@ class Child:
                 raise
         raise StudyError(Reason.DECODE_CRASH, "decode")
 
-    def _bury(self, process: subprocess.Popen[bytes]) -> int:
+    def _bury(self, running: Running) -> int:
         """The exit code of a process that has ended or is ending."""
-        self._process = None
+        self._running = None
+        with contextlib.suppress(BufferError):  # an error under way may still hold a view: it goes with that
+            running.memory.close()
+        process = running.process
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 with contextlib.suppress(OSError):
@@ -117,16 +141,17 @@ class Child:
             process.wait()
             return 1
 
-    def _exchange(self, process: subprocess.Popen[bytes], frame: bytes, syntax: str) -> Decoded:
-        limit = Limit(process.pid, self._cpu_s)
-        self._write(process, struct.pack("<IB", len(frame), len(syntax)) + syntax.encode() + frame, limit)
-        how, length = struct.unpack("<BI", self._read(process, 5, limit))
-        if how not in (FAILED, SOUND, DOUBTED) or length > MAX_ANSWER:
+    def _exchange(self, running: Running, frame: bytes, syntax: str) -> Decoded:
+        limit = Limit(running.process.pid, self._cpu_s)
+        running.memory[: len(frame)] = frame
+        self._write(running.process, QUESTION.pack(len(frame), len(syntax)) + syntax.encode(), limit)
+        how, kind, rows, columns = ANSWER.unpack(self._read(running.process, ANSWER.size, limit))
+        if how not in (FAILED, SOUND, DOUBTED) or kind >= len(KINDS):
             raise EOFError
-        payload = self._read(process, length, limit)
         if how == FAILED:
-            raise StudyError(ANSWERS.get(payload, Reason.DECODE_ERROR), "decode")
-        return Decoded(_pixels(payload), how == DOUBTED)
+            name = running.memory[: min(rows, LONGEST_NAME)]
+            raise StudyError(ANSWERS.get(name, Reason.DECODE_ERROR), "decode")
+        return Decoded(_pixels(running.memory, KINDS[kind], rows, columns), how == DOUBTED)
 
     def _write(self, process: subprocess.Popen[bytes], data: bytes, limit: Limit) -> None:
         left = memoryview(data)
@@ -157,24 +182,37 @@ class Child:
             raise StudyError(Reason.DECODE_TIMEOUT, "decode")
 
 
-def _pixels(payload: bytes) -> npt.NDArray[np.int32]:
-    """int32 [rows, columns]. Raises EOFError for an answer that holds more or fewer: its writer is damaged."""
-    rows, columns = struct.unpack("<II", payload[:8]) if len(payload) >= 8 else (0, 0)
-    if rows * columns * 4 + 8 != len(payload):
+def _pixels(memory: mmap.mmap, kind: str, rows: int, columns: int) -> npt.NDArray[np.int32]:
+    """A copy, int32 [rows, columns]. Raises EOFError for an answer that cannot lie there: its writer is damaged."""
+    taken = rows * columns * np.dtype(kind).itemsize
+    if taken > SHARED_BYTES:
         raise EOFError
-    return np.frombuffer(payload, "<i4", offset=8).reshape(rows, columns)
+    shared = np.frombuffer(memory, kind, rows * columns)
+    pixels = shared.reshape(rows, columns).astype(np.int32)
+    del shared
+    if taken > KEPT_BYTES:
+        memory.madvise(mmap.MADV_REMOVE)
+    return pixels
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _start() -> Running:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER)}
-    return subprocess.Popen(
-        [sys.executable, "-I", str(SCRIPT)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        bufsize=0,
-    )
+    handle = os.memfd_create("frames")
+    try:
+        os.ftruncate(handle, SHARED_BYTES)
+        memory = mmap.mmap(handle, SHARED_BYTES)
+        process = subprocess.Popen(
+            [sys.executable, "-I", str(SCRIPT), str(handle)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            bufsize=0,
+            pass_fds=(handle,),
+        )
+    finally:
+        os.close(handle)
+    return Running(process, memory)
 
 
 def cpu_seconds(pid: int) -> float:

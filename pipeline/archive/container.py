@@ -21,7 +21,7 @@ from typing import BinaryIO, Literal, cast
 
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.codestream import begins_nifti
-from pipeline.archive.inflate import ENDLESS, GZIP, GZIP_MAGIC, PIECE, forward, gunzipped, part, unzipped
+from pipeline.archive.inflate import ENDLESS, GZIP, GZIP_MAGIC, PIECE, byte_range, forward, gunzipped, unzipped
 from pipeline.archive.tar import BLOCK, begins_tar, entries
 from pipeline.archive.walk import portable
 from pipeline.errors import Reason, StudyError
@@ -110,7 +110,7 @@ def begun(stream: BinaryIO, start: int, allowance: Allowance) -> tuple[BinaryIO,
     stream.seek(start)
     if stream.read(len(GZIP_MAGIC)) != GZIP_MAGIC:
         return stream, start
-    return forward(partial(gunzipped, part(stream, start, ENDLESS), allowance)), 0
+    return forward(partial(gunzipped, byte_range(stream, start, ENDLESS), allowance)), 0
 
 
 class ZipMembers:
@@ -179,7 +179,7 @@ def _other_members(stream: BinaryIO, kind: Kind, size: int, allowance: Allowance
         elif kind == "tar" and entry.start + entry.size > size:
             raise StudyError(Reason.ARCHIVE_CORRUPT, "unpack")
         else:
-            yield _sized(Member(name, address=entry.start, size=entry.size, stream=part(body, entry.start, entry.size)))
+            yield _sized(Member(name, address=entry.start, size=entry.size, stream=byte_range(body, entry.start, entry.size)))
 
 
 def _length(stream: BinaryIO) -> int:

@@ -8,9 +8,9 @@ from zlib import crc32
 from pipeline.archive import tags
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.characters import BLANKS
-from pipeline.archive.elements import DataSet, PixelPlace
+from pipeline.archive.elements import DataSet, PixelSpan
 from pipeline.archive.found import Header, Traits
-from pipeline.archive.frame import Frame, Layout, StreamOrigin
+from pipeline.archive.frame import Frame, Layout, StreamOrigin, Values
 from pipeline.archive.patient import identity, person
 from pipeline.archive.rules import matches
 from pipeline.archive.syntax import COMPRESSED, DEFLATED, NATIVE
@@ -29,7 +29,7 @@ MAX_SHARED = 32 << 20
 
 def describe(data: DataSet, layout: Layout, origin: StreamOrigin, allowance: Allowance) -> tuple[Header, ...]:
     """One header a frame of CT, one for anything else. Raises StudyError DECOMPRESSION_BOMB for too many frames."""
-    top = {tag: value for tag, value in data.items() if tag not in tags.SEQUENCES}
+    top = {tag: value for tag, value in data.items() if isinstance(value, bytes)}
     per_frame = data.get(tags.PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE)
     whole = Frame(top, 0, 1, layout)
     if not isinstance(per_frame, list) or not per_frame or whole.text(tags.SOP_CLASS_UID) not in CT:
@@ -48,9 +48,9 @@ def describe(data: DataSet, layout: Layout, origin: StreamOrigin, allowance: All
     return tuple(headers)
 
 
-def _flat(item: DataSet) -> DataSet:
+def _flat(item: DataSet) -> Values:
     """A functional group's elements without their sequences."""
-    flat: DataSet = {}
+    flat: Values = {}
     for tag, value in item.items():
         if isinstance(value, list):
             flat |= _flat(value[0]) if value else {}
@@ -59,7 +59,7 @@ def _flat(item: DataSet) -> DataSet:
     return flat
 
 
-def _typed(data: DataSet) -> DataSet:
+def _typed(data: Values) -> Values:
     return data | {tags.IMAGE_TYPE: data[tags.FRAME_TYPE]} if tags.FRAME_TYPE in data else data
 
 
@@ -72,7 +72,7 @@ def _header(frame: Frame, source: SliceSource, asked: tuple[Rule, ...]) -> Heade
         person=person(frame.words(tags.PATIENT_NAME), frame.words(tags.PATIENT_BIRTH_DATE)),
         sop_uid=frame.text(tags.SOP_INSTANCE_UID),
         sop_class=frame.text(tags.SOP_CLASS_UID),
-        image_type=tuple(part.upper() for part in frame.parts(tags.IMAGE_TYPE)),
+        image_type=tuple(map(str.upper, frame.parts(tags.IMAGE_TYPE))),
         position=_finite(frame.numbers(tags.IMAGE_POSITION_PATIENT)),
         orientation=_finite(frame.numbers(tags.IMAGE_ORIENTATION_PATIENT)),
         spacing_mm=_finite(frame.numbers(tags.PIXEL_SPACING)),
@@ -146,13 +146,17 @@ def _source(frame: Frame, origin: StreamOrigin) -> SliceSource:
         intercept=frame.number(tags.RESCALE_INTERCEPT) or 0.0,
         padding=frame.whole(tags.PIXEL_PADDING_VALUE),
         padding_limit=frame.whole(tags.PIXEL_PADDING_RANGE_LIMIT),
-        overlays=sum({1 << bit for tag in tags.OVERLAY_BIT_POSITIONS if 0 < (bit := frame.whole(tag) or 0) < bits}),
+        overlays=sum({1 << bit for bit in _overlay_bits(frame) if 0 < bit < bits}),
         syntax=layout.syntax,
         size=origin.size,
         mtime_ns=origin.mtime_ns,
         start=origin.address,
         check=origin.check,
     )
+
+
+def _overlay_bits(frame: Frame) -> list[int]:
+    return [frame.whole(tag) or 0 for tag in tags.OVERLAY_BIT_POSITIONS if tag in frame.data]
 
 
 def _pixel_problem(frame: Frame) -> str:
@@ -177,7 +181,7 @@ def _pixel_problem(frame: Frame) -> str:
     return _native_problem(frame, pixels, rows * columns * bits // 8, columns * bits // 8)
 
 
-def _native_problem(frame: Frame, pixels: PixelPlace, native: int, row: int) -> str:
+def _native_problem(frame: Frame, pixels: PixelSpan, native: int, row: int) -> str:
     """Some bytes too many fill the value up, as some writers do; a row's and more mean that the header has another size."""
     there = pixels.length
     if frame.layout.syntax != DEFLATED:
@@ -202,9 +206,9 @@ def _value_problem(frame: Frame) -> str:
         *frame.numbers(tags.IMAGE_ORIENTATION_PATIENT),
         *frame.numbers(tags.PIXEL_SPACING),
     )
-    return "" if all(math.isfinite(value) for value in values) else Reason.INVALID_VALUE
+    return "" if all(map(math.isfinite, values)) else Reason.INVALID_VALUE
 
 
 def _finite(values: tuple[float, ...]) -> tuple[float, ...]:
     """The values, or none of them where one is no number (the slice has that problem already)."""
-    return values if all(math.isfinite(value) for value in values) else ()
+    return values if all(map(math.isfinite, values)) else ()

@@ -1,8 +1,9 @@
 """Walk the elements of a DICOM header: only the wanted ones are kept, everything else is passed over by its length.
 
-The walk ends before the pixels and never reads them. It bounds its depth, and counts elements, items and what it keeps, so that
-no file can exhaust the stack, the memory or the time. It knows nothing of meaning: values are raw bytes, wanted sequences are
-lists of items.
+The walk ends before the pixels and never reads them. It reads ahead, a piece at a time, and finds most elements in memory.
+
+It bounds its depth, and counts elements, items and what it keeps, so that no file can exhaust stack, memory or time. It knows
+nothing of meaning: values are raw bytes, wanted sequences are lists of items.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from typing import BinaryIO
+
+import msgspec
 
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.tags import (
@@ -27,6 +30,7 @@ ENDS = frozenset({ITEM_DELIMITATION_ITEM, SEQUENCE_DELIMITATION_ITEM})
 PIXELS = frozenset({PIXEL_DATA, FLOAT_PIXEL_DATA, DOUBLE_FLOAT_PIXEL_DATA})
 LONG_FORM = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 SHORT_FORM = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
+KINDS = SHORT_FORM | LONG_FORM
 MAX_DEPTH = 32
 MAX_VALUE = 1 << 16
 MAX_ITEMS, MAX_ELEMENTS = 1_000_000, 3_000_000
@@ -35,6 +39,14 @@ MAX_KEPT = 128 << 20
 VALUE_COSTS, ITEM_COSTS = 100, 300
 """Bytes of memory beside the value's own."""
 PAUSE_EVERY = 1024
+PIECE = 8192
+"""Bytes that are read ahead: most headers are shorter."""
+NAMED = {False: struct.Struct("<HH2sH"), True: struct.Struct(">HH2sH")}
+"""By big_endian: group, element, kind, and length in two bytes."""
+UNNAMED = {False: struct.Struct("<HHI"), True: struct.Struct(">HHI")}
+"""Group, element, and length in four bytes."""
+LENGTH = {False: struct.Struct("<I"), True: struct.Struct(">I")}
+"""The length that follows the two empty bytes behind a kind of the long form."""
 
 Items = list["DataSet"]
 DataSet = dict[int, "bytes | Items"]
@@ -47,18 +59,15 @@ class Form:
     implicit: bool
     big_endian: bool = False
 
-    @property
-    def order(self) -> str:
-        """The struct module's byte-order mark."""
-        return ">" if self.big_endian else "<"
-
 
 EXPLICIT = Form(implicit=False)
 IMPLICIT = Form(implicit=True)
+META = (0x00020000, 0x00030000)
+DATA = (0x00000000, 0x7FE00000)
+"""From the first tag to below the second: elements of the file itself; those before the pixels and the ends of items."""
 
 
-@dataclass(frozen=True, slots=True)
-class PixelPlace:
+class PixelSpan(msgspec.Struct, frozen=True):
     """Where the pixel data's value begins in the stream; `length` may be UNDEFINED (encapsulated)."""
 
     tag: int
@@ -67,7 +76,10 @@ class PixelPlace:
 
 
 class Walk:
-    """One pass over a data set; `pixels` holds where they lie. `size` is where the stream ends."""
+    """One pass over a data set from where `stream` stands, which ends at `size`; `pixels` holds where they lie.
+
+    `place` is where the next element begins; the stream itself is left anywhere.
+    """
 
     def __init__(
         self, stream: BinaryIO, size: int, allowance: Allowance, wanted: frozenset[int], sequences: frozenset[int] = frozenset()
@@ -78,17 +90,26 @@ class Walk:
         self._wanted = wanted
         self._sequences = sequences
         self._n_elements = self._n_items = self._kept = 0
-        self.pixels: PixelPlace | None = None
+        self._near = b""
+        self._near_at = 0
+        self.place = stream.tell()
+        self.pixels: PixelSpan | None = None
 
     def data_set(self, form: Form, end: int | None = None, depth: int = 0) -> DataSet:
         """The wanted elements up to the pixels, to `end`, or to the end of the item. Raises StudyError, stage index."""
         if depth > MAX_DEPTH:
             raise StudyError(Reason.HEADER_TOO_DEEP, "index")
         found: DataSet = {}
-        while (end is None or self._stream.tell() < end) and (head := self._head(form, may_end=depth == 0)):
+        while True:
+            self._take_plain(form, DATA, end, found)
+            if end is not None and self.place >= end:
+                break
+            head = self._head(form, may_end=depth == 0)
+            if head is None:
+                break
             tag, length, nested = head
             if tag in PIXELS and depth == 0:
-                self.pixels = PixelPlace(tag, self._stream.tell(), length)
+                self.pixels = PixelSpan(tag, self.place, length)
                 break
             if tag in ENDS:
                 break
@@ -98,40 +119,80 @@ class Walk:
         return found
 
     def file_meta(self) -> DataSet:
-        """Group 2, always explicit little endian; leaves the stream at the first element behind it."""
+        """Group 2, always explicit little endian; `place` is then the first element behind it."""
         found: DataSet = {}
-        while True:
-            start = self._stream.tell()
-            group = self._stream.read(2)
-            self._stream.seek(start)
-            if group != b"\x02\x00":
-                return found
+        self._take_plain(EXPLICIT, META, None, found)
+        while self.ahead(2) == b"\x02\x00":
             head = self._head(EXPLICIT, may_end=False)
             if head is not None:
                 value = self._value(head[0], head[1], head[2], 0)
                 if value is not None:
                     found[head[0]] = value
+        return found
+
+    def _take_plain(self, form: Form, tags: tuple[int, int], end: int | None, found: DataSet) -> None:
+        """Take in elements as long as they are plain: of `tags`, no sequence that is kept, wholly in the bytes read ahead.
+
+        Nearly all are, so this loop is what indexing spends its time in. Whatever else comes is left to the methods below.
+        """
+        at = self._at(8)
+        near = self._near
+        limit = min(len(near), self._size - self._near_at, (self._size if end is None else end) - self._near_at)
+        named = NAMED[form.big_endian].unpack_from
+        unnamed = UNNAMED[form.big_endian].unpack_from
+        implicit = form.implicit
+        low, high = tags
+        wanted = self._wanted
+        sequences = self._sequences
+        n_kept = n_bytes = n_elements = 0
+        while at + 8 <= limit:
+            begin = at + 8
+            group, element, kind, length = named(near, at)
+            if implicit:
+                length = unnamed(near, at)[2]
+            elif kind not in SHORT_FORM:
+                if kind not in LONG_FORM or begin + 4 > limit:
+                    break
+                length = LENGTH[form.big_endian].unpack_from(near, begin)[0]
+                begin += 4
+            tag = group << 16 | element
+            if begin + length > limit or not low <= tag < high or tag in sequences:
+                break
+            at = begin + length
+            n_elements += 1
+            if tag in wanted:
+                found[tag] = near[begin:at]
+                n_kept += 1
+                n_bytes += length
+        self.place = self._near_at + at
+        self._keep(n_bytes + VALUE_COSTS * n_kept)
+        self._count(n_elements)
+
+    def _count(self, n_elements: int) -> None:
+        """So many elements more have been met; now and then, `_pause`."""
+        before = self._n_elements
+        self._n_elements += n_elements
+        if self._n_elements // PAUSE_EVERY > before // PAUSE_EVERY:
+            self._pause()
 
     def _head(self, form: Form, *, may_end: bool) -> tuple[int, int, Form] | None:
         """(tag, length, form of what is nested in it) of the next element; None at a clean end."""
-        self._n_elements += 1
-        if self._n_elements % PAUSE_EVERY == 0:
-            self._pause()
-        head = self._stream.read(8)
-        if len(head) < 8:
-            if may_end and not head.strip(b"\0"):
+        self._count(1)
+        at = self._at(8)
+        if len(self._near) - at < 8:
+            if may_end and not self._near[at:].strip(b"\0"):
                 return None
             raise StudyError(Reason.HEADER_CORRUPT, "index")
-        group, element = struct.unpack(form.order + "HH", head[:4])
+        group, element, kind, length = NAMED[form.big_endian].unpack_from(self._near, at)
         tag = group << 16 | element
+        self.place += 8
         if form.implicit or group == 0xFFFE:
-            return tag, struct.unpack(form.order + "I", head[4:])[0], form
-        kind = head[4:6]
+            return tag, UNNAMED[form.big_endian].unpack_from(self._near, at)[2], form
         if kind in SHORT_FORM:
-            return tag, struct.unpack(form.order + "H", head[6:])[0], form
+            return tag, length, form
         if kind not in LONG_FORM:
-            return tag, self._length_of_unknown(tag, head, form), form
-        length = struct.unpack(form.order + "I", self._exactly(4))[0]
+            return tag, self._length_of_unknown(tag, self._near[at : at + 8], form), form
+        length = LENGTH[form.big_endian].unpack(self._exactly(4))[0]
         return tag, length, IMPLICIT if kind == b"UN" else form
 
     def _length_of_unknown(self, tag: int, head: bytes, form: Form) -> int:
@@ -139,13 +200,13 @@ class Walk:
 
         Writers put "--" or zeros there, write an element as if all were implicit, or use a kind that comes after this program.
         """
-        start = self._stream.tell()
-        short = struct.unpack(form.order + "H", head[6:])[0]
-        unnamed = struct.unpack(form.order + "I", head[4:])[0]
-        long = int.from_bytes(self._stream.read(4), "big" if form.big_endian else "little")
+        start = self.place
+        short = NAMED[form.big_endian].unpack(head)[3]
+        unnamed = UNNAMED[form.big_endian].unpack(head)[2]
+        long = int.from_bytes(self.ahead(4), "big" if form.big_endian else "little")
         for begin, length in ((start, short), (start + 4, long), (start, unnamed)):
             if self._begins_element(begin + length, tag, form):
-                self._stream.seek(begin)
+                self.place = begin
                 return int(length)
         raise StudyError(Reason.HEADER_CORRUPT, "index")
 
@@ -153,10 +214,10 @@ class Walk:
         """Whether an element of a higher tag and a known kind, or an item's end, stands at a place."""
         if place + 8 > self._size:
             return False
-        self._stream.seek(place)
-        group, element, kind = struct.unpack(form.order + "HH2s", self._exactly(6))
+        self.place = place
+        group, element, kind, _ = NAMED[form.big_endian].unpack(self._exactly(8))
         tag = group << 16 | element
-        return tag == ITEM or tag in ENDS or (tag > behind and kind in SHORT_FORM | LONG_FORM)
+        return tag == ITEM or tag in ENDS or (tag > behind and kind in KINDS)
 
     def _value(self, tag: int, length: int, form: Form, depth: int) -> bytes | Items | None:
         if length == UNDEFINED and tag in PIXELS:
@@ -164,26 +225,26 @@ class Walk:
             return None
         if length == UNDEFINED or tag in self._sequences:
             return self._items(length, form, depth + 1, keep=tag in self._sequences)
-        place = self._stream.tell() + length
+        place = self.place + length
         if place > self._size:
             raise StudyError(Reason.HEADER_CORRUPT, "index")
         if tag in self._wanted and length <= MAX_VALUE:
             self._keep(length + VALUE_COSTS)
             return self._exactly(length)
-        self._stream.seek(place)
+        self.place = place
         return None
 
     def _items(self, length: int, form: Form, depth: int, *, keep: bool) -> Items | None:
         """The items of a sequence, or None if they are only walked over."""
-        end = None if length == UNDEFINED else self._stream.tell() + length
+        end = None if length == UNDEFINED else self.place + length
         items: Items = []
-        while end is None or self._stream.tell() < end:
-            *tag, size = struct.unpack(form.order + "HHI", self._exactly(8))
+        while end is None or self.place < end:
+            *tag, size = UNNAMED[form.big_endian].unpack(self._exactly(8))
             if tag == [0xFFFE, 0xE0DD]:
                 break
             if tag != [0xFFFE, 0xE000]:
                 raise StudyError(Reason.HEADER_CORRUPT, "index")
-            stop = None if size == UNDEFINED else self._stream.tell() + size
+            stop = None if size == UNDEFINED else self.place + size
             self._n_items += 1
             if self._n_items % PAUSE_EVERY == 0:
                 self._pause()
@@ -199,10 +260,10 @@ class Walk:
             self._n_items += 1
             if self._n_items % PAUSE_EVERY == 0:
                 self._pause()
-            *tag, length = struct.unpack(form.order + "HHI", self._exactly(8))
+            *tag, length = UNNAMED[form.big_endian].unpack(self._exactly(8))
             if tag != [0xFFFE, 0xE000]:
                 return
-            self._stream.seek(length, 1)
+            self.place += length
 
     def _pause(self) -> None:
         """Now and then. Raises StudyError DECOMPRESSION_BOMB beyond measure, or what the allowance does."""
@@ -217,7 +278,24 @@ class Walk:
             raise StudyError(Reason.DECOMPRESSION_BOMB, "index")
 
     def _exactly(self, length: int) -> bytes:
-        data = self._stream.read(length)
+        """The next bytes, and past them. Raises StudyError HEADER_CORRUPT where the stream ends before."""
+        data = self.ahead(length)
         if len(data) < length:
             raise StudyError(Reason.HEADER_CORRUPT, "index")
+        self.place += length
         return data
+
+    def ahead(self, length: int) -> bytes:
+        """The next bytes, fewer only where the stream ends; the walk stays where it is."""
+        at = self._at(length)
+        return self._near[at : at + length]
+
+    def _at(self, length: int) -> int:
+        """Where in `_near` the next bytes stand: so many of them, fewer only where the stream ends."""
+        at = self.place - self._near_at
+        if at + length > len(self._near) or at < 0:
+            self._stream.seek(self.place)
+            self._near = self._stream.read(max(PIECE, length))
+            self._near_at = self.place
+            return 0
+        return at

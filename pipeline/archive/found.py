@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+import msgspec
 
 from pipeline.records import Facts, SliceSource
 
@@ -33,8 +34,7 @@ class Traits(NamedTuple):
 NO_TRAITS = Traits()
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What grouping and choosing need of one image (one frame of a multi-frame object).
 
     `patient_id` and `person` are those of patient.py. `problem` says why it cannot be used as a slice; `has_pixels` is False
@@ -57,12 +57,11 @@ class Header:
     has_pixels: bool = True
     matched: int = 0
     problem: str = ""
-    source: SliceSource = field(default_factory=lambda: SliceSource("", 0.0))
-    facts: Facts = field(default_factory=Facts)
+    source: SliceSource = SliceSource("", 0.0)
+    facts: Facts = Facts()
 
 
-@dataclass(frozen=True, slots=True)
-class VolumeFile:
+class VolumeFile(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A NIfTI volume: voxels along the file's three axes, or the `problem` for which it cannot be used.
 
     `affine` [3 x 4, row by row] leads from voxels to millimetres to the patient's left, back and head.
@@ -74,8 +73,7 @@ class VolumeFile:
     problem: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class FileRecord:
+class FileRecord(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One file, or one member of a container: its images' headers, its picture, its volume, or why it is left out."""
 
     reason: str = ""
@@ -86,8 +84,7 @@ class FileRecord:
     volume: VolumeFile | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FoundFile:
+class FoundFile(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """One file that stands in a folder of the archive; `records` is empty until it has been read.
 
     `studies` names the studies that it has images of.

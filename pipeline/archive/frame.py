@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TypeVar
+
+import msgspec
 
 from pipeline.archive.characters import decoded
-from pipeline.archive.elements import DataSet, PixelPlace
+from pipeline.archive.elements import PixelSpan
 from pipeline.archive.syntax import BIG_ENDIAN
 from pipeline.archive.tags import SPECIFIC_CHARACTER_SET
 from pipeline.config import Rule
@@ -16,10 +20,14 @@ FLOATS = {4: "f", 8: "d"}
 """How a binary floating-point number of so many bytes is unpacked."""
 MAX_PARTS = 32
 """Values of one element that are looked at."""
+REMEMBERED, SHORT = 4096, 64
+"""Values whose meaning is remembered, and the bytes that such a value has at most: slices of a series say most things alike."""
+
+Values = dict[int, bytes]
+Meaning = TypeVar("Meaning")
 
 
-@dataclass(frozen=True, slots=True)
-class StreamOrigin:
+class StreamOrigin(msgspec.Struct, frozen=True):
     """The file on disk whose bytes a stream holds: all of it, from `offset` on (a TAR member), or its ZIP `member`.
 
     `address` is where a member is found again (as `SliceSource.start`), `check` the digest of the stream's first bytes.
@@ -36,8 +44,7 @@ class StreamOrigin:
     asked: tuple[Rule, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """Where the pixels lie in a stream of `size` bytes.
 
     `frames` holds (offset, length) of each encapsulated frame; places in a deflated data set count inflated bytes, and the
@@ -46,17 +53,16 @@ class Layout:
 
     syntax: str
     size: int
-    pixels: PixelPlace | None = None
+    pixels: PixelSpan | None = None
     frames: tuple[tuple[int, int], ...] = ()
     deflated_at: int = 0
     problem: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True):
     """One frame's elements (multi-frame: the object's, the shared and the frame's own, merged) and where its pixels lie."""
 
-    data: DataSet
+    data: Values
     place_in_object: int
     n_frames: int
     layout: Layout
@@ -69,10 +75,7 @@ class Frame:
     def text(self, tag: int) -> str:
         """The value as one line of text."""
         value = self.data.get(tag)
-        text = value.decode("latin-1") if isinstance(value, bytes) else ""
-        if not text.isprintable():
-            text = "".join(letter if letter.isprintable() else " " for letter in text)
-        return " ".join(text.split())
+        return _text(value) if value else ""
 
     def words(self, tag: int) -> str:
         """The value decoded by the file's character set: what a person wrote."""
@@ -80,8 +83,7 @@ class Frame:
 
     def raw(self, tag: int) -> bytes:
         """The value's bytes, none where it is absent."""
-        value = self.data.get(tag)
-        return value if isinstance(value, bytes) else b""
+        return self.data.get(tag, b"")
 
     def binary(self, *tags: int) -> str:
         """The first binary floating-point number among `tags`, of 32 or 64 bits, as text."""
@@ -91,12 +93,13 @@ class Frame:
 
     def parts(self, tag: int) -> tuple[str, ...]:
         """The values of a multi-valued element."""
-        text = self.text(tag)
-        return tuple(part.strip() for part in text.split("\\")[:MAX_PARTS]) if text else ()
+        value = self.data.get(tag)
+        return _parts(value) if value else ()
 
     def numbers(self, tag: int) -> tuple[float, ...]:
         """Decimal strings as numbers; NaN stands for one that is none."""
-        return tuple(_number(part) for part in self.parts(tag))
+        value = self.data.get(tag)
+        return _numbers(value) if value else ()
 
     def number(self, tag: int) -> float | None:
         """One decimal string, None where absent or no number."""
@@ -106,9 +109,35 @@ class Frame:
     def whole(self, tag: int) -> int | None:
         """A 16-bit integer without sign, None where absent."""
         value = self.data.get(tag)
-        if not isinstance(value, bytes) or len(value) < 2:
+        if value is None or len(value) < 2:
             return None
-        return int(struct.unpack((">" if self.layout.syntax == BIG_ENDIAN else "<") + "H", value[:2])[0])
+        return int.from_bytes(value[:2], "big" if self.layout.syntax == BIG_ENDIAN else "little")
+
+
+def _remembered(function: Callable[[bytes], Meaning]) -> Callable[[bytes], Meaning]:
+    """The same function; what short values meant is remembered."""
+    known = lru_cache(REMEMBERED)(function)
+    return lambda value: known(value) if len(value) <= SHORT else function(value)
+
+
+@_remembered
+def _text(value: bytes) -> str:
+    """One line, without what cannot be printed."""
+    text = value.decode("latin-1")
+    if not text.isprintable():
+        text = "".join(letter if letter.isprintable() else " " for letter in text)
+    return " ".join(text.split())
+
+
+@_remembered
+def _parts(value: bytes) -> tuple[str, ...]:
+    text = _text(value)
+    return tuple(part.strip() for part in text.split("\\")[:MAX_PARTS]) if text else ()
+
+
+@_remembered
+def _numbers(value: bytes) -> tuple[float, ...]:
+    return tuple(_number(part) for part in _parts(value))
 
 
 def _number(text: str) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -45,13 +46,22 @@ def geometry_problem(header: Header) -> str:
     """Why a slice has no place in space, or none across the body."""
     if len(header.position) != 3 or len(header.orientation) != 6 or len(header.spacing_mm) != 2:
         return Reason.MISSING_GEOMETRY
-    a, b, c, d, e, f = header.orientation
-    off_unit = max(abs(math.hypot(a, b, c) - 1), abs(math.hypot(d, e, f) - 1))
-    if off_unit > UNIT_TOLERANCE or abs(a * d + b * e + c * f) > UNIT_TOLERANCE:
-        return Reason.MISSING_GEOMETRY
+    problem = _orientation_problem(header.orientation)
+    if problem == Reason.MISSING_GEOMETRY:
+        return problem
     field_mm = header.source.rows * header.spacing_mm[0], header.source.columns * header.spacing_mm[1]
     if min(header.spacing_mm) <= 0 or max(field_mm) > WIDEST_MM or max(map(abs, header.position)) > FARTHEST_MM:
         return Reason.INVALID_VALUE
+    return problem
+
+
+@lru_cache(1024)
+def _orientation_problem(orientation: tuple[float, ...]) -> str:
+    """Why six cosines are none, or none of a slice across the body; those of a series are mostly the same."""
+    a, b, c, d, e, f = orientation
+    off_unit = max(abs(math.hypot(a, b, c) - 1), abs(math.hypot(d, e, f) - 1))
+    if off_unit > UNIT_TOLERANCE or abs(a * d + b * e + c * f) > UNIT_TOLERANCE:
+        return Reason.MISSING_GEOMETRY
     normal = b * f - c * e, c * d - a * f, a * e - b * d
     return "" if abs(normal[2]) >= MIN_NORMAL_Z * math.hypot(*normal) else Reason.NOT_AXIAL
 
@@ -73,7 +83,7 @@ def ordered(images: list[Header], events: list[Event]) -> Stack:
 def note_irregularities(stack: Stack, events: list[Event]) -> None:
     """Gaps and tilt as warnings. Raises StudyError GANTRY_TILT beyond what slice-by-slice reading bears."""
     gaps = np.diff(stack.z_mm)
-    n_gaps = int((gaps > GAP_FACTOR * np.median(gaps)).sum())
+    n_gaps = int((gaps > GAP_FACTOR * middle(gaps)).sum())
     if n_gaps:
         events.append(Event("series", "select", Reason.SLICE_GAP, n_gaps))
     tilt = _tilt_degrees(stack)
@@ -100,20 +110,24 @@ def to_original(stack: Stack) -> tuple[Affine, bool]:
 def same_place(images: list[Header]) -> list[list[Header]]:
     """Images by place, in ascending order; within a place in the order given."""
     groups: list[list[Header]] = []
-    for image, number in sorted(zip(images, place_numbers(images).tolist(), strict=True), key=lambda pair: pair[1]):
+    numbers = place_numbers(places_mm(images)).tolist()
+    for image, number in sorted(zip(images, numbers, strict=True), key=lambda pair: pair[1]):
         if number == len(groups):
             groups.append([])
         groups[-1].append(image)
     return groups
 
 
-def place_numbers(images: list[Header]) -> npt.NDArray[np.int64]:
-    """The number of each image's place, counted from the lowest; images within DUPLICATE_MM share one."""
-    places = places_mm(images)
-    numbers = np.empty(len(images), np.int64)
+def place_numbers(places: Floats) -> npt.NDArray[np.int64]:
+    """The number of each place, counted from the lowest; what lies within DUPLICATE_MM shares one."""
+    numbers = np.empty(len(places), np.int64)
+    order = np.argsort(places, kind="stable")
+    steps = np.diff(places[order])
+    if (steps > DUPLICATE_MM).all():
+        numbers[order] = np.arange(len(places))
+        return numbers
     number = -1
     last = -np.inf
-    order = np.argsort(places, kind="stable")
     for i, place in zip(order.tolist(), places[order].tolist(), strict=True):
         if place - last > DUPLICATE_MM:
             number = number + 1
@@ -129,11 +143,23 @@ def places_mm(images: list[Header]) -> Floats:
 
 def normal_of(orientation: Floats) -> Floats:
     """The unit normal of two nearly unit, nearly orthogonal cosines; it points to +z."""
-    normal = np.cross(orientation[:3], orientation[3:])
+    a, b, c, d, e, f = orientation.tolist()
+    normal = np.array([b * f - c * e, c * d - a * f, a * e - b * d])
     return np.asarray(normal / np.linalg.norm(normal) * np.sign(normal[2]))
 
 
+def middle(values: Floats) -> float:
+    """The median, as numpy has it, of few numbers in a tenth of the time; NaN of none."""
+    ordered = np.sort(values).tolist()
+    half = len(ordered) // 2
+    if not ordered:
+        return math.nan
+    return float(ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2)
+
+
 def _median_orientation(images: list[Header]) -> Floats:
+    if len({image.orientation for image in images}) == 1:
+        return np.array(images[0].orientation)
     return np.asarray(np.median([image.orientation for image in images], axis=0))
 
 

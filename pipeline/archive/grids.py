@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.archive.acquisitions import MIN_SWEEP, Floats, Images, Labels, Numbers, number_of, sweeps
-from pipeline.archive.geometry import MAX_DROPPED
+from pipeline.archive.geometry import MAX_DROPPED, middle
 from pipeline.archive.ranking import IRREGULAR_MM, IRREGULAR_SHARE
 
 MAX_GRIDS = 4
@@ -28,7 +28,7 @@ def grid_labels(images: Images, places: Numbers, all_mm: Floats) -> Labels:
     if len(z_mm) < 2 * MIN_SWEEP:
         return together
     steps = np.diff(z_mm)
-    bearable = max(IRREGULAR_MM, IRREGULAR_SHARE * float(np.median(steps))) + ROUNDING_MM
+    bearable = max(IRREGULAR_MM, IRREGULAR_SHARE * middle(steps)) + ROUNDING_MM
     evenness = _evenness(steps, bearable)
     if evenness >= 1 - MAX_DROPPED or _is_one_pass(images, all_mm):
         return together
@@ -36,7 +36,7 @@ def grid_labels(images: Images, places: Numbers, all_mm: Floats) -> Labels:
         pitches = z_mm[n_grids:] - z_mm[:-n_grids]
         if _evenness(pitches, bearable) >= max(MIN_EVENNESS, evenness + MORE_EVEN):
             nearest = min(bearable, NEAR_SHARE * float(np.quantile(steps, 0.1)))
-            grids = _on_grids(z_mm, float(np.median(pitches)), n_grids, nearest)
+            grids = _on_grids(z_mm, middle(pitches), n_grids, nearest)
             return [grids[number] for number in places.tolist()] if grids else together
     return together
 
@@ -50,7 +50,7 @@ def _is_one_pass(images: Images, z_mm: Floats) -> bool:
 
 def _evenness(steps_mm: Floats, bearable_mm: float) -> float:
     """The share of steps that are alike."""
-    return float(np.mean(np.abs(steps_mm - np.median(steps_mm)) <= bearable_mm))
+    return float(np.mean(np.abs(steps_mm - middle(steps_mm)) <= bearable_mm))
 
 
 def _on_grids(z_mm: Floats, pitch_mm: float, n_grids: int, bearable_mm: float) -> list[int]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from typing import BinaryIO
+
+from msgspec.structs import replace
 
 from pipeline.archive import tags
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.describe import MAX_FRAMES, describe
-from pipeline.archive.elements import LONG_FORM, SHORT_FORM, UNDEFINED, DataSet, Form, PixelPlace, Walk
+from pipeline.archive.elements import KINDS, UNDEFINED, DataSet, Form, PixelSpan, Walk
 from pipeline.archive.found import Header
 from pipeline.archive.fragments import frame_places
 from pipeline.archive.frame import Layout, StreamOrigin
@@ -22,18 +23,20 @@ DIRECTORY = "1.2.840.10008.1.3.10"
 """A DICOMDIR: the table of contents of a disc."""
 OF_THE_FILE = frozenset({tags.TRANSFER_SYNTAX_UID, tags.MEDIA_STORAGE_SOP_CLASS_UID})
 """What is read before the data set."""
+WANTED = tags.WANTED | OF_THE_FILE
 
 
 def read_headers(stream: BinaryIO, size: int, origin: StreamOrigin, allowance: Allowance) -> tuple[Header, ...]:
     """The headers of the image or the frames in `stream` (`size` bytes). Raises StudyError with its reason."""
-    syntax = _syntax(stream, size, allowance)
+    walk = Walk(stream, size, allowance, WANTED, tags.SEQUENCES)
+    syntax = _syntax(walk)
+    start = walk.place
     body = stream
-    start = stream.tell()
     limit = size
     if syntax == DEFLATED:
-        body, limit = _inflated(stream, size, allowance)
-    walk = Walk(body, limit, allowance, tags.WANTED, tags.SEQUENCES)
-    form = Form(implicit=False, big_endian=True) if syntax == BIG_ENDIAN else Form(implicit=not _names_kinds(body))
+        body, limit = _inflated(stream, start, size, allowance)
+        walk = Walk(body, limit, allowance, WANTED, tags.SEQUENCES)
+    form = Form(implicit=False, big_endian=True) if syntax == BIG_ENDIAN else Form(implicit=not _names_kinds(walk))
     try:
         data = walk.data_set(form)
     except StudyError:
@@ -51,15 +54,16 @@ def read_headers(stream: BinaryIO, size: int, origin: StreamOrigin, allowance: A
     return describe(data, layout, origin, allowance)
 
 
-def _syntax(stream: BinaryIO, size: int, allowance: Allowance) -> str:
-    """The transfer syntax; leaves the stream at the data set. Files without preamble or meta group are recovered if sane."""
-    preamble = stream.read(132)
+def _syntax(walk: Walk) -> str:
+    """The transfer syntax; the walk is then at the data set. Files without preamble or meta group are recovered if sane."""
+    preamble = walk.ahead(132)
     has_magic = preamble[128:] == b"DICM"
-    stream.seek(132 if has_magic else 0)
-    if not has_magic and preamble[:2] not in (b"\x02\x00", b"\x08\x00"):
+    if has_magic:
+        walk.place += 132
+    elif preamble[:2] not in (b"\x02\x00", b"\x08\x00"):
         raise StudyError(Reason.NOT_DICOM, "index")
     try:
-        meta = Walk(stream, size, allowance, OF_THE_FILE).file_meta()
+        meta = walk.file_meta()
     except StudyError as error:
         if has_magic or error.reason != Reason.HEADER_CORRUPT:
             raise
@@ -67,32 +71,26 @@ def _syntax(stream: BinaryIO, size: int, allowance: Allowance) -> str:
     if _text(meta.get(tags.MEDIA_STORAGE_SOP_CLASS_UID)) == DIRECTORY:
         raise StudyError(Reason.NON_IMAGE_ONLY, "index")
     named = _text(meta.get(tags.TRANSFER_SYNTAX_UID))
-    return named or _guessed(stream)
+    return named or _guessed(walk)
 
 
-def _guessed(stream: BinaryIO) -> str:
+def _guessed(walk: Walk) -> str:
     """The syntax of a data set that does not name it: little endian, compressed by nothing."""
-    start = stream.tell()
-    group = stream.read(2)
-    stream.seek(start)
-    if group != b"\x08\x00":
+    if walk.ahead(2) != b"\x08\x00":
         raise StudyError(Reason.HEADER_CORRUPT, "index")
-    return EXPLICIT_LITTLE if _names_kinds(stream) else IMPLICIT_LITTLE
+    return EXPLICIT_LITTLE if _names_kinds(walk) else IMPLICIT_LITTLE
 
 
-def _names_kinds(stream: BinaryIO) -> bool:
+def _names_kinds(walk: Walk) -> bool:
     """Whether the next element names its value representation; what a file says of itself is not always so."""
-    start = stream.tell()
-    head = stream.read(6)
-    stream.seek(start)
-    return head[4:] in SHORT_FORM | LONG_FORM
+    return walk.ahead(6)[4:] in KINDS
 
 
-def _inflated(stream: BinaryIO, size: int, allowance: Allowance) -> tuple[BinaryIO, int]:
+def _inflated(stream: BinaryIO, start: int, size: int, allowance: Allowance) -> tuple[BinaryIO, int]:
     """The beginning of a deflated data set: bounded, whatever it would grow to."""
     data = bytearray()
     try:
-        for piece in undeflated(stream, stream.tell(), size - stream.tell(), allowance):
+        for piece in undeflated(stream, start, size - start, allowance):
             data += piece[: MAX_INFLATED_HEADER - len(data)]
             if len(data) == MAX_INFLATED_HEADER:
                 break
@@ -101,7 +99,7 @@ def _inflated(stream: BinaryIO, size: int, allowance: Allowance) -> tuple[Binary
     return io.BytesIO(bytes(data)), len(data)
 
 
-def _check_uids(data: DataSet, pixels: PixelPlace | None) -> None:
+def _check_uids(data: DataSet, pixels: PixelSpan | None) -> None:
     if not data.get(tags.STUDY_INSTANCE_UID) or not data.get(tags.SERIES_INSTANCE_UID):
         raise StudyError(Reason.MISSING_UID if pixels else Reason.HEADER_CORRUPT, "index")
 

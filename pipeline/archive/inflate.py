@@ -94,7 +94,7 @@ class Forward(io.RawIOBase):
     def __init__(self, begin: Callable[[], Pieces]) -> None:
         super().__init__()
         self._begin = begin
-        self._place = 0
+        self._offset = 0
         self._restart()
 
     def _restart(self) -> None:
@@ -112,9 +112,9 @@ class Forward(io.RawIOBase):
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         """The next bytes; 0 at the end."""
-        if self._place < self._window_at:
+        if self._offset < self._window_at:
             self._restart()
-        while self._place >= (end := self._window_at + len(self._window)):
+        while self._offset >= (end := self._window_at + len(self._window)):
             piece = next(self._pieces, b"")
             if not piece:
                 return 0
@@ -122,28 +122,28 @@ class Forward(io.RawIOBase):
             self._window_at = end - len(kept)
             self._window = kept + piece
         view = memoryview(buffer).cast("B")
-        first = self._place - self._window_at
+        first = self._offset - self._window_at
         data = self._window[first : first + len(view)]
         view[: len(data)] = data
-        self._place += len(data)
+        self._offset += len(data)
         return len(data)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place, which is reached as it is read."""
+        """Go to an offset, which is reached as it is read."""
         if whence == io.SEEK_END:
             raise io.UnsupportedOperation("the end is not known")
-        place = offset + (self._place if whence == io.SEEK_CUR else 0)
-        if place < 0:
-            raise ValueError("a place before the beginning")
-        self._place = place
-        return place
+        new = offset + (self._offset if whence == io.SEEK_CUR else 0)
+        if new < 0:
+            raise ValueError("an offset before the beginning")
+        self._offset = new
+        return new
 
     def tell(self) -> int:
-        """The place."""
-        return self._place
+        """The offset."""
+        return self._offset
 
 
-class Part(io.RawIOBase):
+class ByteRange(io.RawIOBase):
     """`size` bytes of another stream, from `start` on."""
 
     name = ""
@@ -153,7 +153,7 @@ class Part(io.RawIOBase):
         self._stream = stream
         self._start = start
         self._size = size
-        self._place = 0
+        self._offset = 0
 
     def readable(self) -> bool:
         """Always."""
@@ -166,20 +166,20 @@ class Part(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer) -> int:
         """The next bytes; 0 at the end."""
         view = memoryview(buffer).cast("B")
-        self._stream.seek(self._start + self._place)
-        data = self._stream.read(max(0, min(len(view), self._size - self._place)))
+        self._stream.seek(self._start + self._offset)
+        data = self._stream.read(max(0, min(len(view), self._size - self._offset)))
         view[: len(data)] = data
-        self._place += len(data)
+        self._offset += len(data)
         return len(data)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place, of this part."""
-        self._place = offset + (0, self._place, self._size)[whence]
-        return self._place
+        """Go to an offset of this range."""
+        self._offset = offset + (0, self._offset, self._size)[whence]
+        return self._offset
 
     def tell(self) -> int:
-        """The place, in this part."""
-        return self._place
+        """The offset in this range."""
+        return self._offset
 
 
 def forward(begin: Callable[[], Pieces]) -> BinaryIO:
@@ -187,9 +187,9 @@ def forward(begin: Callable[[], Pieces]) -> BinaryIO:
     return cast("BinaryIO", io.BufferedReader(Forward(begin), PIECE))
 
 
-def part(stream: BinaryIO, start: int, size: int) -> BinaryIO:
+def byte_range(stream: BinaryIO, start: int, size: int) -> BinaryIO:
     """`size` bytes of `stream` from `start` on, as a stream."""
-    return cast("BinaryIO", io.BufferedReader(Part(stream, start, size)))
+    return cast("BinaryIO", io.BufferedReader(ByteRange(stream, start, size)))
 
 
 def packed(stream: BinaryIO, start: int, length: int = ENDLESS) -> Pieces:
@@ -253,13 +253,13 @@ def unzipped(stream: BinaryIO, entry: zipfile.ZipInfo, allowance: Allowance) -> 
         raise StudyError(Reason.ARCHIVE_CORRUPT, "unpack")
 
 
-def _data_start(stream: BinaryIO, place: int) -> int:
-    """Where a member's bytes begin, behind its own header at `place`."""
-    stream.seek(place)
+def _data_start(stream: BinaryIO, header: int) -> int:
+    """Where a member's bytes begin, behind its own header at `header`."""
+    stream.seek(header)
     magic, n_name, n_extra = struct.unpack("<4s22xHH", stream.read(30))
     if magic != b"PK\x03\x04":
         raise StudyError(Reason.ARCHIVE_CORRUPT, "unpack")
-    return place + 30 + int(n_name) + int(n_extra)
+    return header + 30 + int(n_name) + int(n_extra)
 
 
 def _engine(method: int) -> Inflater:

@@ -136,8 +136,8 @@ def _has_blocks_left(tall: Words, head: _Head) -> bool:
 
 def _lacks_blocks(frame: bytes, tall: Words, head: _Head, ask: Ask) -> bool:
     """Whether the code ends within the last block or before: that block is another one then if more follows."""
-    end = len(frame[: frame.rfind(END)].rstrip(b"\xff"))  # a marker may have fill bytes before it
-    longer = _tried(_taller(frame[:end] + FILLER + frame[end:], head), ask)
+    code = frame[: frame.rfind(END)].rstrip(b"\xff")  # bytes that fill up to a marker would make one of the filler
+    longer = _tried(_taller(code + FILLER + frame[len(code) :], head), ask)
     last = slice(head.n_rows - BLOCK, head.n_rows), slice((head.columns - 1) // BLOCK * BLOCK, None)
     return longer is not None and not np.array_equal(tall[last], longer[last])
 

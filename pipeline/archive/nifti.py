@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace as changed
 
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.codestream import is_nifti
@@ -82,9 +83,9 @@ def scan_nifti(stream: BinaryIO, size: int, origin: StreamOrigin) -> FileRecord:
     return FileRecord(member=origin.member, volume=VolumeFile(source, shape, tuple(affine.ravel().tolist())))
 
 
-def volume_name(volume: VolumeFile, record: FileRecord) -> str:
+def volume_name(volume: VolumeFile, member: str) -> str:
     """The path of a volume, with that within a container of several files."""
-    return f"{volume.source.path}!/{record.member}" if record.member and record.member != ONLY else volume.source.path
+    return f"{volume.source.path}!/{member}" if member and member != ONLY else volume.source.path
 
 
 def folder_patients(names: Sequence[str]) -> dict[str, str]:
@@ -163,7 +164,7 @@ def _series(name: str, volume: VolumeFile, config: SeriesConfig, key: bytes) -> 
         raise StudyError(Reason(volume.problem), "index")
     grid = grid_of(volume)
     _check_extent(grid, config)
-    source = replace(volume.source, rows=volume.shape[grid.down], columns=volume.shape[grid.across])
+    source = changed(volume.source, rows=volume.shape[grid.down], columns=volume.shape[grid.across])
     affine, turned = to_original(Stack((Header("", "", source=source),), grid.z_mm, grid.orientation))
     order = np.argsort(grid.z_mm)
     row_mm, column_mm = grid.spacing_mm
@@ -175,7 +176,7 @@ def _series(name: str, volume: VolumeFile, config: SeriesConfig, key: bytes) -> 
         series_uid=name,
         seed=seed(repr((size, len(z_mm), [round(mm, 3) for mm in spacing_mm])).encode()),  # alike in whatever orientation
         slices=tuple(
-            replace(source, frame=int(frame), z_mm=float(z), place=place)
+            changed(source, frame=int(frame), z_mm=float(z), place=place)
             for place, (frame, z) in enumerate(zip(order, z_mm, strict=True))
         ),
         spacing_mm=spacing_mm,

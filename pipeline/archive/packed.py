@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any, Literal
 
 import msgspec
@@ -15,6 +16,7 @@ import numpy as np
 
 from pipeline.records import Series, SliceSource
 
+OF_SLICE = attrgetter(*SliceSource.__struct_fields__)
 Column = tuple[Literal["same", "whole", "real", "each"], list[Any]]
 
 
@@ -25,7 +27,7 @@ class _Table(msgspec.Struct, array_like=True):
 
 def pack(slices: Sequence[SliceSource]) -> bytes:
     """The slices as bytes; `unpack` is the way back."""
-    columns = [_column([getattr(one, name) for one in slices]) for name in SliceSource.__dataclass_fields__]
+    columns = [_column(list(values)) for values in zip(*map(OF_SLICE, slices), strict=True)]
     return zlib.compress(msgspec.msgpack.encode(_Table(len(slices), columns)))
 
 
@@ -42,12 +44,13 @@ def every_slice(series: Series) -> tuple[SliceSource, ...]:
 
 
 def _column(values: list[Any]) -> Column:
-    kinds = {type(value) for value in values}
+    first = values[0]
+    if values.count(first) == len(values) and (first or not isinstance(first, float)):
+        return "same", values[:1]
+    kinds = set(map(type, values))
     if kinds == {float}:
         bits = np.array(values).view(np.int64)  # differences of floats would be rounded; those of their bits are not
-        return ("same", values[:1]) if (bits == bits[0]).all() else ("real", _steps(bits))
-    if len(set(values)) == 1:
-        return "same", values[:1]
+        return ("same", values[:1]) if (bits == bits[0]).all() else ("real", _steps(bits))  # 0.0 equals -0.0 and is another
     return ("whole", _steps(np.array(values, np.int64))) if kinds == {int} else ("each", values)
 
 
@@ -62,4 +65,4 @@ def _values(kind: str, said: list[Any], n_slices: int) -> list[Any]:
 
 def _steps(whole: Any) -> list[int]:
     """From one number to the next, the first from 0; what overflows comes back the same way."""
-    return [int(step) for step in np.diff(whole, prepend=np.int64(0))]
+    return [*whole[:1].tolist(), *(whole[1:] - whole[:-1]).tolist()]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from functools import lru_cache
 
 from pipeline.archive.characters import UNDECODED
 from pipeline.archive.found import Header
@@ -27,6 +28,7 @@ def identity(issuer: str, patient_id: str) -> str:
     return issuer.replace("\\", UNDECODED) + "\\" + patient_id
 
 
+@lru_cache(64)
 def person(name: str, birth_date: str) -> str:
     """Whom a name and a birth date mean; "" where one of them is missing. Case and separators of a name say nothing."""
     alphabetic = name.partition("=")[0] or name

@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from msgspec.structs import replace as changed
+
 from pipeline.archive.found import FileRecord
 from pipeline.archive.selection import seed
 from pipeline.config import SeriesConfig
@@ -38,7 +40,7 @@ def picture_study(name: str, pictures: Sequence[tuple[FileRecord, str]], config:
     step_mm = min(WIDEST_STEP_MM, USUAL_LENGTH_MM / max(1, len(pictures)))
     slope, intercept = _window(config)
     slices = [
-        replace(record.picture, z_mm=place * step_mm, place=place, mask=mask, slope=slope, intercept=intercept)
+        changed(record.picture, z_mm=place * step_mm, place=place, mask=mask, slope=slope, intercept=intercept)
         for place, (record, mask) in enumerate(pictures)
         if record.picture is not None
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.archive.geometry import Stack
+from pipeline.archive.geometry import Stack, middle
 from pipeline.archive.patient import Who
 from pipeline.archive.rules import preference
 from pipeline.config import MAX_RULES, SeriesConfig
@@ -78,7 +78,7 @@ def rank(stack: Stack, config: SeriesConfig) -> SeriesRank:
     """The marks of a stack that has passed the hard filters."""
     first = stack.images[0]
     gaps = np.diff(stack.z_mm)
-    median = float(np.median(gaps))
+    median = middle(gaps)
     extent = min(FULL_EXTENT_MM, float(stack.z_mm[-1] - stack.z_mm[0]))
     uneven = float(np.abs(gaps - median).max())
     return SeriesRank(

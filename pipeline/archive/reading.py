@@ -9,10 +9,11 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec.structs import replace
 
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.container import ZipMembers, begun, container_kind, content

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
+
+from msgspec.structs import replace
 
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.codestream import begins_nifti, codestream_size, is_picture
@@ -39,7 +40,7 @@ def scan_file(
         return found
     allowance = Allowance(tick)
     try:
-        with allowance.parsing(Reason.HEADER_CORRUPT, "index"), open_regular(root / native(found.path)) as stream:
+        with allowance.parsing(Reason.HEADER_CORRUPT, "index"), open_regular(f"{root}/{native(found.path)}") as stream:
             records = _records(stream, _origin(found, asked), allowance)
     except StudyError as error:
         records = [FileRecord(reason=error.reason)]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec.structs import replace as changed
 
 from pipeline.archive.describe import CT
 from pipeline.archive.found import FileRecord, Header
-from pipeline.archive.geometry import MAX_DROPPED, Stack, geometry_problem, note_irregularities, ordered, to_original
+from pipeline.archive.geometry import MAX_DROPPED, Stack, geometry_problem, middle, note_irregularities, ordered, to_original
 from pipeline.archive.patient import PLACEHOLDER_IDS, Who, agreed, identity, patient_of
 from pipeline.archive.ranking import REFORMATS, Candidate, best_first, rank, why_lost
 from pipeline.archive.rules import is_forbidden
@@ -204,16 +205,16 @@ def _candidate(name: str, images: list[Header], events: list[Event], who: Who, f
         series_uid=name,
         seed=seed(name.encode("utf-8", "surrogateescape")),
         slices=tuple(
-            replace(header.source, z_mm=z_mm, place=place)
+            changed(header.source, z_mm=z_mm, place=place)
             for place, (header, z_mm) in enumerate(zip(stack.images, stack.z_mm.tolist(), strict=True))
         ),
         spacing_mm=(column_mm, row_mm) if turned else (row_mm, column_mm),
         original_affine=affine,
         score=marks.score(),
         events=tuple(events),
-        facts=replace(
+        facts=changed(
             first.facts,
-            spacing_between_mm=round(float(np.median(np.diff(stack.z_mm))), 4),
+            spacing_between_mm=round(middle(np.diff(stack.z_mm)), 4),
             z_extent_mm=round(float(stack.z_mm[-1] - stack.z_mm[0]), 3),
             n_slices=len(stack.z_mm),
         ),
@@ -228,7 +229,7 @@ def _check_places(stack: Stack, config: SeriesConfig) -> None:
     if stack.n_extra > MAX_DROPPED * (len(stack.z_mm) + stack.n_extra):
         raise StudyError(Reason.MULTIPLE_STACKS, "select")
     extent = stack.z_mm[-1] - stack.z_mm[0]
-    if extent < config.min_extent_mm or np.median(np.diff(stack.z_mm)) > config.max_spacing_mm:
+    if extent < config.min_extent_mm or middle(np.diff(stack.z_mm)) > config.max_spacing_mm:
         raise StudyError(Reason.NO_SUITABLE_SERIES, "select")
 
 

@@ -33,6 +33,8 @@ Groups = dict[str | int, list[int]]
 def split_stacks(images: Images, events: list[Event]) -> list[Images]:
     """The stacks that one series holds. Raises StudyError where slices of several geometries cannot be told apart."""
     images = _without_copies(images, events)
+    if len({(one.orientation, one.spacing_mm, one.source.rows, one.source.columns) for one in images}) == 1:
+        return _by_traits(images)
     stacks: list[Images] = []
     for alike in _of_one_geometry(images, _orientations, SAME_COSINE, Reason.MIXED_ORIENTATION, events):
         for same in _of_one_geometry(alike, _matrices, SAME_SPACING, Reason.MIXED_GEOMETRY, events):
@@ -81,7 +83,7 @@ def _of_one_geometry(
     traits = [(image.traits.lasting(), image.image_type, image.contrast) for image in images]
     said = [{traits[i] for i in group} for group in groups.values()]
     are_told = len(set.union(*said)) == sum(map(len, said)) <= len(images) // 2
-    if not are_told and _n_over(groups, place_numbers(images)) <= MAX_DROPPED * len(images):
+    if not are_told and _n_over(groups, place_numbers(places_mm(images))) <= MAX_DROPPED * len(images):
         raise StudyError(reason, "select")
     return [[images[i] for i in groups[name]] for name in sorted(groups)]
 
@@ -119,13 +121,13 @@ def _by_traits(images: Images) -> list[Images]:
 
     Raises StudyError MULTIPLE_STACKS where values lie over each other, and none of them has enough slices for a stack.
     """
-    places = place_numbers(images)
+    z_mm = places_mm(images)
+    places = place_numbers(z_mm)
     best: Groups = {}
     widest = 0
-    z_mm = places_mm(images)
     for labels in chain(trait_labels(images, places, z_mm), [grid_labels(images, places, z_mm)]):
-        groups = _grouped(labels)
-        if len(groups) > 1 and _n_over(groups, places, trimmed=True) > MAX_DROPPED * len(images):
+        groups = _grouped(labels) if len(set(labels)) > 1 else {}
+        if groups and _n_over(groups, places, trimmed=True) > MAX_DROPPED * len(images):
             covered = max(len(set(places[group].tolist())) for group in groups.values())
             if covered > widest:
                 best = groups

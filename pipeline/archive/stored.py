@@ -60,7 +60,8 @@ def stored_pixels(words: Words, source: SliceSource, code: Codestream | None = N
     """The stored values of `words`. Raises StudyError PIXEL_FORMAT or PIXELS_SIGN where header and words cannot agree."""
     field = field_of(source, code)
     raw = words & ((1 << field.width) - 1)
-    values = _signed((raw & field.inside) >> field.shift, field.bits, field.signed)
+    low = raw if field.bits == field.width else (raw & field.inside) >> field.shift
+    values = _signed(low, field.bits, field.signed)
     outside = _outside(raw, values, field, source)
     _check_unused(raw, outside, field, source.overlays)
     is_doubtful = code is not None and code.signed != source.signed and code.bits < source.bits_stored
@@ -81,7 +82,12 @@ def field_of(source: SliceSource, code: Codestream | None = None) -> Field:
 
 
 def _signed(low: Words, bits: int, signed: bool) -> Words:
-    return np.where(low >= 1 << (bits - 1), low - (1 << bits), low).astype(np.int32) if signed else low.astype(np.int32)
+    if not signed:
+        return low
+    sign = 1 << (bits - 1)
+    values = low ^ sign
+    values -= sign
+    return values
 
 
 def _outside(raw: Words, values: Words, field: Field, source: SliceSource) -> Mask:
@@ -125,7 +131,10 @@ def _check_unused(raw: Words, outside: Mask, field: Field, overlays: int) -> Non
     """Bits beside the value are empty, an overlay's, or above it its sign: else the header misplaces the value."""
     below = (1 << field.shift) - 1
     above = ((1 << field.width) - 1) & ~(below | field.inside | overlays)
-    unused = raw & (above | (below & ~overlays))
+    beside = above | (below & ~overlays)
+    if not beside or not np.bitwise_or.reduce(raw, axis=None) & beside:
+        return
+    unused = raw & beside
     is_odd = (unused != 0) & ~outside
     if not is_odd.any():
         return

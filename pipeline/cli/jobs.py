@@ -11,7 +11,7 @@ from pipeline.cli.shared import add_archive, add_json, add_weights, as_json, wat
 from pipeline.config import Config
 from pipeline.errors import ConfigurationError, DeviceError
 from pipeline.mpi import stall
-from pipeline.mpi.launch import join, part_ways
+from pipeline.mpi.launch import end_rank, join
 from pipeline.run.weights import Weights
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _doctor(options: argparse.Namespace) -> int:
     found = examine(PlannedRun(config, options.out, tuple(options.weights), options.key_file, options.archive))
     if found is not None:
         _print(found, _hint(config), for_programs=options.json)
-    return part_ways(1) if found else 0
+    return end_rank(1) if found else 0
 
 
 def _print(found: list[Finding], hint: str, *, for_programs: bool) -> None:

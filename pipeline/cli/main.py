@@ -10,7 +10,7 @@ from pipeline import __version__
 from pipeline.cli import completion, jobs, networks, online, origins, runs, synthetic
 from pipeline.cli.shared import LOG_FORMAT
 from pipeline.errors import PipelineError, RankDied
-from pipeline.mpi.launch import end_all_ranks, part_ways
+from pipeline.mpi.launch import end_all_ranks, end_rank
 from pipeline.mpi.launched import launched_rank
 from pipeline.mpi.terminal import be_quiet
 from pipeline.records import NOTICE
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     except PipelineError as error:
         if launched_rank() == 0:
             print(f"drenet: {error}", file=sys.stderr)
-        return part_ways(error.exit_code)
+        return end_rank(error.exit_code)
     except RankDied as error:
         log.error("%s", error)  # noqa: TRY400  no fault of this rank's
         end_all_ranks(error.exit_code)

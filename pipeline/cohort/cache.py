@@ -34,7 +34,15 @@ log = logging.getLogger(__name__)
 
 LUNG_BYTES = IMAGE_PX * IMAGE_PX // 8
 ROW_BYTES = IMAGE_PX**2 + ZOOM_PX**2 + LUNG_BYTES
-PREPARING = ("archive/*.py", "study/lungs/*.py", "study/fill.py", "study/slices.py", "study/within.py", "study/screener.py")
+PREPARING = (
+    "archive/*.py",
+    "study/lungs/*.py",
+    "weights/lungs/*.safetensors",
+    "study/fill.py",
+    "study/slices.py",
+    "study/within.py",
+    "study/screener.py",
+)
 Grey = npt.NDArray[np.uint8]
 
 
@@ -155,5 +163,5 @@ def cache_name(study: Study, config: Config) -> str:
 def _code() -> str:
     """A digest of the modules between an archive's files and prepared slices."""
     root = Path(pipeline.__file__).parent
-    modules = sorted(path for place in PREPARING for path in root.glob(place))
+    modules = sorted(path for pattern in PREPARING for path in root.glob(pattern))
     return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()

@@ -51,7 +51,7 @@ class CohortRequest:
 
 @dataclass(frozen=True, slots=True)
 class CohortMember:
-    """A patient of the cohort; `target` is the place of the label among the classes."""
+    """A patient of the cohort; `target` is the index of the label among the classes."""
 
     patient_key: str
     label: str

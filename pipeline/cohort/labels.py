@@ -165,11 +165,11 @@ CAUSES: tuple[tuple[str, Callable[[str], str]], ...] = (
 """What happens to IDs on the way, most likely first, and what makes the names alike again."""
 
 
-def _label(text: str | None, known: frozenset[str], place: str) -> str:
+def _label(text: str | None, known: frozenset[str], where: str) -> str:
     label = (text or "").strip().lower()
     if label and label not in known:
         raise ConfigurationError(
-            f"{place}: unknown label {label!r} ({Reason.LABEL_UNKNOWN}); known: {', '.join(sorted(known))}"
+            f"{where}: unknown label {label!r} ({Reason.LABEL_UNKNOWN}); known: {', '.join(sorted(known))}"
         )
     return label
 

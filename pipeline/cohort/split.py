@@ -26,8 +26,8 @@ def split(patients: Sequence[Labelled], seed: int, shares: tuple[float, float, f
         if len(members) < len(PARTS):
             raise ConfigurationError(f"{len(members)} patients are {label}: a split into three parts needs three at least")
         n_validation, n_test = (max(1, round(share * len(members))) for share in shares[1:])
-        for place, (_, key) in enumerate(members):
-            parts[key] = PARTS[2] if place < n_test else PARTS[1] if place < n_test + n_validation else PARTS[0]
+        for number, (_, key) in enumerate(members):
+            parts[key] = PARTS[2] if number < n_test else PARTS[1] if number < n_test + n_validation else PARTS[0]
     return parts
 
 

@@ -77,8 +77,8 @@ def localisation(folder: Path, network: DreNet, labels: Mapping[str, str]) -> di
             for group in ("all", label):
                 tallies.setdefault(group, []).append(counted)
     return {
-        what: {group: summed([pair[place] for pair in members]) for group, members in tallies.items()}
-        for place, what in enumerate(("findings", "top_details"))
+        what: {group: summed([pair[which] for pair in members]) for group, members in tallies.items()}
+        for which, what in enumerate(("findings", "top_details"))
     }
 
 

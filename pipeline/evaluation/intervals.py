@@ -87,7 +87,7 @@ def resampled(scored: Scored, measure: Callable[[Target, Score], list[float]], s
     members = [np.flatnonzero(scored.cluster == patient) for patient in np.unique(scored.cluster)]
     values = []
     for _ in range(N_RESAMPLES):
-        rows = np.concatenate([members[place] for place in generator.integers(len(members), size=len(members))])
+        rows = np.concatenate([members[drawn] for drawn in generator.integers(len(members), size=len(members))])
         target = scored.target[rows]
         if target.any() and not target.all():
             values.append(measure(target, scored.score[rows]))

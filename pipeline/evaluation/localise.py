@@ -57,9 +57,9 @@ def tally(network: DreNet, folder: Path, study: CachedStudy, lesion: Mask) -> tu
     """(of findings, of top details); `lesion` [S, rows, columns] is the truth of the whole series, in volume pixels."""
     findings = []
     top = []
-    for row, place in enumerate(study.slice_index):
+    for row, index in enumerate(study.slice_index):
         ct_slice = read_slice(folder, study, row)
-        truth = in_picture(lesion[place], study.crops[row])
+        truth = in_picture(lesion[index], study.crops[row])
         seen = details(network, ct_slice)
         found = sorted((one for one in seen if one.in_lung), key=lambda one: -one.positive)[:N_FINDINGS]
         first = sorted(seen, key=lambda one: -one.proposal)[:N_FINDINGS]
@@ -109,8 +109,8 @@ def ratio_with_interval(tallies: Sequence[Tally], seed: int = 0) -> tuple[float,
     hits = np.array([one.hits for one in tallies], float)
     chance = np.array([one.chance for one in tallies])
     generator = np.random.default_rng([seed, 15])
-    places = generator.integers(len(tallies), size=(N_RESAMPLES, len(tallies)))
-    drawn = hits[places].sum(axis=1) / np.maximum(chance[places].sum(axis=1), 1e-9)
+    rows = generator.integers(len(tallies), size=(N_RESAMPLES, len(tallies)))
+    drawn = hits[rows].sum(axis=1) / np.maximum(chance[rows].sum(axis=1), 1e-9)
     low, high = np.percentile(drawn, [2.5, 97.5]).tolist()
     return float(hits.sum() / max(chance.sum(), 1e-9)), low, high
 

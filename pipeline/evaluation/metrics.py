@@ -62,8 +62,8 @@ class Metric:
 
 def calibration_error(target: Target, score: Score) -> float:
     """Expected calibration error: |mean score - share of positives| over ten equal bins, weighted by their numbers."""
-    place = np.minimum((score * N_BINS).astype(int), N_BINS - 1)
-    gap = np.bincount(place, score - target, N_BINS)
+    bin_of = np.minimum((score * N_BINS).astype(int), N_BINS - 1)
+    gap = np.bincount(bin_of, score - target, N_BINS)
     return float(np.abs(gap).sum() / len(score))
 
 

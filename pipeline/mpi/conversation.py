@@ -82,7 +82,7 @@ class Worker:
         self._held.clear()
         self._say(LEAVE)
 
-    def part(self) -> None:
+    def say_goodbye(self) -> None:
         """The last word, after the release."""
         self._say(GOODBYE)
 

@@ -107,11 +107,13 @@ def end_all_ranks(code: int) -> None:
         sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(code)
 
 
-def part_ways(code: int) -> int:
+def end_rank(code: int) -> int:
     """The exit code of this rank where all ranks end early together: root's is the job's, and comes last.
 
     A launcher kills what still runs when the first rank ends with an error, and then reports the kill instead of the code.
     """
+    if not is_launched():
+        return code
     for number in (signal.SIGUSR1, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     if "mpi4py.MPI" not in sys.modules:

@@ -198,7 +198,7 @@ class World(Mail):
                 worker.leave()
             while not worker.released:
                 self._hear(worker)
-            worker.part()
+            worker.say_goodbye()
             self._worker = None
 
     def _hear(self, worker: Worker) -> None:

@@ -94,9 +94,9 @@ def along(u: float, *knots: tuple[float, float]) -> float:
     """A value that changes with height u (0 at the bases, 1 at the apices), smooth between its knots."""
     at = np.array([knot[0] for knot in knots])
     value = np.array([knot[1] for knot in knots])
-    place = int(np.clip(np.searchsorted(at, u) - 1, 0, len(at) - 2))
-    t = float(np.clip((u - at[place]) / (at[place + 1] - at[place]), 0, 1))
-    return float(value[place] + (value[place + 1] - value[place]) * t * t * (3 - 2 * t))
+    below = int(np.clip(np.searchsorted(at, u) - 1, 0, len(at) - 2))
+    t = float(np.clip((u - at[below]) / (at[below + 1] - at[below]), 0, 1))
+    return float(value[below] + (value[below + 1] - value[below]) * t * t * (3 - 2 * t))
 
 
 def cut(u: float, centre: float, half: float) -> float:

@@ -101,8 +101,8 @@ def severity_of(plan: CohortPlan, number: int) -> float:
 
 def _labels(counts: tuple[int, int, int]) -> list[Label]:
     """The classes in turn, as long as each has patients left."""
-    turns = [(turn, place) for place, count in enumerate(counts) for turn in range(count)]
-    return [LABELS[place] for _, place in sorted(turns)]
+    turns = [(turn, which) for which, count in enumerate(counts) for turn in range(count)]
+    return [LABELS[which] for _, which in sorted(turns)]
 
 
 def _write_patient(folder: Path, masks: Path, phantom: Phantom, name: str) -> None:

@@ -45,7 +45,7 @@ CODECS: dict[str, Callable[..., bytes | bytearray]] = {
 def series(phantom: Phantom, name: str, *, kind: str = "axial") -> list[FileDataset]:
     """The slices of one phantom as data sets, uncompressed, in no anatomical order."""
     order = np.random.default_rng(len(name)).permutation(len(phantom.hu))
-    return [_image(phantom, int(i), place, name, kind) for place, i in enumerate(order)]
+    return [_image(phantom, int(i), number, name, kind) for number, i in enumerate(order)]
 
 
 def stored_of(image: FileDataset) -> npt.NDArray[Any]:
@@ -106,7 +106,7 @@ def without(*keywords: str) -> Change:
     return change
 
 
-def _image(phantom: Phantom, i: int, place: int, name: str, kind: str) -> FileDataset:
+def _image(phantom: Phantom, i: int, number: int, name: str, kind: str) -> FileDataset:
     def uid(*parts: object) -> UID:
         return generate_uid(entropy_srcs=["drenet phantom", name, *map(str, parts)])
 
@@ -123,7 +123,7 @@ def _image(phantom: Phantom, i: int, place: int, name: str, kind: str) -> FileDa
     data.SeriesInstanceUID = uid("series", kind)
     data.FrameOfReferenceUID = uid("frame")
     data.SeriesNumber = 2
-    data.InstanceNumber = place + 1
+    data.InstanceNumber = number + 1
     _identify(data, name)
     _place(data, phantom, i)
     _expose(data, phantom, i)

@@ -132,13 +132,13 @@ def _wrapped(folder: Path, phantom: Phantom, name: str) -> list[TruthRow]:
     pictures.mkdir()
     for n, hu in enumerate(phantom.hu):
         cv2.imwrite(str(pictures / f"slice{n}.png"), np.clip(np.rint((hu + 1000.0) / 3.0), 0, 255).astype(np.uint8))
-    place = pictures.relative_to(folder.parents[1]).as_posix()
+    below_archive = pictures.relative_to(folder.parents[1]).as_posix()
     return [
         _truth(zipped, "OK", "", "zip"),
         _truth(tarred, "OK", "", "tar.gz"),
         _truth(deflated, "OK", "", "deflated"),
         _truth(again, "OK", "", "second study of one patient"),
-        TruthRow(place, place, "healthy", "OK_WITH_WARNINGS", "", len(phantom.hu), "pictures"),
+        TruthRow(below_archive, below_archive, "healthy", "OK_WITH_WARNINGS", "", len(phantom.hu), "pictures"),
     ]
 
 

@@ -15,6 +15,8 @@ from pipeline.run.read_tables import Run
 from pipeline.run.run_toml import Described, Network
 
 BLANK = "______ (to be filled in by a person)"
+JUDGED = {"network": ", organs taken out of it by a network", "none": ""}
+"""What the card says of a mask that was judged so."""
 MOST = 8
 """Different values that a line of the card lists."""
 
@@ -80,9 +82,11 @@ def _settings(described: Described) -> dict[str, Any]:
     window = config.window
     fill = config.fill
     grey = f"window {window.width_hu:g} HU wide at {window.level_hu:g}" if window.kind == "window" else "8-bit mapping"
+    judged = JUDGED[config.lung.judge] if config.lung.recipe == "chest-wall" else ""
     preparation = (
-        f"{config.slices.count} equally spaced slices, HU, {grey}, lung found by the {config.lung.recipe} recipe, crop to the"
-        f" lung, the blank around it filled ({fill.kind}, {fill.copies} copies), resized to {window.image_px} pixels."
+        f"{config.slices.count} equally spaced slices, HU, {grey}, lung found by the {config.lung.recipe} recipe{judged},"
+        f" crop to the lung, the blank around it filled ({fill.kind}, {fill.copies} copies), resized to {window.image_px}"
+        " pixels."
     )
     meanings = [f"{one.column}: weights sha256 {one.sha256}, {one.meaning or 'trained'}" for one in networks]
     return {

@@ -99,8 +99,8 @@ def write_studies(
     wanted = list(COLUMNS)
     wanted[2:2] = [one for name in networks for one in (name, above_of(name)) if one in table]
     columns: list[dict[str, Any]] = [_column(table, name, networks) for name in wanted]
-    for place, column in enumerate(columns):
-        put(folder / f"column-{place}.js", f"column-{place}", _whole(column))
+    for number, column in enumerate(columns):
+        put(folder / f"column-{number}.js", f"column-{number}", _whole(column))
     for start in range(0, len(table), CHUNK):
         rows = list(zip(*(column["values"][start : start + CHUNK] for column in columns), strict=True))
         put(folder / f"rows-{start // CHUNK}.js", f"rows-{start // CHUNK}", rows)

@@ -16,11 +16,11 @@ import msgspec
 from pipeline.errors import ConfigurationError
 from pipeline.files import storage_error, write_whole
 from pipeline.records import NOTICE, StudyResult
-from pipeline.run.journal import Place, decode, read_raw
+from pipeline.run.journal import LastRecord, decode, read_raw
 from pipeline.run.paths import PATIENTS, RUN_TOML, SIDECAR, STUDIES
 from pipeline.run.read_tables import Run, open_run
-from pipeline.run.resume import noted_places
-from pipeline.study.picture_pack import PackPlace, find_pictures, read_pictures
+from pipeline.run.resume import noted_records
+from pipeline.study.picture_pack import PackLine, find_pictures, read_pictures
 
 RESULT = "result.json"
 PICTURES = "pictures"
@@ -43,15 +43,15 @@ def export(folder: Path, to: Path, keys: Sequence[str] = (), *, top: int = 10, d
     """
     run = open_run(folder)
     chosen = _chosen(run, keys, top)
-    places = noted_places(folder)
-    found = find_pictures(folder, {key: places[key].input for key in chosen})
+    records = noted_records(folder)
+    found = find_pictures(folder, {key: records[key].input for key in chosen})
     try:
         to.mkdir(parents=True, exist_ok=True)
         if any(to.iterdir()):
             raise ConfigurationError(f"{to} is not empty: name a new folder for the export")
         _tables(run, to, set(chosen))
         for key in chosen:
-            _study(run, to / key, places[key], found.get(key))
+            _study(run, to / key, records[key], found.get(key))
     except OSError as error:
         raise storage_error(error, to) from error
     return Exported(len(chosen), len(found), _objects(folder, to, chosen) if dicom else 0)
@@ -83,9 +83,9 @@ def _tables(run: Run, to: Path, keys: set[str]) -> None:
             shutil.copyfile(run.folder / name, to / name)
 
 
-def _study(run: Run, to: Path, place: Place, pack: PackPlace | None) -> None:
+def _study(run: Run, to: Path, record: LastRecord, pack: PackLine | None) -> None:
     to.mkdir()
-    write_whole(to / RESULT, msgspec.json.format(msgspec.json.encode(_told(run, _result(place))), indent=1) + b"\n")
+    write_whole(to / RESULT, msgspec.json.format(msgspec.json.encode(_told(run, _result(record))), indent=1) + b"\n")
     if pack is None:
         return
     (to / PICTURES).mkdir()
@@ -99,8 +99,8 @@ def _told(run: Run, result: StudyResult) -> dict[str, object]:
     return {"notice": NOTICE, "networks": run.networks, "result": result}
 
 
-def _result(place: Place) -> StudyResult:
-    (raw,) = read_raw([place])
+def _result(record: LastRecord) -> StudyResult:
+    (raw,) = read_raw([record])
     line = decode(raw)
     if line is None or line.result is None:
         raise ConfigurationError("a journal changed while it was read: is the run still going? Try again")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jinja2
 import msgspec
@@ -16,10 +17,8 @@ from markupsafe import Markup
 from pipeline.files import storage_error
 from pipeline.records import DEFAULT_THRESHOLD, MIN_LUNG_FRACTION, NOTICE
 from pipeline.report.card import BLANK, card_text, fill_card
-from pipeline.report.compare import compare
 from pipeline.report.data import Shown, choose_shown, doubted, write_slices, write_studies
 from pipeline.report.evaluation import read_evaluation
-from pipeline.report.figures import charts
 from pipeline.report.flow import Flow, read_flow
 from pipeline.report.panel import allowed, asset
 from pipeline.report.pictures import write_pictures
@@ -27,8 +26,14 @@ from pipeline.report.timing import read_timing, slowest_stages
 from pipeline.run.gather import payload_digest
 from pipeline.run.paths import EXCLUSIONS, PATIENTS, REPORT, RESULTS, RUN_TOML, SLICES, STUDIES
 from pipeline.run.read_tables import Run, open_run
-from pipeline.run.resume import noted_places
+from pipeline.run.resume import noted_records
 from pipeline.run.run_toml import Described, read_described
+
+if TYPE_CHECKING:  # matplotlib is loaded where something is drawn
+    import pandas as pd
+
+    from pipeline.report.compare import Comparison
+    from pipeline.report.figures import Chart
 
 PARTS = {
     "overview": "Overview",
@@ -67,39 +72,39 @@ class Options:
 def write_report(folder: Path, options: Options = Options()) -> Path:
     """Make `report/` of the run at `folder`; the page's path. Raises ConfigurationError where nothing was gathered."""
     run = open_run(folder)
-    part = folder / ".report.part"
+    unfinished = folder / ".report.part"
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        _write(run, part, options)
-        return _put_in_place(part, folder / REPORT) / "index.html"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        _write(run, unfinished, options)
+        return _put_in_place(unfinished, folder / REPORT) / "index.html"
     except OSError as error:
         raise storage_error(error, folder) from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _write(run: Run, part: Path, options: Options) -> None:
+def _write(run: Run, unfinished: Path, options: Options) -> None:
     described = read_described(run.folder)
     networks = [network.column for network in run.networks]
-    places = noted_places(run.folder)
-    timing = read_timing(run.folder, places)
+    records = noted_records(run.folder)
+    timing = read_timing(run.folder, records)
     flow = read_flow(run)
     stages = slowest_stages(timing)
-    pictured = write_pictures(part / "data", run, networks, places, options.pictured)
+    pictured = write_pictures(unfinished / "data", run, networks, records, options.pictured)
     shown = choose_shown(run.studies, networks, options.rows, pictured | set(stages["worst_study"]))
-    write_studies(part / "data", shown, networks, pictured, timing, Shown(options.box_from, MIN_LUNG_FRACTION))
-    write_slices(part / "data", shown, run, networks)
+    write_studies(unfinished / "data", shown, networks, pictured, timing, Shown(options.box_from, MIN_LUNG_FRACTION))
+    write_slices(unfinished / "data", shown, run, networks)
     evaluation = read_evaluation(run.folder)
     card = fill_card(run, described, flow, options.box_from, evaluated=evaluation is not None)
-    optional = {"evaluation": evaluation, "compare": compare(run, options.against) if options.against else None}
+    optional = {"evaluation": evaluation, "compare": _compared(run, options.against)}
     page = _template().render(
         **optional,
         run=described,
         parts=[(name, title) for name, title in PARTS.items() if optional.get(name, True)],
         tiles=_tiles(run, flow),
         flow=flow,
-        charts=charts(run.studies, networks, timing),
+        charts=_charts(run, networks, timing),
         n_shown=len(shown),
         n_doubted=int(doubted(shown).sum()),
         n_studies=len(run.studies),
@@ -111,8 +116,25 @@ def _write(run: Run, part: Path, options: Options) -> None:
         files=_files(run.folder),
         notice=NOTICE,
     )
-    (part / "card.md").write_text(card_text(card), encoding="utf-8")
-    (part / "index.html").write_text(page, encoding="utf-8")
+    (unfinished / "card.md").write_text(card_text(card), encoding="utf-8")
+    (unfinished / "index.html").write_text(page, encoding="utf-8")
+
+
+def _compared(run: Run, against: Path | None) -> Comparison | None:
+    if against is None:
+        return None
+    from pipeline.report.compare import compare
+
+    return compare(run, against)
+
+
+def _charts(run: Run, networks: list[str], timing: pd.DataFrame) -> list[Chart]:
+    """The run's charts; a single study has neither a distribution nor a rate."""
+    if len(run.studies) < 2:
+        return []
+    from pipeline.report.figures import charts
+
+    return charts(run.studies, networks, timing)
 
 
 def _template() -> jinja2.Template:
@@ -192,11 +214,11 @@ def _number(value: int) -> str:
     return f"{value:,}"
 
 
-def _put_in_place(part: Path, final: Path) -> Path:
+def _put_in_place(unfinished: Path, final: Path) -> Path:
     old = final.with_name(".report.old")
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
         final.rename(old)
-    part.rename(final)
+    unfinished.rename(final)
     shutil.rmtree(old, ignore_errors=True)
     return final

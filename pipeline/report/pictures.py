@@ -14,7 +14,7 @@ import msgspec
 
 from pipeline.records import IDENTITY_AFFINE, Box, Detail, StudyResult
 from pipeline.report.data import put
-from pipeline.run.journal import Place
+from pipeline.run.journal import LastRecord
 from pipeline.run.read_tables import Run, open_run
 from pipeline.run.run_toml import read_described
 from pipeline.study.boxes import to_original
@@ -38,9 +38,9 @@ def keep_highest(folder: Path) -> None:
     keep_deep(folder, set(highest(open_run(folder), networks)[: described.config.run.images_top]))
 
 
-def write_pictures(folder: Path, run: Run, networks: list[str], places: dict[str, Place], most: int) -> set[str]:
+def write_pictures(folder: Path, run: Run, networks: list[str], records: dict[str, LastRecord], most: int) -> set[str]:
     """images-KEY.js of the `most` highest-scoring studies that have pictures, deep-KEY.js where all greys are; their keys."""
-    inputs = {key: place.input for key, place in places.items() if key}
+    inputs = {key: record.input for key, record in records.items() if key}
     found = find_pictures(run.folder, inputs)
     chosen = [key for key in highest(run, networks) if key in found][:most]
     if chosen:
@@ -73,10 +73,10 @@ class Details:
         read = {name: self._results[f"details/{name}"][start:end] for name in ("network", "box", "box_original", *NUMBERS)}
         indexes = self._results["slices/slice_index"][first:last].tolist()
         found: dict[int, list[list[dict[str, Any]]]] = {index: [[] for _ in range(self._n_networks)] for index in indexes}
-        for place, of_slice in enumerate(slice_of_detail[start:end] - first):
-            numbers = {name: round(float(read[name][place]), 4) for name in NUMBERS}
-            boxes = {"box": read["box"][place].tolist(), "original": read["box_original"][place].round(2).tolist()}
-            found[indexes[of_slice]][read["network"][place]].append({**boxes, **numbers})
+        for row, of_slice in enumerate(slice_of_detail[start:end] - first):
+            numbers = {name: round(float(read[name][row]), 4) for name in NUMBERS}
+            boxes = {"box": read["box"][row].tolist(), "original": read["box_original"][row].round(2).tolist()}
+            found[indexes[of_slice]][read["network"][row]].append({**boxes, **numbers})
         return found
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.files import write_whole
 from pipeline.report.panel import study_page, study_value
-from pipeline.run.resume import last_places, results_of
+from pipeline.run.resume import last_records, results_of
 from pipeline.run.run_toml import read_described
 from pipeline.study.picture_pack import find_pictures, read_deep, read_pictures
 
@@ -14,14 +14,14 @@ from pipeline.study.picture_pack import find_pictures, read_deep, read_pictures
 def write_study_pages(run: Path, to: Path) -> list[Path]:
     """Write KEY.html into the new folder `to` for every study of the run at `run`; their paths. Raises PipelineError."""
     networks = [network.column for network in read_described(run).networks]
-    places = {key: place for key, place in last_places(run).items() if key}
-    found = find_pictures(run, {key: place.input for key, place in places.items()})
+    records = {key: record for key, record in last_records(run).items() if key}
+    found = find_pictures(run, {key: record.input for key, record in records.items()})
     results = results_of(run)
     to.mkdir(parents=True)
     paths = [to / f"{result.study_key}.html" for result in results]
     for path, result in zip(paths, results, strict=True):
         key = result.study_key
         pictures = read_pictures(found[key]) if key in found else None
-        value = study_value(result, networks, pictures, read_deep(run, key, places[key].input))
+        value = study_value(result, networks, pictures, read_deep(run, key, records[key].input))
         write_whole(path, study_page(value).encode())
     return paths

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.run.journal import Place, journal_files, take_notes
+from pipeline.run.journal import LastRecord, journal_files, take_notes
 
 PAUSE_S = 600.0
 """Where no study ended for longer than this nobody was working."""
@@ -18,18 +18,18 @@ STAGES = ("read", "lung", "prepare", "infer", "pictures")
 MERGED = "earlier attempts"
 
 
-def read_timing(run: Path, places: dict[str, Place]) -> pd.DataFrame:
+def read_timing(run: Path, records: dict[str, LastRecord]) -> pd.DataFrame:
     """One row a study that was taken through the stages: study_key, rank, at_s (working time since the start), seconds a stage.
 
-    `places` are those of the run's last records. Attempts that a resume has merged have lost their rank: it is `MERGED`.
+    `records` are the last ones of the run's studies. Attempts that a resume has merged have lost their rank: it is `MERGED`.
     """
-    timing = pd.DataFrame(_columns(run, places)).sort_values("ended", ignore_index=True, kind="stable")
+    timing = pd.DataFrame(_columns(run, records)).sort_values("ended", ignore_index=True, kind="stable")
     gaps = np.minimum(timing["ended"].astype(float).diff().fillna(0.0), PAUSE_S)
     timing["at_s"] = gaps.cumsum()
     return timing.drop(columns="ended")
 
 
-def _columns(run: Path, places: dict[str, Place]) -> dict[str, Any]:
+def _columns(run: Path, records: dict[str, LastRecord]) -> dict[str, Any]:
     """The table's columns, the known stages in their order; nothing where a study was not taken through a stage."""
     keys = list[str]()
     ranks = list[str]()
@@ -38,8 +38,8 @@ def _columns(run: Path, places: dict[str, Place]) -> dict[str, Any]:
     for path in journal_files(run):
         rank = MERGED if "compacted" in path.name else f"{path.parent.name}/{path.stem}"
         for note in take_notes(path):
-            place = places.get(note.key)
-            if not note.seconds or place is None or (place.path, place.offset) != (path, note.offset):
+            record = records.get(note.key)
+            if not note.seconds or record is None or (record.path, record.offset) != (path, note.offset):
                 continue
             for name in note.seconds.keys() - seconds.keys():
                 seconds[name] = array("d", [math.nan] * len(keys))

@@ -9,7 +9,7 @@ from pipeline.config import ClusterConfig, RunConfig
 from pipeline.errors import ConfigurationError
 from pipeline.run.manifest import read_manifest
 from pipeline.run.paths import PRIVATE
-from pipeline.run.resume import noted_places
+from pipeline.run.resume import noted_records
 from pipeline.study.pictures import MAX_DEEP_BYTES
 
 START_S = 60.0
@@ -34,10 +34,10 @@ class Estimate:
 def estimate(run: Path, measured: Path, cluster: ClusterConfig, config: RunConfig) -> Estimate:
     """For the run at `run`, by the studies of the run at `measured`. Raises ConfigurationError where nothing was measured."""
     manifest = read_manifest(run / PRIVATE)
-    finished = {key: place for key, place in noted_places(run).items() if place.status and not place.transient}
+    finished = {key: record for key, record in noted_records(run).items() if record.status and not record.transient}
     ready = [entry for entry in manifest.entries if entry.status == "READY"]
     n_open = sum(entry.study_key not in finished for entry in ready)
-    seconds = [place.seconds for place in noted_places(measured).values() if place.seconds > 0]
+    seconds = [record.seconds for record in noted_records(measured).values() if record.seconds > 0]
     if not seconds:
         raise ConfigurationError(
             f"no study of {measured} was timed yet: screen some of the archive first, or name such a run with --measured"

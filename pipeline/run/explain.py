@@ -53,9 +53,9 @@ def _doubts(study: Study) -> list[str]:
 def _candidates(candidates: tuple[Series, ...]) -> Iterator[str]:
     """A line for each candidate, the chosen one first, and one for what was noted of it."""
     best = SeriesRank.of_score(candidates[0].score)
-    for place, series in enumerate(candidates):
+    for number, series in enumerate(candidates):
         marks = SeriesRank.of_score(series.score)
-        verdict = f"lost: {why_lost(marks, best)}" if place else "chosen"
+        verdict = f"lost: {why_lost(marks, best)}" if number else "chosen"
         yield f"{series.series_key:<28}{''.join(f'{asdict(marks)[mark]:>12}' for mark in MARKS)}  {verdict}"
         facts = series.facts
         about = [

@@ -98,7 +98,7 @@ def _studies(manifest: Manifest, name: str) -> Iterator[Study]:
 
 def _by_file(manifest: Manifest, private: Path, name: str) -> list[Origin]:
     """What an instance's UID or a path names."""
-    path, member = _place(Path(manifest.heading.root), name)
+    path, member = _located(Path(manifest.heading.root), name)
     for sought in (name, path):
         for file in found_files(private, sought):
             uids = {header.study_uid for record in file.records for header in record.headers}
@@ -113,14 +113,14 @@ def _by_file(manifest: Manifest, private: Path, name: str) -> list[Origin]:
     return []
 
 
-def _place(root: Path, name: str) -> tuple[str, str]:
+def _located(root: Path, name: str) -> tuple[str, str]:
     """(path below the archive's top as the manifest writes it, member) of what the user calls a file."""
     text, _, member = name.partition("!/")
     top = root_of(root).resolve()
     path = Path(text)
-    for place in (path, path.resolve()):
-        if place.is_relative_to(top):
-            path = place.relative_to(top)
+    for candidate in (path, path.resolve()):
+        if candidate.is_relative_to(top):
+            path = candidate.relative_to(top)
             break
     return portable(str(path)), member
 
@@ -129,7 +129,7 @@ def _named(root: Path, file: FoundFile) -> Iterator[str]:
     """The names of the studies of a picture or a volume."""
     for record in file.records:
         if record.volume:
-            yield volume_name(record.volume, record)
+            yield volume_name(record.volume, record.member)
         elif record.picture and is_list(root):
             yield from (row.patient for row in read_list(root) if row.file == file.path)
         elif record.picture:
@@ -143,9 +143,9 @@ def _images(manifest: Manifest, study: Study) -> Iterator[Origin]:
     of_series = {series.series_uid: series for series in study.candidates}
     met = set()
     for source, series_uid, sop_uid in _scanned(manifest, study):
-        place = source.path, source.member, source.frame
-        series, index = read.get(place, (of_series.get(series_uid), None))
-        met.add(place)
+        address = source.path, source.member, source.frame
+        series, index = read.get(address, (of_series.get(series_uid), None))
+        met.add(address)
         yield _origin(root, study, series, source, (index, series_uid, sop_uid))
     for series in study.candidates:
         for source in every_slice(series):
@@ -154,7 +154,7 @@ def _images(manifest: Manifest, study: Study) -> Iterator[Origin]:
 
 
 def _scanned(manifest: Manifest, study: Study) -> Iterable[tuple[SliceSource, str, str]]:
-    """(where, series UID, instance UID) of every image that the scan knows of a study, in the order of their places."""
+    """(where, series UID, instance UID) of every image that the scan knows of a study, in the order of their slices."""
     private = manifest.path.parent
     if study.candidates and study.candidates[0].kind == "nifti":
         return []
@@ -173,7 +173,7 @@ def _scanned(manifest: Manifest, study: Study) -> Iterable[tuple[SliceSource, st
 def _images_of(record: FileRecord, name: str) -> list[tuple[SliceSource, str, str]]:
     if record.picture and picture_folder(record.picture) == name:
         return [(record.picture, name, "")]
-    if record.volume and volume_name(record.volume, record) == name:
+    if record.volume and volume_name(record.volume, record.member) == name:
         return [(record.volume.source, name, "")]
     return [(one.source, one.series_uid, one.sop_uid) for one in record.headers if one.study_uid == name]
 

@@ -27,9 +27,9 @@ from pipeline.files import storage_error, sync, write_whole
 from pipeline.records import Found, Provenance, StudyResult
 from pipeline.run.describe_csv import sidecar
 from pipeline.run.hdf5_sink import Sink
-from pipeline.run.journal import Place, decode, raw, read_raw
+from pipeline.run.journal import LastRecord, decode, raw, read_raw
 from pipeline.run.paths import EXCLUSIONS, PATIENTS, RESULTS, SIDECAR, SLICES, STUDIES
-from pipeline.run.resume import last_places
+from pipeline.run.resume import last_records
 from pipeline.run.run_toml import Network
 from pipeline.run.write_csv import PooledPatient, Scores, Tables, open_parquet, pool, write_patients, write_slices
 from pipeline.run.write_hdf5 import Columns, describe_run
@@ -55,29 +55,29 @@ def gather(run: Path, networks: Sequence[Network], provenance: Provenance | None
 
 
 def _gather(run: Path, provenance: Provenance | None, scores: Scores) -> Summary:
-    places = last_places(run)
-    if not places:
+    records = last_records(run)
+    if not records:
         raise ConfigurationError(f"{run} holds no journal: is it a run's folder? `drenet screen` makes one")
-    found = _found(places.pop("", None))
-    part = run / ".gathered.part"
+    found = _found(records.pop("", None))
+    unfinished = run / ".gathered.part"
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        with Sink(part / RESULTS) as sink, h5py.File(sink, "w", libver="v110") as file:
-            summary = _write_all(part, file, places, found, scores, sink.check)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        with Sink(unfinished / RESULTS) as sink, h5py.File(sink, "w", libver="v110") as file:
+            summary = _write_all(unfinished, file, records, found, scores, sink.check)
             describe_run(file, provenance)
-        write_whole(part / SIDECAR, sidecar(scores.networks))
-        _publish(part, run)
+        write_whole(unfinished / SIDECAR, sidecar(scores.networks))
+        _publish(unfinished, run)
     except OSError as error:
         raise storage_error(error, run) from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return Summary(*summary, digest=payload_digest(run))
 
 
-def _publish(part: Path, run: Path) -> None:
-    """Move every file of `part` to its place, once all of them are on the disk."""
-    files = sorted(part.iterdir())
+def _publish(unfinished: Path, run: Path) -> None:
+    """Move every file of `unfinished` to where it belongs, once all of them are on the disk."""
+    files = sorted(unfinished.iterdir())
     for path in files:
         sync(path)
     for path in files:
@@ -110,7 +110,7 @@ def _bytes(values: npt.NDArray[Any]) -> bytes:
 
 
 def _write_all(
-    folder: Path, file: h5py.File, places: dict[str, Place], found: Found, scores: Scores, check: Callable[[], None]
+    folder: Path, file: h5py.File, records: dict[str, LastRecord], found: Found, scores: Scores, check: Callable[[], None]
 ) -> tuple[int, int, dict[str, int], dict[str, int]]:
     columns = Columns(file, scores.networks)
     patients: dict[str, PooledPatient] = {}
@@ -124,7 +124,7 @@ def _write_all(
     ):
         tables = Tables(studies, exclusions, scores)
         tables.found(found)
-        for number, result in enumerate(_results(places)):
+        for number, result in enumerate(_results(records)):
             columns.add(number, result)
             tables.add(result)
             slices(result)
@@ -137,7 +137,7 @@ def _write_all(
     columns.close()
     with _csv(folder / PATIENTS) as table:
         write_patients(table, patients, scores)
-    return len(places), found.n_files or n_files, dict(sorted(status.items())), dict(sorted(reasons.items()))
+    return len(records), found.n_files or n_files, dict(sorted(status.items())), dict(sorted(reasons.items()))
 
 
 def _csv(path: Path) -> TextIO:
@@ -162,7 +162,7 @@ def _parquet(folder: Path, scores: Scores) -> Iterator[Callable[[StudyResult], N
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """No garbage collection: records hold no cycles, and the collector would walk through a million places again and again."""
+    """No garbage collection: records hold no cycles, and the collector would walk through a million records again and again."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -172,14 +172,14 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _results(places: dict[str, Place]) -> Iterator[StudyResult]:
-    for raw_line in read_raw([places[key] for key in sorted(places)]):
+def _results(records: dict[str, LastRecord]) -> Iterator[StudyResult]:
+    for raw_line in read_raw([records[key] for key in sorted(records)]):
         line = decode(raw_line)
         if line is None or line.result is None:
             raise ConfigurationError("a journal changed while it was gathered: is the run still going? Gather again")
         yield line.result
 
 
-def _found(place: Place | None) -> Found:
-    line = decode(raw(place)) if place else None
+def _found(record: LastRecord | None) -> Found:
+    line = decode(raw(record)) if record else None
     return line.found if line and line.found else Found(0, ())

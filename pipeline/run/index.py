@@ -58,11 +58,15 @@ class IndexTask:
 
 @dataclass(frozen=True, slots=True)
 class IndexReport:
-    """What one task found; `number` is the task's, `unlisted` says why a folder could not be listed."""
+    """What one task found; `number` is the task's, `unlisted` says why a folder could not be listed.
+
+    `read` are the files that were read as the catalogue keeps them, which root writes down as they come.
+    """
 
     number: int
     folders: tuple[str, ...] = ()
     files: tuple[FoundFile, ...] = ()
+    read: tuple[msgspec.Raw, ...] = ()
     unlisted: str = ""
 
 
@@ -98,9 +102,9 @@ class IndexSource:
         found = msgspec.json.decode(report, type=IndexReport)
         task = self._tasks.pop(found.number)
         if task.folder is None:
-            self.n_read += len(found.files)
-            for file in found.files:
-                self.catalogue.add(file)
+            self.n_read += len(found.read)
+            for line in found.read:
+                self.catalogue.add(bytes(line))
             self.catalogue.flush()
         else:
             self._listed(found)
@@ -123,12 +127,10 @@ class IndexSource:
         self._take(found.files)
 
     def _take(self, files: Sequence[FoundFile]) -> None:
-        fresh: list[FoundFile] = []
         for file in files:
             if file.records:
-                self.catalogue.add(file)
-            elif not self.catalogue.recall(file):
-                fresh.append(file)
+                self.catalogue.add(msgspec.json.encode(file))
+        fresh = self.catalogue.recall([file for file in files if not file.records])
         for start in range(0, len(fresh), BATCH):
             self._add(IndexTask(files=tuple(fresh[start : start + BATCH])))
 
@@ -234,8 +236,7 @@ def selection_digest(config: Config) -> str:
 def _work(root: Path, task: bytes, tick: Callable[[], None], rules: tuple[Rule, ...] = ()) -> bytes:
     number, wanted = msgspec.json.decode(task, type=tuple[int, IndexTask])
     if wanted.folder is None:
-        return msgspec.json.encode(
-            IndexReport(number, files=tuple(scan_file(root, file, tick, rules) for file in wanted.files))
-        )
+        read = tuple(msgspec.Raw(msgspec.json.encode(scan_file(root, file, tick, rules))) for file in wanted.files)
+        return msgspec.json.encode(IndexReport(number, read=read))
     folders, files, unlisted = list_folder(root, wanted.folder)
-    return msgspec.json.encode(IndexReport(number, tuple(folders), tuple(files), unlisted))
+    return msgspec.json.encode(IndexReport(number, tuple(folders), tuple(files), unlisted=unlisted))

@@ -34,7 +34,7 @@ AHEAD = 500
 """Lines that the system is told of before they are read."""
 
 
-class Place(msgspec.Struct, frozen=True, gc=False):
+class LastRecord(msgspec.Struct, frozen=True, gc=False):
     """Where a record lies, and what a resume must know of it; a million of them are half a gigabyte."""
 
     path: Path
@@ -225,9 +225,9 @@ def note_of(line: Line | Glance, offset: int, length: int) -> Note:
     return Note(offset, length, *head, line.input, line.tries, line.ended, line.seconds)
 
 
-def place_of(path: Path, note: Note) -> Place:
+def record_at(path: Path, note: Note) -> LastRecord:
     """Where the record lies that `note`, of the journal at `path`, is about."""
-    return Place(
+    return LastRecord(
         path,
         note.offset,
         "study" if note.key else "found",
@@ -243,21 +243,21 @@ def place_of(path: Path, note: Note) -> Place:
     )
 
 
-def raw(place: Place) -> bytes:
-    """The journal line at `place`."""
-    return next(read_raw([place]))
+def raw(record: LastRecord) -> bytes:
+    """The journal line at `record`."""
+    return next(read_raw([record]))
 
 
-def read_raw(places: Sequence[Place]) -> Iterator[bytes]:
-    """The journal lines at `places`, in their order; the system is told ahead what it will be asked for."""
+def read_raw(records: Sequence[LastRecord]) -> Iterator[bytes]:
+    """The journal lines at `records`, in their order; the system is told ahead what it will be asked for."""
     files: dict[Path, int] = {}
     try:
-        for start in range(0, len(places), AHEAD):
-            batch = places[start : start + AHEAD]
-            for place in batch:
-                os.posix_fadvise(_opened(files, place.path), place.offset, place.length, os.POSIX_FADV_WILLNEED)
-            for place in batch:
-                yield os.pread(_opened(files, place.path), place.length, place.offset)
+        for start in range(0, len(records), AHEAD):
+            batch = records[start : start + AHEAD]
+            for record in batch:
+                os.posix_fadvise(_opened(files, record.path), record.offset, record.length, os.POSIX_FADV_WILLNEED)
+            for record in batch:
+                yield os.pread(_opened(files, record.path), record.length, record.offset)
     finally:
         for handle in files.values():
             os.close(handle)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.files import write_whole
-from pipeline.run.journal import Place
+from pipeline.run.journal import LastRecord
 from pipeline.run.paths import IDLE_LEG, PRIVATE
 
 
-def end_leg(home: Path, done: dict[str, Place], lasted_s: float, *, enough_s: float, moved: bool) -> None:
+def end_leg(home: Path, done: dict[str, LastRecord], lasted_s: float, *, enough_s: float, moved: bool) -> None:
     """Root's last look at a leg that is to be gone on with; `done` is what was recorded before it. Raises PipelineError.
 
     `enough_s` is the time within which a leg should have finished a study; `moved` says whether it did.
@@ -23,11 +23,11 @@ def end_leg(home: Path, done: dict[str, Place], lasted_s: float, *, enough_s: fl
     if moved:
         mark.unlink(missing_ok=True)
         return
-    slowest_s = max((place.seconds for place in done.values()), default=0.0)
+    slowest_s = max((record.seconds for record in done.values()), default=0.0)
     if lasted_s < max(slowest_s, enough_s):
         return
     # what was settled by indexing took no time and no try
-    n_records = sum((place.seconds > 0) + place.tries for place in done.values() if place.path.is_relative_to(home))
+    n_records = sum((record.seconds > 0) + record.tries for record in done.values() if record.path.is_relative_to(home))
     said = f"{n_records}\n".encode()
     if not mark.exists() or mark.read_bytes() != said:
         write_whole(mark, said, mode=0o600)

@@ -12,7 +12,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import Reason
 from pipeline.records import Found, Line, Study
 from pipeline.run.deal import Deal
-from pipeline.run.journal import Journal, Place
+from pipeline.run.journal import Journal, LastRecord
 from pipeline.run.manifest import Manifest
 from pipeline.run.pace import RECENT, Pace
 from pipeline.run.progress import Progress
@@ -50,8 +50,8 @@ class StudySource:
     """Deals open studies, costliest first; a study that failed for a passing reason is dealt again, last."""
 
     def __init__(
-        self, manifest: Manifest, done: dict[str, Place], size: int, config: RunConfig, share: Share | None = None,
-        journalled: Callable[[], dict[str, Place]] = dict,
+        self, manifest: Manifest, done: dict[str, LastRecord], size: int, config: RunConfig, share: Share | None = None,
+        journalled: Callable[[], dict[str, LastRecord]] = dict,
     ) -> None:  # fmt: skip
         """`done` is what the journals hold now; `journalled` reads them anew."""
         self._manifest = manifest
@@ -64,10 +64,10 @@ class StudySource:
         self._number = {entry.study_key: n for n, entry in enumerate(manifest.entries)}
         ready = [n for n in self._share.numbers(manifest) if manifest.entries[n].status == "READY"]
         open_ = [n for n in ready if not self._settled(n, done)]
-        self._tries = {n: place.tries for n in open_ if (place := done.get(manifest.entries[n].study_key))}
-        timed = (place for place in done.values() if place.seconds > 0 and place.key in self._number)
-        for place in reversed(heapq.nlargest(RECENT, timed, key=lambda place: place.ended)):
-            self._pace.measured(manifest.entries[self._number[place.key]].cost, place.seconds)
+        self._tries = {n: record.tries for n in open_ if (record := done.get(manifest.entries[n].study_key))}
+        timed = (record for record in done.values() if record.seconds > 0 and record.key in self._number)
+        for record in reversed(heapq.nlargest(RECENT, timed, key=lambda record: record.ended)):
+            self._pace.measured(manifest.entries[self._number[record.key]].cost, record.seconds)
         self._deal = Deal([(n, manifest.entries[n].cost) for n in open_], size=size)
         self._n_internal = self._n_finished = self._n_reports = 0
         self.progress = Progress(len(open_), len(manifest.entries), every_s=config.progress_every_s)
@@ -100,18 +100,18 @@ class StudySource:
         done = self._journalled() if held else {}
         for number in held:
             key = self._manifest.entries[number].study_key
-            place = done.get(key)
-            if place is None or place == self._before.get(key):
+            record = done.get(key)
+            if record is None or record == self._before.get(key):
                 continue
-            self._tries[number] = place.tries
+            self._tries[number] = record.tries
             if is_settled(self._manifest, number, done, self._config.max_attempts):
                 self._deal.done(rank, number)
                 self._n_finished += 1
-                self.progress.step(failed=place.status == "FAILED")
+                self.progress.step(failed=record.status == "FAILED")
         self._deal.lost(rank)
 
     @property
-    def before(self) -> dict[str, Place]:
+    def before(self) -> dict[str, LastRecord]:
         """What the journals held when it began."""
         return self._before
 
@@ -141,7 +141,7 @@ class StudySource:
         hopeless = self.out_of_time and not self._n_finished and self._pace.middle_s > self._had_s
         return self._pace.middle_s if hopeless else 0.0
 
-    def n_open_elsewhere(self, done: dict[str, Place]) -> int:
+    def n_open_elsewhere(self, done: dict[str, LastRecord]) -> int:
         """Studies of the whole run that have no lasting record yet."""
         return sum(not self._settled(n, done) for n in range(len(self._manifest.entries)))
 
@@ -151,14 +151,14 @@ class StudySource:
         dealt = {"study": study, "input": self._manifest.entries[number].digest, "tries": self._tries.get(number, 0)}
         return msgspec.json.encode(dealt)
 
-    def _settled(self, number: int, done: dict[str, Place]) -> bool:
-        place = done.get(self._manifest.entries[number].study_key)
-        if self._share.retry_lost and place is not None and place.reason == Reason.WORKER_LOST:
+    def _settled(self, number: int, done: dict[str, LastRecord]) -> bool:
+        record = done.get(self._manifest.entries[number].study_key)
+        if self._share.retry_lost and record is not None and record.reason == Reason.WORKER_LOST:
             return False
         return is_settled(self._manifest, number, done, self._config.max_attempts)
 
 
-def journal_findings(journal: Journal, manifest: Manifest, done: dict[str, Place], numbers: list[int]) -> None:
+def journal_findings(journal: Journal, manifest: Manifest, done: dict[str, LastRecord], numbers: list[int]) -> None:
     """Record what indexing settled: the archive's findings, and those of `numbers` in which there is nothing to screen."""
     journal.append(Line(found=Found(manifest.heading.n_files, manifest.heading.events)))
     for number in numbers:

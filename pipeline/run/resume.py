@@ -18,16 +18,16 @@ from pipeline.files import write_whole
 from pipeline.records import StudyResult
 from pipeline.run.journal import (
     GLANCES,
+    LastRecord,
     Note,
-    Place,
     decode,
     decoded,
     journal_files,
     note_of,
     notes_of,
-    place_of,
     read_notes,
     read_raw,
+    record_at,
     take_notes,
 )
 from pipeline.run.manifest import Manifest
@@ -37,46 +37,46 @@ RACES = 10
 """So often journals may vanish while they are read, since another part merges its own."""
 
 
-def is_settled(manifest: Manifest, number: int, done: dict[str, Place], max_attempts: int) -> bool:
+def is_settled(manifest: Manifest, number: int, done: dict[str, LastRecord], max_attempts: int) -> bool:
     """Whether a study has a lasting record of its present input."""
     entry = manifest.entries[number]
-    place = done.get(entry.study_key)
-    if place is None or place.input != entry.digest:
+    record = done.get(entry.study_key)
+    if record is None or record.input != entry.digest:
         return False
-    return not (place.transient and place.tries < (LOST_LIMIT if place.reason == Reason.WORKER_LOST else max_attempts))
+    return not (record.transient and record.tries < (LOST_LIMIT if record.reason == Reason.WORKER_LOST else max_attempts))
 
 
-def last_places(run: Path) -> dict[str, Place]:
+def last_records(run: Path) -> dict[str, LastRecord]:
     """Where the last record of every study lies, and of the archive's findings (under the empty key); every byte is checked."""
     return _undisturbed(run, read_notes)
 
 
-def noted_places(run: Path) -> dict[str, Place]:
+def noted_records(run: Path) -> dict[str, LastRecord]:
     """The same, by the journals' notes: for who wants to know and not to go on from it."""
     return _undisturbed(run, take_notes)
 
 
-def _undisturbed(run: Path, notes: Callable[[Path], Iterator[Note]]) -> dict[str, Place]:
+def _undisturbed(run: Path, notes: Callable[[Path], Iterator[Note]]) -> dict[str, LastRecord]:
     for _ in range(RACES):
         try:
-            return _last_places(run, notes)
+            return _last_records(run, notes)
         except FileNotFoundError:  # another part has just merged its journals: what they held is in its new one
             continue
     raise StorageError(f"the journals of {run} vanish while they are read: is anybody deleting them?")
 
 
-def _last_places(run: Path, notes: Callable[[Path], Iterator[Note]]) -> dict[str, Place]:
-    places: dict[str, Place] = {}
+def _last_records(run: Path, notes: Callable[[Path], Iterator[Note]]) -> dict[str, LastRecord]:
+    records: dict[str, LastRecord] = {}
     for path in journal_files(run):
         for note in notes(path):
-            place = place_of(path, note)
-            known = places.get(place.key)
-            if known is None or not _outweighs(known, place):
-                places[place.key] = place
-    return places
+            record = record_at(path, note)
+            known = records.get(record.key)
+            if known is None or not _outweighs(known, record):
+                records[record.key] = record
+    return records
 
 
-def _outweighs(known: Place, later: Place) -> bool:
+def _outweighs(known: LastRecord, later: LastRecord) -> bool:
     """A transient failure never replaces a lasting record of the same input, whichever rank's journal is read first."""
     if known.input != later.input or not later.transient:
         return False
@@ -89,23 +89,23 @@ def next_attempt(run: Path) -> int:
     return max((int(folder.name) for folder in folders), default=0) + 1
 
 
-def compact(run: Path) -> dict[str, Place]:
+def compact(run: Path) -> dict[str, LastRecord]:
     """Merge all attempts into one journal named for the newest, then drop the old; a kill at any moment loses nothing.
 
-    The places of the last records; the journals are read once, and where there is something to merge the last records again.
+    The last records; the journals are read once, and where there is something to merge the last records again.
     """
     old = attempts(run)
-    places = last_places(run)
+    records = last_records(run)
     if len(old) <= 1:
-        return places
+        return records
     merged = _Merged(old[-1] / "zz-compacted.jsonl")  # sorts last: its records win over those it merged
     own = {path for folder in old for path in folder.glob("*.jsonl")}  # not those of parts, which merge their own
     notes_of(merged.path).unlink(missing_ok=True)
-    write_whole(merged.path, merged.lines([places[key] for key in sorted(places) if places[key].path in own]))
+    write_whole(merged.path, merged.lines([records[key] for key in sorted(records) if records[key].path in own]))
     write_whole(notes_of(merged.path), bytes(merged.notes))
     for folder in old[:-1]:
         shutil.rmtree(folder, ignore_errors=True)
-    return places | merged.places
+    return records | merged.records
 
 
 class _Merged:
@@ -114,23 +114,23 @@ class _Merged:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.notes = bytearray()
-        self.places: dict[str, Place] = {}
+        self.records: dict[str, LastRecord] = {}
 
-    def lines(self, places: Sequence[Place]) -> Iterator[bytes]:
+    def lines(self, records: Sequence[LastRecord]) -> Iterator[bytes]:
         offset = 0
-        for line in read_raw(places):
+        for line in read_raw(records):
             glance = decoded(line, GLANCES)
             if glance is None:
                 raise StorageError(f"a journal of {self.path.parent.parent} changed while it was read: is it still written to?")
             note = note_of(glance, offset, len(line))
             self.notes += msgspec.json.encode(note) + b"\n"
-            self.places[note.key] = place_of(self.path, note)
+            self.records[note.key] = record_at(self.path, note)
             offset += len(line)
             yield line
 
 
 def results_of(folder: Path) -> tuple[StudyResult, ...]:
     """The results that the journals of the run at `folder` hold, in the order of the studies' keys."""
-    places = {key: place for key, place in last_places(folder).items() if key}
-    lines = [decode(raw) for raw in read_raw([places[key] for key in sorted(places)])]
+    records = {key: record for key, record in last_records(folder).items() if key}
+    lines = [decode(raw) for raw in read_raw([records[key] for key in sorted(records)])]
     return tuple(line.result for line in lines if line is not None and line.result is not None)

@@ -1,113 +1,74 @@
 """What has been read of every file of an archive: one line a file in `private/scan-N.jsonl`, places of lines in memory.
 
-A later scan takes from it what has not changed, and goes on where a killed one stopped. Memory holds 16 bytes a file that an
-earlier scan knew and 8 a file of a study, so that root can index millions; headers are read back study by study, and of a
-container's line only the members of that study.
+A later scan takes from it what has not changed, and goes on where a killed one stopped. Headers are read back study by study,
+and of a container's line only the members of that study; until then root looks only at what says where a file belongs.
 """
 
 from __future__ import annotations
 
 import hashlib
-from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
-from pipeline.archive import FileRecord, FoundFile, picture_folder, volume_name
+from pipeline.archive import FileRecord, FoundFile, VolumeFile, picture_folder, volume_name
 from pipeline.config import Rule
 from pipeline.errors import TRANSIENT, Reason
-from pipeline.files import storage_error
-from pipeline.records import Event
+from pipeline.records import Event, SliceSource
 from pipeline.run.kinds import kind_of
+from pipeline.run.scan_lines import KnownPaths, Places, ScanLines, spans
 
 VERSION = 6
 """Counts up when what is read of a file changes: older scans are then not believed."""
 NAME = f"scan-{VERSION}.jsonl"
 AGAIN = frozenset({*TRANSIENT, Reason.PERMISSION_DENIED, Reason.FILE_VANISHED, Reason.OUT_OF_MEMORY})
 """Reasons that may be gone although the file has not changed."""
+AT_ONCE = 1000
+"""Files that are looked up together."""
 FEW = 20
 """Records of a line that are read together; of a longer line each has a place of its own."""
-
-
-class _Places:
-    """Where records lie: whole lines, and records within the lines of containers."""
-
-    __slots__ = ("_numbers",)
-
-    def __init__(self) -> None:
-        self._numbers = array("q")  # of a line its place; of a record within a line its place, negative, and its length
-
-    def add(self, place: int, length: int = 0) -> None:
-        """A line, or a record of `length` bytes."""
-        if length:
-            self._numbers.extend((-place, length))
-        else:
-            self._numbers.append(place)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        """(place, length); the length of a line is 0."""
-        numbers = iter(self._numbers)
-        for number in numbers:
-            yield (number, 0) if number >= 0 else (-number, next(numbers))
 
 
 @dataclass(slots=True)
 class _Groups:
     """Places of records by what they belong to."""
 
-    studies: dict[str, _Places] = field(default_factory=lambda: defaultdict(_Places))
-    pictures: dict[str, _Places] = field(default_factory=lambda: defaultdict(_Places))
-    volumes: dict[str, _Places] = field(default_factory=lambda: defaultdict(_Places))
+    studies: dict[str, Places] = field(default_factory=lambda: defaultdict(Places))
+    pictures: dict[str, Places] = field(default_factory=lambda: defaultdict(Places))
+    volumes: dict[str, Places] = field(default_factory=lambda: defaultdict(Places))
     dicom_folders: set[str] = field(default_factory=set)
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
     n_files: int = 0
 
 
-class _Glance(msgspec.Struct, gc=False):
-    """The part of a line that says whether its file need not be read again."""
+class _SeenHeader(msgspec.Struct, gc=False):
+    """Of a header the study."""
 
-    class Record(msgspec.Struct, gc=False):
-        """The reason alone."""
+    study_uid: str
 
-        reason: str = ""
+
+class _SeenRecord(msgspec.Struct, gc=False):
+    """Of a record what says where it belongs."""
+
+    reason: str = ""
+    member: str = ""
+    headers: tuple[_SeenHeader, ...] = ()
+    picture: SliceSource | None = None
+    volume: VolumeFile | None = None
+
+
+class _Seen(msgspec.Struct, gc=False):
+    """The part of a line that says whether its file need not be read again, and where it belongs."""
 
     path: str
-    records: tuple[Record, ...] = ()
-
-
-class _Known:
-    """Where the lines of earlier scans lie, by a hash of the file's path."""
-
-    def __init__(self) -> None:
-        self._hashes = array("q")
-        self._places = array("q")
-        self._sorted = np.empty(0, np.int64), np.empty(0, np.int64)
-
-    def add(self, path: str, place: int) -> None:
-        self._hashes.append(hash(path))
-        self._places.append(place)
-
-    def sort(self) -> None:
-        """To be called once, when all is added."""
-        hashes = np.array(self._hashes, np.int64)
-        places = np.array(self._places, np.int64)
-        self._hashes = array("q")
-        self._places = array("q")
-        order = np.argsort(hashes, kind="stable")
-        self._sorted = hashes[order], places[order]
-
-    def find(self, path: str) -> list[int]:
-        """Places of the lines that may be this path's, the newest first."""
-        hashes, places = self._sorted
-        first = np.searchsorted(hashes, hash(path), "left")
-        last = np.searchsorted(hashes, hash(path), "right")
-        found: list[int] = places[first:last].tolist()
-        return found[::-1]
+    size: int = 0
+    mtime_ns: int = 0
+    records: tuple[_SeenRecord, ...] = ()
+    studies: tuple[str, ...] = ()
 
 
 def _name(asked: Sequence[Rule]) -> str:
@@ -123,59 +84,50 @@ class Catalogue:
     """
 
     def __init__(self, private: Path, asked: Sequence[Rule] = ()) -> None:
-        self._path = private / _name(asked)
-        self._known = _Known()
-        try:
-            self._file = self._path.open("a+b")
-            self._path.chmod(0o600)
-            self._recall()
-        except OSError as error:
-            raise storage_error(error, private.parent) from error
+        self._lines = ScanLines(private / _name(asked), private.parent)
+        self._known = KnownPaths()
         self._groups = _Groups()
+        self._index_lines()
 
     def __enter__(self) -> Catalogue:
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
-            self._file.close()  # tries again to write what there was no room for
-        except OSError as error:
-            raise storage_error(error, self._path.parent.parent) from error
+        self._lines.close()
 
     @property
     def n_files(self) -> int:
         """Files and members of containers taken in so far."""
         return self._groups.n_files
 
-    def recall(self, found: FoundFile) -> bool:
-        """Take in what is known of an unchanged file; False where it must be read."""
-        for place in self._known.find(found.path):
-            line = self._line(place)
-            known = _found.decode(line)
-            if known.path == found.path:
-                same = (known.size, known.mtime_ns) == (found.size, found.mtime_ns)
+    def recall(self, files: Sequence[FoundFile]) -> list[FoundFile]:
+        """Take in what is known of unchanged files; the others, which must be read, are returned."""
+        fresh: list[FoundFile] = []
+        for start in range(0, len(files), AT_ONCE):
+            asked = files[start : start + AT_ONCE]
+            known = self._known.find([file.path for file in asked])
+            fresh += [file for file, places in zip(asked, known, strict=True) if not self._recalled(file, places)]
+        return fresh
+
+    def _recalled(self, file: FoundFile, places: Sequence[int]) -> bool:
+        """Whether one of the lines, newest first, is of this very file, which is then taken in."""
+        for place in places:
+            line = self._lines.read(place)
+            seen = _seen.decode(line)
+            if seen.path == file.path:
+                same = (seen.size, seen.mtime_ns) == (file.size, file.mtime_ns)
                 if same:
-                    self._count(known, place, line)
+                    self._count(seen, place, line)
                 return same
         return False
 
-    def add(self, found: FoundFile) -> None:
-        """Take in what has just been read of a file. Raises StorageError."""
-        try:
-            self._file.seek(0, 2)
-            place = self._file.tell()
-            line = msgspec.json.encode(found) + b"\n"
-            self._file.write(line)
-        except OSError as error:
-            raise storage_error(error, self._path.parent.parent) from error
-        self._count(found, place, line)
+    def add(self, line: bytes) -> None:
+        """Take in what has just been read of a file: a FoundFile as JSON. Raises StorageError."""
+        self._count(_seen.decode(line), self._lines.append(line), line)
 
     def flush(self) -> None:
-        """Let what was added survive a kill."""
-        try:
-            self._file.flush()
-        except OSError as error:
-            raise storage_error(error, self._path.parent.parent) from error
+        """Let what was added survive a kill. Raises StorageError."""
+        self._lines.flush()
 
     def study_uids(self) -> list[str]:
         """Every study met."""
@@ -196,7 +148,8 @@ class Catalogue:
 
     def pictures_by_path(self) -> dict[str, FileRecord]:
         """The records of all pictures that are files of their own."""
-        lines = (_found.decode(self._line(place)) for places in self._groups.pictures.values() for place, _ in places)
+        self._lines.flush()
+        lines = (_found.decode(self._lines.read(place)) for places in self._groups.pictures.values() for place, _ in places)
         return {found.path: found.records[0] for found in lines if found.records[0].picture}
 
     def volumes(self) -> list[str]:
@@ -210,7 +163,7 @@ class Catalogue:
     def volume(self, name: str) -> list[FileRecord]:
         """The record of a volume."""
         records = self._records(self._groups.volumes[name])
-        return [record for record in records if record.volume and volume_name(record.volume, record) == name]
+        return [record for record in records if record.volume and volume_name(record.volume, record.member) == name]
 
     def left_out(self) -> list[Event]:
         """Files outside any study, by reason; with strays, pictures and volumes that stand among DICOM images."""
@@ -226,25 +179,18 @@ class Catalogue:
         """Files outside any study, by how their names end."""
         return dict(sorted(self._groups.kinds.items()))
 
-    def _recall(self) -> None:
-        """Index the lines of earlier scans; the last reading of a file wins, a torn line is read over."""
-        self._file.seek(0)
-        place = 0
-        line = b"\n"
-        decoder = msgspec.json.Decoder(_Glance)
-        for line in self._file:
+    def _index_lines(self) -> None:
+        """Note where the lines of earlier scans lie; the last reading of a file wins, a torn line is read over."""
+        for place, line in self._lines:
             try:
-                found = decoder.decode(line)
+                seen = _seen.decode(line)
             except msgspec.DecodeError:
-                found = _Glance("")  # torn by a kill: the file is read again
-            if found.path and not any(record.reason in AGAIN for record in found.records):
-                self._known.add(found.path, place)
-            place += len(line)
+                continue  # torn by a kill: the file is read again
+            if AGAIN.isdisjoint([record.reason for record in seen.records]):
+                self._known.add(seen.path, place)
         self._known.sort()
-        if not line.endswith(b"\n"):
-            self._file.write(b"\n")
 
-    def _count(self, found: FoundFile, place: int, line: bytes) -> None:
+    def _count(self, found: _Seen, place: int, line: bytes) -> None:
         groups = self._groups
         groups.n_files += len(found.records)
         if found.studies:
@@ -260,51 +206,32 @@ class Catalogue:
             for places in (*(groups.studies[uid] for uid in found.studies), *others.values()):
                 places.add(place)
             return
-        for record, (start, length) in zip(found.records, _spans(line), strict=True):
+        for record, (start, length) in zip(found.records, spans(line), strict=True):
             for places in self._of(record):
                 places.add(place + start, length)
 
-    def _of(self, record: FileRecord) -> list[_Places]:
+    def _of(self, record: _SeenRecord) -> list[Places]:
         """The groups to which a record belongs."""
         groups = self._groups
         if record.picture:
             return [groups.pictures[picture_folder(record.picture)]]
         if record.volume:
-            return [groups.volumes[volume_name(record.volume, record)]]
+            return [groups.volumes[volume_name(record.volume, record.member)]]
         return [groups.studies[uid] for uid in dict.fromkeys(header.study_uid for header in record.headers)]
 
-    def _records(self, places: _Places) -> Iterator[FileRecord]:
+    def _records(self, places: Places) -> Iterator[FileRecord]:
+        self._lines.flush()
         for place, length in places:
+            data = self._lines.read(place, length)
             if length:
-                self._file.seek(place)
-                yield _record.decode(self._file.read(length))
+                yield _record.decode(data)
             else:
-                yield from _found.decode(self._line(place)).records
-
-    def _line(self, place: int) -> bytes:
-        self._file.seek(place)
-        return self._file.readline()
+                yield from _found.decode(data).records
 
 
-def _spans(line: bytes) -> Iterator[tuple[int, int]]:
-    """(start, length) of each record of a line."""
-    start = line.index(RECORDS) + len(RECORDS)
-    for record in _raws.decode(line).records:
-        length = len(bytes(record))
-        yield start, length
-        start += length + len(b",")
-
-
-class _Raws(msgspec.Struct):
-    """A line whose records are left as they are written."""
-
-    records: list[msgspec.Raw]
-
-
-RECORDS = b'"records":['
 _found = msgspec.json.Decoder(FoundFile)
 _record = msgspec.json.Decoder(FileRecord)
-_raws = msgspec.json.Decoder(_Raws)
+_seen = msgspec.json.Decoder(_Seen)
 
 
 def found_files(private: Path, needle: str) -> list[FoundFile]:

@@ -7,11 +7,11 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.run.journal import Place
+from pipeline.run.journal import LastRecord
 from pipeline.run.lock import holders
 from pipeline.run.manifest import read_manifest
 from pipeline.run.paths import PRIVATE
-from pipeline.run.resume import next_attempt, noted_places
+from pipeline.run.resume import next_attempt, noted_records
 
 RECENT = 200
 
@@ -37,18 +37,18 @@ def read_status(run: Path) -> Status:
     """The state of the run at `run`. Raises ConfigurationError where nothing was indexed there."""
     manifest = read_manifest(run / PRIVATE)
     wanted = {entry.study_key for entry in manifest.entries}
-    done = {key: place for key, place in noted_places(run).items() if key in wanted}
-    by_status = Counter(place.status for place in done.values())
+    done = {key: record for key, record in noted_records(run).items() if key in wanted}
+    by_status = Counter(record.status for record in done.values())
     attempt = next_attempt(run) - 1
     return Status(
         len(wanted), len(done), dict(sorted(by_status.items())), _rate(list(done.values())), attempt, "; ".join(holders(run))
     )
 
 
-def _rate(places: list[Place]) -> float:
+def _rate(records: list[LastRecord]) -> float:
     """Studies a second over the newest records of the newest attempt."""
-    paths = {place.path for place in places}
+    paths = {record.path for record in records}
     newest = max((path.parent for path in paths), default=None)
     latest = {path for path in paths if path.parent == newest}
-    ended = heapq.nlargest(RECENT, (place.ended for place in places if place.ended and place.path in latest))
+    ended = heapq.nlargest(RECENT, (record.ended for record in records if record.ended and record.path in latest))
     return (len(ended) - 1) / (ended[0] - ended[-1]) if len(ended) > 1 and ended[0] > ended[-1] else 0.0

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pipeline.records import NOTICE, Facts, Found, StudyResult
 from pipeline.run.run_toml import Network
 
-FACTS = tuple(Facts.__dataclass_fields__)
+FACTS = tuple(Facts.__struct_fields__)
 _facts = attrgetter(*FACTS)
 SLICES: tuple[tuple[str, Any, dict[str, str]], ...] = (
     ("study_key", pa.string(), {"description": "keyed pseudonym of the study"}),

@@ -148,10 +148,10 @@ class Columns:
     def _add_details(self, network: int, details: Sequence[Detail]) -> None:
         whole = self._details.whole.extend
         real = self._details.real.extend
-        for place, d in enumerate(details):
+        for rank, d in enumerate(details):
             box = d.box
             original = d.original
-            whole((self._n_slices, network, place))
+            whole((self._n_slices, network, rank))
             edges = (box.top, box.left, box.bottom, box.right, original.top, original.left, original.bottom, original.right)
             real((d.score, d.attention, d.probability, d.lung_fraction, *edges))
 

@@ -18,7 +18,7 @@ from pipeline.run.manifest import check_has_ct
 from pipeline.run.open_studies import StudySource
 from pipeline.run.paths import PRIVATE
 from pipeline.run.plan import Request
-from pipeline.run.resume import last_places
+from pipeline.run.resume import last_records
 from pipeline.run.run_toml import provenance, read_described
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def finish(source: StudySource, request: Request) -> Summary | None:
     if not request.part:
         return _tables_of(request)
     with hold_briefly(request.out):
-        n_open = source.n_open_elsewhere(last_places(request.out))
+        n_open = source.n_open_elsewhere(last_records(request.out))
         if not n_open:
             return _tables_of(request)
     log.info(

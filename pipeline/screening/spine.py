@@ -34,7 +34,7 @@ from pipeline.run.open_studies import Share, StudyReport, StudySource, journal_f
 from pipeline.run.pace import Pace
 from pipeline.run.paths import IMAGES, PRIVATE
 from pipeline.run.plan import Plan, Request, describe, plan, read_weights
-from pipeline.run.resume import compact, last_places, noted_places
+from pipeline.run.resume import compact, last_records, noted_records
 from pipeline.run.textfile import Textfile
 from pipeline.run.weights import Weights, weights_of
 from pipeline.screening.ending import finish, legs_watched
@@ -118,11 +118,11 @@ def _open(request: Request, made: Plan, size: int) -> StudySource:
     describe(made, request.key(), manifest.sha256)
     done = compact(request.home)
     if request.part:
-        done = last_places(request.out)
+        done = last_records(request.out)
     share = Share(*(request.part or (1, 1)), Pace(end_time()), retry_lost=request.retry_lost)
     with Journal(made.journal(0).with_name("root.jsonl"), fsync_every_s=1.0) as journal:
         journal_findings(journal, manifest, done, share.numbers(manifest))
-    source = StudySource(manifest, done, size, made.config.run, share, partial(noted_places, request.out))
+    source = StudySource(manifest, done, size, made.config.run, share, partial(noted_records, request.out))
     if request.textfile:
         source.progress.tell(Textfile(request.textfile))
     return source

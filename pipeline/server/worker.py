@@ -30,7 +30,7 @@ from pipeline.report.study_pages import write_study_pages
 from pipeline.run.journal import decode, raw
 from pipeline.run.paths import EXCLUSIONS, IMAGES, STUDIES
 from pipeline.run.plan import Request
-from pipeline.run.resume import last_places, results_of
+from pipeline.run.resume import last_records, results_of
 from pipeline.run.weights import weights_of
 from pipeline.screening import Kept, keep, run
 from pipeline.server.answer import PAGES, Begin, File, News, Outcome, WorkerTask
@@ -175,8 +175,8 @@ def _tells_results(clock: Clock) -> Callable[[Path | None, bytes], None]:
 
 
 def _left_out(out: Path) -> list[Event]:
-    place = last_places(out).get("")
-    line = decode(raw(place)) if place else None
+    record = last_records(out).get("")
+    line = decode(raw(record)) if record else None
     return list(line.found.events) if line and line.found else []
 
 

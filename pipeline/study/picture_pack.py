@@ -24,7 +24,7 @@ from pipeline.study.pictures import DeepPictures, StudyPictures
 
 
 @dataclass(frozen=True, slots=True)
-class PackPlace:
+class PackLine:
     """Where a study's line begins."""
 
     path: Path
@@ -111,10 +111,10 @@ def keep_deep(run: Path, keys: Collection[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def find_pictures(run: Path, inputs: dict[str, str]) -> dict[str, PackPlace]:
+def find_pictures(run: Path, inputs: dict[str, str]) -> dict[str, PackLine]:
     """Where the last pictures of each study lie that were made of its present input (`inputs`: study key -> digest)."""
     head = msgspec.json.Decoder(_Head)
-    places: dict[str, PackPlace] = {}
+    lines: dict[str, PackLine] = {}
     for path in sorted((run / "images").glob("*.pack")):
         offset = 0
         with path.open("rb") as file:
@@ -122,13 +122,13 @@ def find_pictures(run: Path, inputs: dict[str, str]) -> dict[str, PackPlace]:
                 text = unsealed(line)
                 one = head.decode(text) if text else None
                 if one and inputs.get(one.study_key) == one.input:
-                    places[one.study_key] = PackPlace(path, offset)
+                    lines[one.study_key] = PackLine(path, offset)
                 offset += len(line)
-    return places
+    return lines
 
 
-def read_pictures(place: PackPlace) -> StudyPictures:
-    """The pictures at `place`."""
-    with place.path.open("rb") as file:
-        file.seek(place.offset)
+def read_pictures(line: PackLine) -> StudyPictures:
+    """The pictures at `line`."""
+    with line.path.open("rb") as file:
+        file.seek(line.offset)
         return msgspec.json.decode(file.readline()[:-SEAL], type=StudyPictures)

@@ -152,7 +152,7 @@ def coronal(volume: Volume, masks: Mask, window: WindowConfig) -> Coronal | None
     z = volume.z_mm
     if len(z) < 2 or z[-1] <= z[0]:
         return None
-    plane = volume.hu[:, int(masks.sum(axis=(0, 2)).argmax())].astype(np.float64)
+    plane = volume.hu[:, int(_lung_in_rows(masks).argmax())].astype(np.float64)
     width_mm = plane.shape[1] * volume.spacing_mm[1]
     height_px = max(1, round(CORONAL_PX * float(z[-1] - z[0]) / width_mm))
     heights = z[-1] - (np.arange(height_px) + 0.5) * float(z[-1] - z[0]) / height_px
@@ -161,6 +161,12 @@ def coronal(volume: Volume, masks: Mask, window: WindowConfig) -> Coronal | None
     front = to_grey(np.rint(plane[above - 1] * (1 - share) + plane[above] * share).astype(np.int16), window)
     small = cv2.resize(front, (CORONAL_PX, height_px), interpolation=cv2.INTER_AREA)
     return Coronal(_jpeg(small, max(small.shape), QUALITIES[0]), float(z[-1]), float(z[0]), width_mm)
+
+
+def _lung_in_rows(masks: Mask) -> npt.NDArray[np.int32]:
+    """[H]: lung pixels of all slices by row."""
+    rows = [cv2.reduce(mask.view(np.uint8), 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S)[:, 0] for mask in masks]
+    return np.asarray(np.sum(rows, axis=0), np.int32)
 
 
 def deep_pictures(key: str, input_: str, volume: Volume) -> DeepPictures | None:
@@ -183,9 +189,12 @@ def pack_slice(hu: npt.NDArray[np.int16], step: int) -> bytes:
     """A slice's greys in steps of `step` HU from -1024: differences from what three neighbours foretell, in zlib.
 
     The differences are of JPEG-LS's median predictor, folded (0, -1, 1, -2 become 0, 1, 2, 3) into 16 bits; all low bytes stand
-    before all high ones. What lies outside the picture counts as 0.
+    before all high ones. What lies outside the picture counts as 0. What is left is noise without repetitions: to look for runs
+    alone takes a quarter of the time, and less room.
     """
-    grey = (hu.astype(np.int32) + 1024 + step // 2) // step
+    grey = hu + np.int16(1024 + step // 2)
+    if step > 1:
+        grey //= np.int16(step)
     left, above, corner = (np.zeros_like(grey) for _ in range(3))
     left[:, 1:], above[1:], corner[1:, 1:] = grey[:, :-1], grey[:-1], grey[:-1, :-1]
     low = np.minimum(left, above)
@@ -193,7 +202,9 @@ def pack_slice(hu: npt.NDArray[np.int16], step: int) -> bytes:
     foretold = np.where(corner >= high, low, np.where(corner <= low, high, left + above - corner))
     difference = grey - foretold
     folded = np.where(difference < 0, -2 * difference - 1, 2 * difference).astype(np.uint16)
-    return zlib.compress((folded & 255).astype(np.uint8).tobytes() + (folded >> 8).astype(np.uint8).tobytes(), 6)
+    packer = zlib.compressobj(strategy=zlib.Z_RLE)
+    low_bytes = packer.compress((folded & 255).astype(np.uint8).tobytes())
+    return low_bytes + packer.compress((folded >> 8).astype(np.uint8).tobytes()) + packer.flush()
 
 
 def _smaller(hu: npt.NDArray[np.int16], longest_px: int) -> npt.NDArray[np.int16]:
@@ -209,7 +220,7 @@ def outlines(mask: Mask) -> list[str]:
     """The outlines of a mask, to half a pixel or so."""
     found, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     shapes: list[Any] = [cv2.approxPolyDP(shape, 0.8, True)[:, 0] for shape in found]
-    return [" ".join(f"{x},{y}" for x, y in shape.tolist()) for shape in shapes if len(shape) > 2]
+    return [" ".join(["%d,%d"] * len(shape)) % tuple(shape.ravel().tolist()) for shape in shapes if len(shape) > 2]
 
 
 def _jpeg(picture: Grey, longest_px: int, quality: int) -> bytes:

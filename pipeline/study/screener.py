@@ -23,6 +23,7 @@ from pipeline.records import DealtStudy, Line, PreparedStudy, Series, Study, Stu
 from pipeline.study.contact_sheet import write_contact_sheet
 from pipeline.study.drenet import load_checkpoint_bytes
 from pipeline.study.engine import Engine
+from pipeline.study.freed import keep_freed_memory
 from pipeline.study.lungs import judged_masks
 from pipeline.study.picture_pack import Album
 from pipeline.study.pictures import deep_pictures, study_pictures
@@ -59,6 +60,7 @@ class Preparer:
         self._tick = tick
         self._sheets = sheets
         cv2.setNumThreads(config.engine.threads)
+        keep_freed_memory()
         self._decoder = Decoder(config.run.decode_cpu_s, tick)
 
     def __enter__(self) -> Preparer:
@@ -119,7 +121,8 @@ class Preparer:
             masks = np.zeros(volume.hu.shape, bool)
             doubts = np.zeros(len(volume.hu), bool)
         else:
-            masks, doubts = judged_masks(volume.hu, volume.z_mm, volume.spacing_mm, self._config.lung.recipe)
+            lung = self._config.lung
+            masks, doubts = judged_masks(volume.hu, volume.z_mm, volume.spacing_mm, lung.recipe, lung.judge)
         for row, path in given:
             masks[row] = read_mask(self._archive, path, volume.hu.shape[1:], self._decoder)
         return masks, doubts & (not volume.masks)

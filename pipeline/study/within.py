@@ -18,7 +18,7 @@ from pipeline.archive import Decoder, every_slice, read_volume
 from pipeline.config import SliceConfig
 from pipeline.errors import Reason, StudyError
 from pipeline.records import Event, Series, Volume
-from pipeline.study.slices import MIN_LUNG_MM2, MIN_LUNG_SLICES, Chosen, Mask, choose_slices, least_mm2
+from pipeline.study.slices import MIN_LUNG_MM2, MIN_LUNG_SLICES, Chosen, Mask, areas_mm2, choose_slices, least_mm2
 
 FEW = 0.4
 """Six of fifteen: with fewer slices that show enough lung the series goes far beyond the chest."""
@@ -38,8 +38,7 @@ class Look:
     @property
     def areas_mm2(self) -> Areas:
         """Of the lungs [S]."""
-        height, width = self.volume.spacing_mm
-        return np.asarray(self.masks.sum(axis=(1, 2)) * (height * width), np.float64)
+        return areas_mm2(self.masks, self.volume.spacing_mm)
 
     @property
     def trusted(self) -> Chosen:

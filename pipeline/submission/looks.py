@@ -19,7 +19,7 @@ from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.pseudonym import default_key_file
 from pipeline.run.beforehand import check_apart, check_archive, check_key, check_weights, standing_folder
 from pipeline.run.estimate import START_S, estimate
-from pipeline.run.resume import last_places
+from pipeline.run.resume import last_records
 from pipeline.run.run_toml import read_described
 from pipeline.run.weights import Weights, check_names
 from pipeline.submission.site import Finding, site_findings
@@ -165,7 +165,7 @@ def _slowest_s(out: Path | None) -> float:
     """Seconds of the slowest study of the run so far; 0 where none was timed."""
     if out is None or not out.is_dir():
         return 0.0
-    return max((place.seconds for place in last_places(out).values()), default=0.0)
+    return max((record.seconds for record in last_records(out).values()), default=0.0)
 
 
 def _begun(out: Path | None) -> list[str]:

@@ -89,20 +89,27 @@ class Flat:
             parameter.grad = None
 
     def read(self, losses: Tensor) -> Tensor:
-        """Losses, gradients (0 where there is none) and statistics of the micro-batch just computed."""
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
-        parts = [losses.detach(), *gradients, *self._statistics]
+        """Losses, which parameters have a gradient, gradients and statistics of the micro-batch just computed."""
+        parameters = self._parameters
+        has_one = torch.tensor([parameter.grad is not None for parameter in parameters], device=losses.device)
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        parts = [losses.detach(), has_one, *gradients, *self._statistics]
         return torch.cat([part.reshape(-1).float() for part in parts])
 
     def write(self, vector: Tensor, n_losses: int) -> Tensor:
-        """Set gradients and statistics; returns the losses."""
-        place = n_losses
-        for parameter in self._parameters:
-            parameter.grad = vector[place : place + parameter.numel()].view_as(parameter).clone()
-            place += parameter.numel()
+        """Set gradients and statistics; returns the losses.
+
+        What no micro-batch gave a gradient gets none: of zeros Adam's averages age, and its first real steps are too long.
+        """
+        parameters = self._parameters
+        start = n_losses + len(parameters)
+        for parameter, has_one in zip(parameters, vector[n_losses:start].tolist(), strict=True):
+            gradient = vector[start : start + parameter.numel()].view_as(parameter).clone()
+            parameter.grad = gradient if has_one else None
+            start += parameter.numel()
         for statistic in self._statistics:
-            statistic.copy_(vector[place : place + statistic.numel()].view_as(statistic))
-            place += statistic.numel()
+            statistic.copy_(vector[start : start + statistic.numel()].view_as(statistic))
+            start += statistic.numel()
         return vector[:n_losses]
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -133,25 +134,41 @@ class Trainer:
         return full_loss(self.network, full_batch(*asked).to(self._device))
 
 
-def fit(world: Alone | World, trainer: Trainer, stop: Callable[[], bool] = lambda: False) -> State:
-    """Train to the end of the recipe, or to the early stop, resuming where an earlier start left off. Raises Drained."""
+def fit(
+    world: Alone | World, trainer: Trainer, stop: Callable[[], bool] = lambda: False, *, has_learned: bool = False
+) -> State:  # fmt: skip
+    """Train to the end of the recipe, or to the early stop, resuming where an earlier start left off. Raises Drained.
+
+    A network that `has_learned` before, or whose trunk epochs are done, may be the best as it is before the first full epoch.
+    """
     state = read_state(world, trainer.folders.run, trainer.network, trainer.optimiser)
     recipe = trainer.recipe
     while state.epoch < n_epochs(recipe) and not state.stopped:
         if world.rank == 0 and trainer.jumps_at(state.epoch):
             log.info(JUMP)
+        if state.epoch == recipe.trunk_epochs and state.step == 0 and (has_learned or trainer.jumps_at(state.epoch)):
+            area = _validated(world, trainer, state).area
+            if world.rank == 0:
+                log.info("before the first full epoch: validation AUC %.3f", area)
         begun, n_before = time.monotonic(), state.step
         _epoch(world, trainer, state, stop)
-        areas = _validated(world, trainer, state)
+        validation = _validated(world, trainer, state)
+        state.epochs.append(_row_of(state, trainer.n_steps, validation))
         state.epoch, state.step = state.epoch + 1, 0
         state.stopped = state.since_best >= recipe.patience
         if world.rank == 0:
             spent_s = (time.monotonic() - begun) * trainer.n_steps / max(1, trainer.n_steps - n_before)
-            log.info(progress(state, recipe, areas, spent_s))
+            log.info(progress(state, recipe, validation.area, spent_s))
             _keep(trainer, state)
             if state.epoch == recipe.trunk_epochs:  # what the full epochs start from, and what --start may begin with
                 write_network(trainer.folders.run / TRUNK, trainer.network, recipe, trainer.cohort.task, None)
     return state
+
+
+def _row_of(state: State, n_steps: int, validation: Validation) -> list[float]:
+    """The epoch's row of the curves."""
+    losses = np.array([row[2:] for row in state.steps if row[0] == state.epoch]).reshape(-1, len(PARTS))
+    return [float(state.epoch + 1), float(n_steps), float(losses.sum(axis=1).mean()), validation.area, validation.loss]
 
 
 def n_epochs(recipe: Recipe) -> int:
@@ -204,36 +221,41 @@ def _epoch(world: Alone | World, trainer: Trainer, state: State, stop: Callable[
     bar.close()
 
 
-def _validated(world: Alone | World, trainer: Trainer, state: State) -> float:
-    """Validation AUC by patient; keeps the network where it is the best of the full epochs so far."""
+class Validation(NamedTuple):
+    """What validation says: the AUC by patient, the threshold that separates best, the mean cross entropy."""
+
+    area: float
+    threshold: float
+    loss: float
+
+
+def _validated(world: Alone | World, trainer: Trainer, state: State) -> Validation:
+    """By patient; keeps the network where it is the best that is whole so far."""
     said = world.gather(msgspec.json.encode(trainer.validate(state.epoch)))
     found: dict[str, tuple[float, float]] = {}
     for part in said:
         found |= msgspec.json.decode(part, type=dict[str, tuple[float, float]])
-    area = 0.0
+    validation = Validation(0.0, 0.0, 0.0)
     if world.rank == 0:
         members = trainer.cohort.part("validation")
         score, loss = np.array([found[member.patient_key] for member in members]).T
         target = np.array([member.label == POSITIVE for member in members])
         if not np.isfinite(score).all():
             raise ConfigurationError("training diverged: the network's outputs are no numbers; lower learning_rate")
-        area = area_under_curve(target, score)
-        rows = np.array([row[2:] for row in state.steps if row[0] == state.epoch]).reshape(-1, len(PARTS))
-        told = float(rows.sum(axis=1).mean()), area, float(loss.mean())
-        state.epochs.append([float(state.epoch + 1), float(trainer.n_steps), *told])
-        _keep_best(trainer, state, area, best_threshold(target, score))
-    sent = world.broadcast(msgspec.json.encode((area, state.best, state.since_best)) if world.rank == 0 else None)
-    area, state.best, state.since_best = msgspec.json.decode(sent, type=tuple[float, float, int])
-    return area
+        validation = Validation(area_under_curve(target, score), best_threshold(target, score), float(loss.mean()))
+        _keep_best(trainer, state, validation)
+    sent = world.broadcast(msgspec.json.encode((validation, state.best, state.since_best)) if world.rank == 0 else None)
+    validation, state.best, state.since_best = msgspec.json.decode(sent, type=tuple[Validation, float, int])
+    return validation
 
 
-def _keep_best(trainer: Trainer, state: State, area: float, threshold: float) -> None:
+def _keep_best(trainer: Trainer, state: State, validation: Validation) -> None:
     if state.epoch < trainer.recipe.trunk_epochs:
         return
     state.since_best += 1
-    if area > state.best:
-        state.best, state.since_best = area, 0
-        write_network(trainer.folders.run / BEST, trainer.network, trainer.recipe, trainer.cohort.task, threshold)
+    if validation.area > state.best:
+        state.best, state.since_best = validation.area, 0
+        write_network(trainer.folders.run / BEST, trainer.network, trainer.recipe, trainer.cohort.task, validation.threshold)
 
 
 def seed_of(*numbers: int) -> int:

@@ -86,7 +86,7 @@ def train(world: Alone | World, request: TrainingRequest) -> State | None:
         network = new_network(request, cohort.task)
         with Exchange(world, device) as exchange:
             trainer = Trainer(network, request.recipe, cohort, request.folders, exchange, device)
-            state = fit(world, trainer, stop)
+            state = fit(world, trainer, stop, has_learned=request.start is not None)
         with root_first(world):
             if world.rank == 0:
                 _finish(request, state)

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import signal
+import struct
 import time
 from pathlib import Path
 
@@ -47,9 +48,10 @@ ORDERS = {
     "grow": lambda: bytearray(8 << 30),
     "panic": _panics,
     "noise": lambda: os.write(1, b"a library that prints"),
-    "huge": lambda: os.write(_answers(), bytes([1, 255, 255, 255, 255]) + bytes(1 << 20)),
+    "huge": lambda: os.write(_answers(), struct.pack("<BBII", 1, 3, 1 << 20, 1 << 20)),
+    "strange": lambda: os.write(_answers(), struct.pack("<BBII", 1, 200, 4, 4)),
     "garbled": lambda: os.write(_answers(), bytes([7] * 500)),
-    "short": lambda: os.write(_answers(), bytes([1, 4, 0, 0, 0]) + bytes(4)),
+    "short": lambda: (os.write(_answers(), bytes([1, 3, 4])), os._exit(0)),
 }
 """What is done before the answer, by the order."""
 SHAPES = {"colour": (4, 4, 3), "other": (5, 4)}
@@ -57,7 +59,11 @@ SHAPES = {"colour": (4, 4, 3), "other": (5, 4)}
 
 
 def decode(_, frame):
-    order = frame[43:].split()[0].decode()
+    order, *more = frame[43:].decode().split()
+    if order == "spread":
+        return real.np.array([[int(more[1]), int(more[2])]], more[0])
+    if order == "large":
+        return real.np.ones((1024, 1024), real.np.int32)
     if order in ORDERS:
         ORDERS[order]()
     if order in SHAPES:

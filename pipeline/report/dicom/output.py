@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.config import LungConfig
 from pipeline.errors import ConfigurationError, Reason, StudyError
 from pipeline.files import storage_error
 from pipeline.records import StudyResult
@@ -18,7 +19,7 @@ from pipeline.report.dicom.subject import Algorithm, Subject, read_subject
 from pipeline.run.journal import decode, read_raw
 from pipeline.run.manifest import Manifest, read_manifest
 from pipeline.run.paths import PRIVATE
-from pipeline.run.resume import noted_places
+from pipeline.run.resume import noted_records
 from pipeline.run.run_toml import read_described
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def write_dicom(run: Path, folder: Path, *, studies: int = 10, box_from: float =
     n_studies = n_objects = n_left_out = 0
     for result in _chosen(run, keys) if keys else _highest(run, studies):
         try:
-            subject = _subject(manifest, result, network, described.config.lung.recipe)
+            subject = _subject(manifest, result, network, described.config.lung)
             objects = _objects(subject, box_from)
         except StudyError as error:
             log.warning("study %s: no DICOM output: %s", result.study_key, error.reason)
@@ -78,16 +79,16 @@ def _chosen(run: Path, keys: Collection[str]) -> list[StudyResult]:
 
 
 def _results(run: Path) -> Iterator[StudyResult]:
-    for raw in read_raw([place for place in noted_places(run).values() if place.status.startswith("OK")]):
+    for raw in read_raw([record for record in noted_records(run).values() if record.status.startswith("OK")]):
         line = decode(raw)
         if line is not None and line.result is not None:
             yield line.result
 
 
-def _subject(manifest: Manifest, result: StudyResult, network: Algorithm, recipe: str) -> Subject:
+def _subject(manifest: Manifest, result: StudyResult, network: Algorithm, lung: LungConfig) -> Subject:
     number = next(n for n, entry in enumerate(manifest.entries) if entry.study_key == result.study_key)
     series = next(one for one in manifest.study(number).candidates if one.series_key == result.series_key)
-    return read_subject(Path(manifest.heading.root), result, series, network, recipe)
+    return read_subject(Path(manifest.heading.root), result, series, network, lung)
 
 
 def _objects(subject: Subject, box_from: float) -> dict[str, Any]:

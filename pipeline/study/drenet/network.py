@@ -35,8 +35,15 @@ SMALL_LEVELS = ((48, 32, 14), (96, 64, 7))
 LARGE_LEVELS = ((192, 128, 4),)
 
 
+Cut = Callable[[Tensor, Tensor, int], Tensor]
+"""(images [N, C, H, W], boxes [N, K, 4] within them, size) -> [N * K, C, size, size]."""
+
+
 class DreNetOutput(NamedTuple):
-    """What DRE-Net says of N slices; `boxes` in pixels of the picture, `attention` sums to 1 over the details."""
+    """What DRE-Net says of N slices; `boxes` in pixels of the picture, `attention` sums to 1 over the details.
+
+    `looks` [N, (K + 2) F] is what the last layer takes in: the features of the details, of the slice and of the second look.
+    """
 
     raw_logits: Tensor
     concat_logits: Tensor
@@ -45,6 +52,7 @@ class DreNetOutput(NamedTuple):
     detail_score: Tensor
     boxes: Tensor
     attention: Tensor
+    looks: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +131,7 @@ class DreNet(nn.Module):
         self.dropout = nn.Dropout(0.5)
         self.explore = 0.0  # training may choose details by scores with this much noise, to see others than the best
         self.closer: Callable[[Tensor], Tensor] | None = None  # computes the looks after the first, where not the trunk does
+        self.cut: Cut = cut_boxes
         self.trunk_dtype = torch.float32  # training may compute the trunk, and only it, in bfloat16
         self.metadata = Metadata(width=width)
         self.small_boxes: Tensor
@@ -149,17 +158,19 @@ class DreNet(nn.Module):
         boxes_NK4 = torch.cat([self.small_boxes[index_NK[:, :N_SMALL]], self.large_boxes[index_NK[:, N_SMALL:]]], dim=1)
         score_NK = torch.cat([small_NA.gather(1, index_NK[:, :N_SMALL]), large_NA.gather(1, index_NK[:, N_SMALL:])], dim=1)
         detail_NKF = self._look_at_details(image, boxes_NK4)
-        second_NF = self.pooled(self.look_closer(second_look(zoom_source, boxes_NK4[:, N_SMALL])))
+        second_NF = self.pooled(self.look_closer(second_look(zoom_source, boxes_NK4[:, N_SMALL], self.cut)))
         attention_NK = torch.softmax(self.attention(detail_NKF).squeeze(2), dim=1)
         weighted_NF = (detail_NKF * (attention_NK * N_DETAILS).unsqueeze(2)).flatten(1)
+        looks = torch.cat([weighted_NF, slice_NF, second_NF], dim=1)
         return DreNetOutput(
             raw_logits=self.pretrained_model.fc(slice_NF),
-            concat_logits=self.concat_net(torch.cat([weighted_NF, slice_NF, second_NF], dim=1)),
+            concat_logits=self.concat_net(looks),
             part_logits=self.partcls_net(detail_NKF),
             detail_index=index_NK,
             detail_score=score_NK,
             boxes=boxes_NK4,
             attention=attention_NK,
+            looks=looks,
         )
 
     def trunk(self, image_NCHW: Tensor) -> Tensor:
@@ -193,10 +204,8 @@ class DreNet(nn.Module):
     def _look_at_details(self, image: Tensor, boxes_NK4: Tensor) -> Tensor:
         """[N, K, F]: each detail cut from the padded image, resized, seen by the trunk."""
         padded = pad(image.detach(), (PAD_PX,) * 4)
-        boxes = (boxes_NK4 + PAD_PX).tolist()
-        cuts = [cut(padded[n : n + 1], box, DETAIL_PX) for n, slice_boxes in enumerate(boxes) for box in slice_boxes]
-        features_NF = self.pooled(self.look_closer(torch.cat(cuts)))
-        return features_NF.view(len(boxes), N_DETAILS, -1)
+        features_NF = self.pooled(self.look_closer(self.cut(padded, boxes_NK4 + PAD_PX, DETAIL_PX)))
+        return features_NF.view(len(image), N_DETAILS, -1)
 
 
 def hard_nms(score_NA: Tensor, overlaps_AA: Tensor, n_keep: int, first_NA: Tensor) -> Tensor:
@@ -222,17 +231,33 @@ def cut(image_1CHW: Tensor, box: list[int], size: int) -> Tensor:
     return interpolate(image_1CHW[:, :, y0:y1, x0:x1], size=(size, size), mode="bilinear", align_corners=True)
 
 
-def second_look(zoom_source: Tensor, box_N4: Tensor) -> Tensor:
+def cut_boxes(image_NCHW: Tensor, boxes_NK4: Tensor, size: int) -> Tensor:
+    """[N * K, C, size, size]: K boxes of each image, one after the other."""
+    return torch.cat(
+        [cut(image[None], box, size) for image, boxes in zip(image_NCHW, boxes_NK4.tolist(), strict=True) for box in boxes]
+    )
+
+
+def second_look(zoom_source: Tensor, box_N4: Tensor, cut: Cut = cut_boxes) -> Tensor:
     """The best large detail of each slice, cut from its 600 x 600 source: [N, 3, 448, 448]."""
-    inside = box_N4.clamp(0, IMAGE_PX).tolist()
-    scaled = [[edge * ZOOM_PX // IMAGE_PX for edge in box] for box in inside]
-    return torch.cat([cut(zoom_source[n : n + 1].detach(), box, IMAGE_PX) for n, box in enumerate(scaled)])
+    inside = box_N4.clamp(0, IMAGE_PX)
+    return cut(zoom_source.detach(), (inside * ZOOM_PX // IMAGE_PX).unsqueeze(1), IMAGE_PX)
 
 
 def network_of(state: dict[str, Tensor], metadata: Metadata) -> DreNet:
     """A network in eval mode around the very tensors of `state`: nothing is initialised, nothing copied."""
+    return filled(empty_network(metadata), state)
+
+
+def empty_network(metadata: Metadata) -> DreNet:
+    """A network without numbers: its tensors have shapes alone."""
     with torch.device("meta"):
         network = DreNet(metadata.width, len(metadata.classes))
-    network.load_state_dict(state, assign=True)
     network.metadata = metadata
+    return network
+
+
+def filled(network: DreNet, state: dict[str, Tensor]) -> DreNet:
+    """An empty network with the very tensors of `state`, in eval mode."""
+    network.load_state_dict(state, assign=True)
     return network.eval()

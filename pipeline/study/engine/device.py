@@ -12,6 +12,9 @@ import torch
 from pipeline.config import EngineConfig
 from pipeline.errors import DeviceError
 
+GPU = ("cuda", "cudagraph")
+"""The engines that need one."""
+
 
 def resolve_engine(name: str) -> str:
     """`auto` -> cuda where this process sees a GPU, else openvino; root does it once for all ranks.
@@ -20,8 +23,8 @@ def resolve_engine(name: str) -> str:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "openvino"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise DeviceError("engine = cuda, but this rank sees no CUDA device: check --gpus-per-task, or choose torch")
+    if name in GPU and not torch.cuda.is_available():
+        raise DeviceError(f"engine = {name}, but this rank sees no CUDA device: check --gpus-per-task, or choose torch")
     if name == "openvino" and find_spec("openvino") is None:
         raise DeviceError("engine = openvino, but it is not installed: pip install openvino, or choose torch")
     return name
@@ -31,7 +34,7 @@ def open_device(config: EngineConfig, local_rank: int) -> torch.device:
     """Set torch up for repeatable numbers; the device of this rank. Raises DeviceError."""
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)  # denormal numbers run a hundred times slower
-    if resolve_engine(config.name) != "cuda":
+    if resolve_engine(config.name) not in GPU:
         return torch.device("cpu")
     torch.backends.cudnn.benchmark = False  # autotuning would let the machine's mood choose the numbers
     torch.backends.cudnn.deterministic = True
@@ -44,7 +47,7 @@ def open_device(config: EngineConfig, local_rank: int) -> torch.device:
 
 def hint(config: EngineConfig) -> str:
     """One line on what another precision would gain here; empty where none would. Raises DeviceError."""
-    if config.precision != "fp32" or not _has_bf16(resolve_engine(config.name)):
+    if config.precision != "fp32" or not has_bf16(resolve_engine(config.name)):
         return ""
     return (
         'precision = "mixed" would be faster here (three fifths of the time on the processor measured); boxes stay, '
@@ -52,8 +55,8 @@ def hint(config: EngineConfig) -> str:
     )
 
 
-def _has_bf16(engine: str) -> bool:
+def has_bf16(engine: str) -> bool:
     """Whether the hardware computes bf16 itself."""
-    if engine == "cuda":
+    if engine in GPU:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return any(there for name, there in torch.cpu.get_capabilities().items() if "bf16" in name)

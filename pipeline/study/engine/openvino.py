@@ -34,7 +34,7 @@ def openvino_features(trunk: ResNet, config: EngineConfig, dtype: torch.dtype) -
     requests: dict[tuple[int, ...], Any] = {}
     for shape in SHAPES:
         model.reshape(shape)
-        requests[shape] = core.compile_model(model, "CPU", _hints(config, dtype)).create_infer_request()
+        requests[shape] = core.compile_model(model, "CPU", hints(config, dtype)).create_infer_request()
     return lambda planes_NPHW: _infer(requests[tuple(planes_NPHW.shape)], planes_NPHW)
 
 
@@ -73,7 +73,8 @@ def import_openvino() -> Any:
     return openvino
 
 
-def _hints(config: EngineConfig, dtype: torch.dtype) -> dict[str, object]:
+def hints(config: EngineConfig, dtype: torch.dtype) -> dict[str, object]:
+    """How a graph is compiled: one stream of so many threads, and never another precision than asked for."""
     return {
         "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
         "INFERENCE_NUM_THREADS": config.threads,

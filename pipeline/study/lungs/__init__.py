@@ -12,9 +12,11 @@ import numpy.typing as npt
 
 from pipeline.study.lungs.air import body, lung_air, shrunk
 from pipeline.study.lungs.field import unwalled, walled
+from pipeline.study.lungs.network import Share, lung_share
 from pipeline.study.lungs.plausible import Doubts, doubted
 from pipeline.study.lungs.published import published_masks
 from pipeline.study.lungs.shapes import Bits, Mask
+from pipeline.study.lungs.veto import questions, without_organs
 from pipeline.study.lungs.wall import closed_lungs
 
 __all__ = ["judged_masks", "lung_masks"]
@@ -25,13 +27,26 @@ OUTLINE = 76
 Hu = npt.NDArray[np.int16]
 
 
-def lung_masks(hu: Hu, z_mm: npt.NDArray[np.float64], spacing_mm: tuple[float, float], recipe: str = "chest-wall") -> Mask:
-    """Lung of each slice: hu [S, R, C] ordered by z -> bool [S, R, C]; slices may be dense or centimetres apart."""
-    return judged_masks(hu, z_mm, spacing_mm, recipe)[0]
+def lung_masks(
+    hu: Hu,
+    z_mm: npt.NDArray[np.float64],
+    spacing_mm: tuple[float, float],
+    recipe: str = "chest-wall",
+    judge: str = "network",
+) -> Mask:
+    """Lung of each slice: hu [S, R, C] ordered by z -> bool [S, R, C]; slices may be dense or centimetres apart.
+
+    `judge` is "network" or "none": whether organs that the rules of chest-wall let in are taken out by the network.
+    """
+    return judged_masks(hu, z_mm, spacing_mm, recipe, judge)[0]
 
 
 def judged_masks(
-    hu: Hu, z_mm: npt.NDArray[np.float64], spacing_mm: tuple[float, float], recipe: str = "chest-wall"
+    hu: Hu,
+    z_mm: npt.NDArray[np.float64],
+    spacing_mm: tuple[float, float],
+    recipe: str = "chest-wall",
+    judge: str = "network",
 ) -> tuple[Mask, Doubts]:
     """The same, and which slices' masks are implausible, bool [S]; those of the published recipe are not judged."""
     nobody = np.zeros(len(hu), bool)
@@ -43,7 +58,10 @@ def judged_masks(
         return published_masks(hu), nobody
     small, bodies = seen(hu, spacing_mm)
     lungs = closed_lungs(lung_air(small, bodies, z_mm), small, bodies, z_mm)
-    doubts = doubted(lungs, small, bodies)
+    share = shares(lungs, small, bodies) if judge == "network" else None
+    if share is not None:
+        lungs = without_organs(lungs, small, share)
+    doubts = doubted(lungs, small, bodies, share)
     return np.stack([_grown(mask, hu.shape[1:]) for mask in unwalled(lungs)]), doubts
 
 
@@ -51,6 +69,11 @@ def seen(hu: Hu, spacing_mm: tuple[float, float]) -> tuple[Hu, Bits]:
     """What the rules look at: slices at WORK_MM a pixel, a wall where the field of view cuts a lung; and bodies."""
     small = np.stack([shrunk(image, spacing_mm) for image in hu])
     return walled(small, np.stack([body(image) for image in small]))
+
+
+def shares(lungs: Bits, small: Hu, bodies: Bits) -> Share:
+    """How sure the network is of lung at every pixel of the slices whose `lungs` it is asked about; elsewhere 1."""
+    return lung_share(small, bodies, questions(lungs, small))
 
 
 def _grown(mask: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> Mask:

@@ -25,6 +25,12 @@ DENSE_PX = 2
 """Pixels: such a piece is thicker than twice this, 8 mm."""
 DENSE_CM2 = 4.0
 """cm2: and larger than this, as any organ."""
+DENIED = 0.5
+"""Share of lung below which the network, where it was asked, takes tissue for an organ."""
+DENIED_CM2 = 3.5
+"""cm2 that such a piece exceeds."""
+KNOWN_HU = 8
+"""HU that the two limits above are higher where the network was asked, which finds the lighter organs itself."""
 OUTSIDE_CM2 = 3.0
 """cm2 of the mask beyond the body from which a slice is implausible."""
 LUNG_HU = (-960, -400)
@@ -41,32 +47,47 @@ SQUARE = np.ones((3, 3), np.uint8)
 """Pixels: what is thinner beyond the body is a sliver, and not counted."""
 
 Hu = npt.NDArray[np.int16]
+Share = npt.NDArray[np.float32]
 Doubts = npt.NDArray[np.bool_]
 
 
-def doubted(lungs: Bits, hu: Hu, bodies: Bits) -> Doubts:
-    """Which slices' masks are implausible: `lungs`, `hu` and `bodies` [S, r, c] -> bool [S]; none where there is no lung."""
-    return np.array([any(signs(*each)) for each in zip(lungs, hu, bodies, strict=True)], bool)
+def doubted(lungs: Bits, hu: Hu, bodies: Bits, share: Share | None = None) -> Doubts:
+    """Which slices' masks are implausible: `lungs`, `hu` and `bodies` [S, r, c] -> bool [S]; none where there is no lung.
+
+    `share` [S, r, c]: how sure the network is of lung, where it was asked.
+    """
+    shares = [None] * len(lungs) if share is None else list(share)
+    return np.array([any(signs(*each)) for each in zip(lungs, hu, bodies, shares, strict=True)], bool)
 
 
-def signs(lung: Bits, hu: Hu, body: Bits) -> tuple[bool, bool, bool]:
+def signs(lung: Bits, hu: Hu, body: Bits, share: Share | None = None) -> tuple[bool, bool, bool]:
     """(organ, outside, lost) of one slice [r, c]."""
     if not lung.any():
         return False, False, False
     smooth = np.asarray(cv2.blur(hu, (5, 5)), np.int16)
-    return _has_organ(lung, hu, smooth), outside_cm2(lung, body) > OUTSIDE_CM2, _is_lost(lung, smooth, body)
+    if share is None:
+        has_organ = _has_organ(lung, hu, smooth, 0)
+    else:
+        has_organ = _has_denied(lung, smooth, share) or _has_organ(lung, hu, smooth, KNOWN_HU)
+    return has_organ, outside_cm2(lung, body) > OUTSIDE_CM2, _is_lost(lung, smooth, body)
 
 
-def _has_organ(lung: Bits, hu: Hu, smooth: Hu) -> bool:
+def _has_organ(lung: Bits, hu: Hu, smooth: Hu, more_hu: int) -> bool:
     """Whether a thick piece of the mask is as dense as an organ: on the whole, or a smaller one throughout."""
     solid = cv2.morphologyEx((smooth > SOFT_HU) * lung, cv2.MORPH_OPEN, disk(THICK_PX))
-    if any(np.median(hu[piece]) > ORGAN_HU for piece in _pieces(solid, ORGAN_CM2)):
+    if any(np.median(hu[piece]) > ORGAN_HU + more_hu for piece in pieces(solid, ORGAN_CM2)):
         return True
-    dense = cv2.morphologyEx((cv2.blur(smooth, (3, 3)) > DENSE_HU) * lung, cv2.MORPH_OPEN, disk(DENSE_PX))
-    return bool(_pieces(dense, DENSE_CM2))
+    dense = cv2.morphologyEx((cv2.blur(smooth, (3, 3)) > DENSE_HU + more_hu) * lung, cv2.MORPH_OPEN, disk(DENSE_PX))
+    return bool(pieces(dense, DENSE_CM2))
 
 
-def _pieces(mask: Bits, least_cm2: float) -> list[Doubts]:
+def _has_denied(lung: Bits, smooth: Hu, share: Share) -> bool:
+    """Whether the network takes a thick piece of the mask's soft tissue for an organ."""
+    denied = (smooth > SOFT_HU) & (share < DENIED)
+    return bool(pieces(cv2.morphologyEx(denied * lung, cv2.MORPH_OPEN, disk(DENSE_PX)), DENIED_CM2))
+
+
+def pieces(mask: Bits, least_cm2: float) -> list[Doubts]:
     """The connected pieces of `mask` that are larger than so much."""
     if cv2.countNonZero(mask) * PIXEL_CM2 <= least_cm2:
         return []
