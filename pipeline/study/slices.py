@@ -132,7 +132,7 @@ def _grey_of_every_hu(config: WindowConfig) -> Grey:
     else:
         low, width = config.level_hu - config.width_hu / 2, config.width_hu
     every = np.arange(-1024, 3072)
-    return np.clip(np.rint((every - low) * (255.0 / width)), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint((every - low) * (255.0 / width)), 0, 255), np.uint8)
 
 
 def without_rim(lung: Mask, pixel_mm: float) -> Mask:
