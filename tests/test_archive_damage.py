@@ -183,6 +183,35 @@ def test_the_codestream_of_another_encoder_agrees_with_its_values(syntax, real_d
     assert is_consistent(frame, words)
 
 
+# ---- RLE: lengths ----
+
+
+def rle(words):
+    """High bytes, then low ones, each row packed alone."""
+    planes = [
+        b"".join(bytes(imagecodecs.packbits_encode(row.tobytes())) for row in np.uint8(of)) for of in (words >> 8, words & 255)
+    ]
+    planes = [plane + bytes(len(plane) % 2) for plane in planes]
+    return np.array([2, 64, 64 + len(planes[0])] + [0] * 13, "<u4").tobytes() + planes[0] + planes[1]
+
+
+def test_of_flipped_bits_in_rle_few_that_matter_pass(decoder):
+    codec = Codec(".5", rle)
+    fate = Counter()
+    for place, hu in enumerate(hu_slices(4, matrix=128)):
+        words = words_of(hu, codec)
+        header, code = source(words, codec), rle(words)
+        assert np.array_equal(decoder.decode(code, header).values, words)
+        for number in range(75):
+            try:
+                got = decoder.decode(flipped(code, f"{place} {number}"), header).values
+                fate["gross" if (np.abs(got - words.astype(int)) > GROSS_HU).mean() > GROSS_SHARE else "minor"] += 1
+            except StudyError:
+                fate["refused"] += 1
+    assert fate["gross"] <= (1 - GOAL) * (fate["gross"] + fate["refused"])
+    assert fate["minor"] > fate["refused"] > 0
+
+
 # ---- through the archive's door ----
 
 

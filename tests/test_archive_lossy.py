@@ -61,6 +61,7 @@ ENCODERS = {
     "progressive": lambda values: by_pillow(values, progressive=True),
     "restarts by the row": lambda values: by_opencv(values, 8),
     "restarts at odd places": lambda values: by_opencv(values, 3),
+    "filled up to its last marker": lambda values: by_pillow(values)[:-2] + b"\xff\xff\xff\xd9",
     "12 bits": of_12_bits,
 }
 

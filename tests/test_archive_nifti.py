@@ -184,10 +184,18 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(phantom, tmp_path):
         "wide": (changed(image, srow_x=[900.0, 0, 0, 0]), ("EXCLUDED", "INVALID_VALUE")),
         "nan": (changed(image, srow_x=[np.nan, 0, 0, 0]), ("EXCLUDED", "INVALID_VALUE")),
         "oblique": (nibabel.Nifti1Image(np.asarray(image.dataobj), tilted).to_bytes(), ("EXCLUDED", "NOT_AXIAL")),
-        "broken": (whole[:344] + b"n+9\0" + whole[348:], {"NOT_DICOM": 1}),
+        "broken": (whole[:344] + b"n+9\0" + whole[348:], {"HEADER_CORRUPT": 1}),
+        "pair": (whole[:344] + b"ni1\0" + whole[348:], {"HEADER_CORRUPT": 1}),
+        "analyze": (whole[:344] + bytes(4), {"HEADER_CORRUPT": 1}),
     }
     found = {name: reason_of(tmp_path / name, data) for name, (data, _) in cases.items()}
     assert found == {name: expected for name, (_, expected) in cases.items()}
+
+
+def test_a_gzip_of_a_header_without_its_magic_is_said_to_be_damaged(phantom, tmp_path):
+    put(tmp_path / "a" / "ct.nii.gz", b"\x5c\1\0\0" + bytes(5000))
+    manifest, studies = indexed(tmp_path / "a", Config())
+    assert (studies, left_out(manifest)) == ([], {"UNPACKED": 1, "HEADER_CORRUPT": 1})
 
 
 def test_a_gzip_that_grows_beyond_measure_is_a_bomb(phantom, tmp_path):

@@ -49,7 +49,9 @@ def reads(monkeypatch):
     return read
 
 
-def test_indexing_again_reads_only_what_is_new_or_changed(archive, reads):
+@pytest.mark.parametrize("at_once", [7, 1000])
+def test_indexing_again_reads_only_what_is_new_or_changed(at_once, archive, reads, monkeypatch):
+    monkeypatch.setattr(catalogues, "AT_ONCE", at_once)
     before, _ = indexed(archive)
     assert len(reads) == 3 * 24 + 1
     reads.clear()

@@ -283,6 +283,12 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_with_a_cure(network, damage)
         load_checkpoint_bytes(damaged)
 
 
+def test_whether_a_checkpoint_is_sound_is_not_asked_of_torch_which_takes_every_core(network, monkeypatch):
+    data = checkpoint_bytes(network)
+    monkeypatch.setattr(torch, "isfinite", None)
+    assert load_checkpoint_bytes(data).metadata.classes == network.metadata.classes
+
+
 @pytest.mark.parametrize("wild", [float("nan"), float("inf"), -float("inf")])
 def test_a_checkpoint_with_a_number_that_is_none_is_refused_naming_the_tensor(wild, network):
     state = {key: value.clone() for key, value in network.state_dict().items()}

@@ -56,6 +56,10 @@ class UnknownSyntaxError(Exception):
     """No decoder is here for it; its name is the answer."""
 
 
+class UnequalPlanesError(Exception):
+    """A segment of RLE holds more or fewer bytes than another: it is damaged."""
+
+
 def decode_jpeg_ls(frame: bytes) -> "np.ndarray":
     """JPEG-LS, lossless or near."""
     return np.asarray(jpeg_ls.decode(np.frombuffer(frame, np.uint8)))
@@ -85,6 +89,8 @@ def decode_rle(frame: bytes) -> "np.ndarray":
         np.frombuffer(imagecodecs.packbits_decode(frame[start:end]), np.uint8)
         for start, end in zip(offsets[:n_segments], ends, strict=True)
     ]
+    if max(map(len, planes)) > min(map(len, planes)) + 1:  # zeros that make a segment even may look like one byte more
+        raise UnequalPlanesError
     total = np.zeros(min(map(len, planes)), np.int32)
     for plane in planes:
         total = (total << 8) | plane[: len(total)]

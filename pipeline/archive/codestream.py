@@ -33,10 +33,14 @@ def is_picture(head: bytes) -> bool:
     return head.startswith((JPEG, PNG))
 
 
+def begins_nifti(head: bytes) -> bool:
+    """Whether a NIfTI or Analyze header begins here, of whatever form: its own size stands first, in either order of bytes."""
+    return len(head) >= 348 and head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0", b"\0\0\x02\x1c")
+
+
 def is_nifti(head: bytes) -> bool:
-    """Whether a NIfTI file of one piece begins here: of the first or second version, in either order of bytes."""
-    first = head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c") and head[344:348] == b"n+1\0"
-    return first or (head[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") and head[4:8] == b"n+2\0")
+    """Whether it is of a volume of one piece, of the first or second version."""
+    return begins_nifti(head) and (head[4:8] == b"n+2\0" if head[0] == 0x1C or head[3] == 0x1C else head[344:348] == b"n+1\0")
 
 
 def codestream_size(frame: bytes) -> tuple[int, int] | None:

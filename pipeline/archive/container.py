@@ -20,7 +20,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Literal, cast
 
 from pipeline.archive.allowance import Allowance
-from pipeline.archive.codestream import is_nifti
+from pipeline.archive.codestream import begins_nifti
 from pipeline.archive.inflate import ENDLESS, GZIP, GZIP_MAGIC, PIECE, byte_range, forward, gunzipped, unzipped
 from pipeline.archive.tar import BLOCK, begins_tar, entries
 from pipeline.archive.walk import portable
@@ -134,7 +134,7 @@ def _kind_of_gzip(packed: bytes) -> Kind | None:
         head = zlib.decompressobj(GZIP).decompress(packed, BLOCK)
     except zlib.error:
         raise StudyError(Reason.ARCHIVE_CORRUPT, "unpack") from None
-    if _is_dicom(head) or is_nifti(head):
+    if _is_dicom(head) or begins_nifti(head):
         return "gz"
     return "tar.gz" if begins_tar(head) else None
 

@@ -126,7 +126,8 @@ def _has_blocks_left(tall: Words, head: _Head) -> bool:
 def _lacks_blocks(frame: bytes, tall: Words, head: _Head, ask: Ask) -> bool:
     """Whether the code ends within the last block or before: that block is another one then if more follows."""
     end = frame.rfind(END)
-    longer = ask(_taller(frame[:end] + FILLER + frame[end:], head))
+    code = frame[:end].rstrip(b"\xff")  # bytes that fill up to a marker would make one of the filler
+    longer = ask(_taller(code + FILLER + frame[end:], head))
     last = slice(head.n_rows - BLOCK, head.n_rows), slice((head.columns - 1) // BLOCK * BLOCK, None)
     return not np.array_equal(tall[last], longer[last])
 

@@ -13,7 +13,7 @@ from typing import BinaryIO
 from msgspec.structs import replace
 
 from pipeline.archive.allowance import Allowance
-from pipeline.archive.codestream import codestream_size, is_nifti, is_picture
+from pipeline.archive.codestream import begins_nifti, codestream_size, is_picture
 from pipeline.archive.container import Kind, Member, container_kind, finish, gunzipped_member, members
 from pipeline.archive.describe import MAX_MATRIX
 from pipeline.archive.found import FileRecord, FoundFile
@@ -105,7 +105,7 @@ def _record(stream: BinaryIO, size: int, origin: StreamOrigin, allowance: Allowa
             origin = replace(origin, check=check_of(head))
             if is_picture(head):
                 return _picture(stream, size, origin)
-            if is_nifti(head):
+            if begins_nifti(head):
                 return scan_nifti(stream, size, origin)
             return FileRecord(headers=read_headers(stream, size, origin, allowance), member=origin.member)
     except StudyError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jinja2
 import msgspec
@@ -16,10 +17,8 @@ from markupsafe import Markup
 from pipeline.files import storage_error
 from pipeline.records import DEFAULT_THRESHOLD, MIN_LUNG_FRACTION, NOTICE
 from pipeline.report.card import BLANK, card_text, fill_card
-from pipeline.report.compare import compare
 from pipeline.report.data import Shown, choose_shown, doubted, write_slices, write_studies
 from pipeline.report.evaluation import read_evaluation
-from pipeline.report.figures import charts
 from pipeline.report.flow import Flow, read_flow
 from pipeline.report.panel import allowed, asset
 from pipeline.report.pictures import write_pictures
@@ -29,6 +28,12 @@ from pipeline.run.paths import EXCLUSIONS, PATIENTS, REPORT, RESULTS, RUN_TOML, 
 from pipeline.run.read_tables import Run, open_run
 from pipeline.run.resume import noted_records
 from pipeline.run.run_toml import Described, read_described
+
+if TYPE_CHECKING:  # matplotlib is loaded where something is drawn
+    import pandas as pd
+
+    from pipeline.report.compare import Comparison
+    from pipeline.report.figures import Chart
 
 PARTS = {
     "overview": "Overview",
@@ -92,14 +97,14 @@ def _write(run: Run, unfinished: Path, options: Options) -> None:
     write_slices(unfinished / "data", shown, run, networks)
     evaluation = read_evaluation(run.folder)
     card = fill_card(run, described, flow, options.box_from, evaluated=evaluation is not None)
-    optional = {"evaluation": evaluation, "compare": compare(run, options.against) if options.against else None}
+    optional = {"evaluation": evaluation, "compare": _compared(run, options.against)}
     page = _template().render(
         **optional,
         run=described,
         parts=[(name, title) for name, title in PARTS.items() if optional.get(name, True)],
         tiles=_tiles(run, flow),
         flow=flow,
-        charts=charts(run.studies, networks, timing),
+        charts=_charts(run, networks, timing),
         n_shown=len(shown),
         n_doubted=int(doubted(shown).sum()),
         n_studies=len(run.studies),
@@ -113,6 +118,23 @@ def _write(run: Run, unfinished: Path, options: Options) -> None:
     )
     (unfinished / "card.md").write_text(card_text(card), encoding="utf-8")
     (unfinished / "index.html").write_text(page, encoding="utf-8")
+
+
+def _compared(run: Run, against: Path | None) -> Comparison | None:
+    if against is None:
+        return None
+    from pipeline.report.compare import compare
+
+    return compare(run, against)
+
+
+def _charts(run: Run, networks: list[str], timing: pd.DataFrame) -> list[Chart]:
+    """The run's charts; a single study has neither a distribution nor a rate."""
+    if len(run.studies) < 2:
+        return []
+    from pipeline.report.figures import charts
+
+    return charts(run.studies, networks, timing)
 
 
 def _template() -> jinja2.Template:

@@ -26,6 +26,8 @@ VERSION = 6
 NAME = f"scan-{VERSION}.jsonl"
 AGAIN = frozenset({*TRANSIENT, Reason.PERMISSION_DENIED, Reason.FILE_VANISHED, Reason.OUT_OF_MEMORY})
 """Reasons that may be gone although the file has not changed."""
+AT_ONCE = 1000
+"""Files that are looked up together."""
 FEW = 20
 """Records of a line that are read together; of a longer line each has a place of its own."""
 
@@ -100,8 +102,12 @@ class Catalogue:
 
     def recall(self, files: Sequence[FoundFile]) -> list[FoundFile]:
         """Take in what is known of unchanged files; the others, which must be read, are returned."""
-        known = self._known.find([file.path for file in files])
-        return [file for file, places in zip(files, known, strict=True) if not self._recalled(file, places)]
+        fresh: list[FoundFile] = []
+        for start in range(0, len(files), AT_ONCE):
+            asked = files[start : start + AT_ONCE]
+            known = self._known.find([file.path for file in asked])
+            fresh += [file for file, places in zip(asked, known, strict=True) if not self._recalled(file, places)]
+        return fresh
 
     def _recalled(self, file: FoundFile, places: Sequence[int]) -> bool:
         """Whether one of the lines, newest first, is of this very file, which is then taken in."""

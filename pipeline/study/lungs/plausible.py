@@ -29,6 +29,8 @@ DENIED = 0.5
 """Share of lung below which the network, where it was asked, takes tissue for an organ."""
 DENIED_CM2 = 3.5
 """cm2 that such a piece exceeds."""
+KNOWN_HU = 8
+"""HU that the two limits above are higher where the network was asked, which finds the lighter organs itself."""
 OUTSIDE_CM2 = 3.0
 """cm2 of the mask beyond the body from which a slice is implausible."""
 LUNG_HU = (-960, -400)
@@ -63,16 +65,19 @@ def signs(lung: Bits, hu: Hu, body: Bits, share: Share | None = None) -> tuple[b
     if not lung.any():
         return False, False, False
     smooth = np.asarray(cv2.blur(hu, (5, 5)), np.int16)
-    has_organ = _has_organ(lung, hu, smooth) or (share is not None and _has_denied(lung, smooth, share))
+    if share is None:
+        has_organ = _has_organ(lung, hu, smooth, 0)
+    else:
+        has_organ = _has_denied(lung, smooth, share) or _has_organ(lung, hu, smooth, KNOWN_HU)
     return has_organ, outside_cm2(lung, body) > OUTSIDE_CM2, _is_lost(lung, smooth, body)
 
 
-def _has_organ(lung: Bits, hu: Hu, smooth: Hu) -> bool:
+def _has_organ(lung: Bits, hu: Hu, smooth: Hu, more_hu: int) -> bool:
     """Whether a thick piece of the mask is as dense as an organ: on the whole, or a smaller one throughout."""
     solid = cv2.morphologyEx((smooth > SOFT_HU) * lung, cv2.MORPH_OPEN, disk(THICK_PX))
-    if any(np.median(hu[piece]) > ORGAN_HU for piece in pieces(solid, ORGAN_CM2)):
+    if any(np.median(hu[piece]) > ORGAN_HU + more_hu for piece in pieces(solid, ORGAN_CM2)):
         return True
-    dense = cv2.morphologyEx((cv2.blur(smooth, (3, 3)) > DENSE_HU) * lung, cv2.MORPH_OPEN, disk(DENSE_PX))
+    dense = cv2.morphologyEx((cv2.blur(smooth, (3, 3)) > DENSE_HU + more_hu) * lung, cv2.MORPH_OPEN, disk(DENSE_PX))
     return bool(pieces(dense, DENSE_CM2))
 
 
