@@ -36,7 +36,7 @@ def test_kinds_are_told_with_their_numbers_the_known_ones_first():
 
 @pytest.fixture
 def volumes(tmp_path):
-    """Two NIfTI (one within a ZIP), something gzipped and a note."""
+    """Two headers of NIfTI (one gzipped, one within a ZIP), something gzipped and a note; a container counts as a file, too."""
     folder = tmp_path / "archive"
     folder.mkdir()
     (folder / "CANARY.nii.gz").write_bytes(gzip.compress(b"\x5c\x01\0\0" + bytes(5000)))
@@ -51,14 +51,14 @@ def test_indexing_it_says_what_is_there_and_keeps_the_manifest(volumes, drenet, 
     done = drenet("index", volumes, "--out", tmp_path / "run")
     assert (
         done.returncode,
-        "no CT in the archive: 5 files and members of containers, of no study: 2 NIfTI, 1 gzipped, 2 other" in done.stdout,
+        "no CT in the archive: 6 files and members of containers, of no study: 2 NIfTI, 1 gzipped, 1 other" in done.stdout,
     ) == (
         2,
         True,
     ), done.stdout
     assert "; left out as " in done.stdout
     assert "CANARY" not in done.stdout
-    assert read_manifest(tmp_path / "run" / "private").heading.n_files == 5
+    assert read_manifest(tmp_path / "run" / "private").heading.n_files == 6
 
 
 @pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.long), 2])
@@ -66,8 +66,8 @@ def test_screening_it_says_the_same_and_keeps_tables_and_report(ranks, volumes, 
     screen = ("screen", volumes, "--weights", weights, "--out", tmp_path / "run")
     for _ in range(2):  # and so does whoever starts it again
         done = drenet(*screen, ranks=ranks)
-        assert (done.returncode, "of no study: 2 NIfTI, 1 gzipped, 2 other" in done.stdout) == (2, True), done.stdout
-    assert read_flow(open_run(tmp_path / "run")).files[0].count == 5
+        assert (done.returncode, "of no study: 2 NIfTI, 1 gzipped, 1 other" in done.stdout) == (2, True), done.stdout
+    assert read_flow(open_run(tmp_path / "run")).files[0].count == 6
     assert (tmp_path / "run" / "report" / "index.html").exists()
 
 

@@ -1,5 +1,6 @@
 """The DICOM door: walk, containers, headers, series choice, decoding; also NIfTI volumes and exported JPEG or PNG slices."""
 
+from pipeline.archive.container import ONLY
 from pipeline.archive.decode import Decoder
 from pipeline.archive.exported import read_mask
 from pipeline.archive.found import FileRecord, FoundFile, Header, VolumeFile
@@ -17,6 +18,7 @@ from pipeline.archive.walk import list_folder
 
 __all__ = [
     "IDENTITY_RULE",
+    "ONLY",
     "Decoder",
     "FileRecord",
     "FoundFile",

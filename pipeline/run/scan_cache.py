@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from pipeline.archive import FileRecord, FoundFile, VolumeFile, picture_folder, volume_name
+from pipeline.archive import ONLY, FileRecord, FoundFile, VolumeFile, picture_folder, volume_name
 from pipeline.config import Rule
 from pipeline.errors import TRANSIENT, Reason
 from pipeline.records import Event, SliceSource
@@ -198,7 +198,8 @@ class Catalogue:
         for record in found.records:
             if record.reason:
                 groups.left_out["unpack" if record.member or len(found.records) > 1 else "walk", record.reason] += 1
-                groups.kinds[kind_of(record.member or found.path)] += 1
+                if record.reason != Reason.UNPACKED:  # what is in it counts
+                    groups.kinds[kind_of(found.path if record.member in ("", ONLY) else record.member)] += 1
             elif record.member and not record.picture and not record.volume:
                 groups.dicom_folders.add(f"{found.path}!/{record.member}".rpartition("/")[0])
         if len(found.records) <= FEW:
