@@ -117,6 +117,7 @@ def test_ranks_that_share_an_owner_get_the_bits_that_each_would_get_alone():
     assert digests(3) == {alone}
 
 
+@pytest.mark.long
 def test_an_owner_outlives_a_rank_that_is_killed_and_ends_with_the_last(owned):
     two = study(2)
     asking = owned()
@@ -130,6 +131,7 @@ def test_an_owner_outlives_a_rank_that_is_killed_and_ends_with_the_last(owned):
     assert _ended(pid)
 
 
+@pytest.mark.long
 def test_a_rank_whose_owner_is_killed_says_so_and_the_next_start_has_a_new_one(owned):
     asking = owned()
     want = asking.predict(study(1))
@@ -139,6 +141,7 @@ def test_a_rank_whose_owner_is_killed_says_so_and_the_next_start_has_a_new_one(o
     assert owned().predict(study(1)) == want
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("owned")
 def test_an_owner_that_cannot_serve_tells_why_to_who_waits(networks, monkeypatch):
     monkeypatch.setattr(owned_pass, "open_device", lambda *_: CPU)
