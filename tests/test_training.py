@@ -38,6 +38,7 @@ micro_batch = 2
 micro_batches = 2
 slices_per_epoch = 28
 trunk_epochs = 2
+trunk_full_size = 1
 epochs = 1
 optimiser = "adamw"
 trunk_learning_rate = 2e-3
@@ -113,7 +114,7 @@ def test_the_network_that_training_began_with_is_the_best_where_training_makes_i
         }
 
     monkeypatch.setattr(Trainer, "validate", validate)
-    recipe = msgspec.structs.replace(msgspec.toml.decode(RECIPE, type=Recipe), trunk_epochs=0)
+    recipe = msgspec.structs.replace(msgspec.toml.decode(RECIPE, type=Recipe), trunk_epochs=0, trunk_full_size=0)
     request = TrainingRequest(
         cohort / "archive", cohort / "archive-truth" / "labels.csv", "covid-vs-bacterial", cohort / "warm", recipe,
         Config(), start=trained / "best.safetensors", cache=cohort / "cache",

@@ -32,6 +32,7 @@ from pipeline.mpi.terminal import bar_options
 from pipeline.mpi.world import Alone, World
 from pipeline.study.drenet import Baseline, DreNet
 from pipeline.training.batches import Sample, epoch_order, full_batch
+from pipeline.training.between import let_looks_answer
 from pipeline.training.events import write_events
 from pipeline.training.exchange import Exchange, Flat
 from pipeline.training.losses import ALL_ALIKE, PARTS, full_loss, trunk_loss
@@ -107,8 +108,14 @@ class Trainer:
     def _scores(self, member: CohortMember, epoch: int) -> npt.NDArray[np.float64]:
         moved()
         if isinstance(self.network, DreNet) and epoch < self.recipe.trunk_epochs:
-            return trunk_probabilities(self.network, self.folders.cache, member.slices)
+            full_size = self.recipe.sees_full_size(epoch)
+            return trunk_probabilities(self.network, self.folders.cache, member.slices, full_size=full_size)
         return probabilities(self.network, self.folders.cache, member.slices)
+
+    def hand_over(self) -> None:
+        """Let the whole network begin with what its trunk has learned."""
+        if isinstance(self.network, DreNet):
+            let_looks_answer(self.network)
 
     def jumps_at(self, epoch: int) -> bool:
         """Whether the loss gets the terms of the details with this epoch."""
@@ -146,10 +153,8 @@ def fit(
     while state.epoch < n_epochs(recipe) and not state.stopped:
         if world.rank == 0 and trainer.jumps_at(state.epoch):
             log.info(JUMP)
-        if state.epoch == recipe.trunk_epochs and state.step == 0 and (has_learned or trainer.jumps_at(state.epoch)):
-            area = _validated(world, trainer, state).area
-            if world.rank == 0:
-                log.info("before the first full epoch: validation AUC %.3f", area)
+        if has_learned and state.epoch == recipe.trunk_epochs == 0 and state.step == 0:
+            _validate_start(world, trainer, state)
         begun, n_before = time.monotonic(), state.step
         _epoch(world, trainer, state, stop)
         validation = _validated(world, trainer, state)
@@ -159,10 +164,21 @@ def fit(
         if world.rank == 0:
             spent_s = (time.monotonic() - begun) * trainer.n_steps / max(1, trainer.n_steps - n_before)
             log.info(progress(state, recipe, validation.area, spent_s))
+        if trainer.jumps_at(state.epoch):
+            trainer.hand_over()
+            _validate_start(world, trainer, state)
+        if world.rank == 0:
             _keep(trainer, state)
             if state.epoch == recipe.trunk_epochs:  # what the full epochs start from, and what --start may begin with
                 write_network(trainer.folders.run / TRUNK, trainer.network, recipe, trainer.cohort.task, None)
     return state
+
+
+def _validate_start(world: Alone | World, trainer: Trainer, state: State) -> None:
+    """What the full epochs begin with may be the best."""
+    area = _validated(world, trainer, state).area
+    if world.rank == 0:
+        log.info("before the first full epoch: validation AUC %.3f", area)
 
 
 def _row_of(state: State, n_steps: int, validation: Validation) -> list[float]:

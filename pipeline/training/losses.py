@@ -58,9 +58,11 @@ def full_loss(network: DreNet | Baseline, batch: Batch) -> Tensor:
 
 
 def trunk_loss(network: DreNet, batch: TrunkBatch) -> Tensor:
-    """[4] with raw and part only: half-size slices and single details pass the trunk as one batch, under the same norms."""
-    map_NCHW = network.trunk(torch.cat([batch.image, batch.detail]).contiguous(memory_format=torch.channels_last))
-    slice_NF, detail_NF = network.pooled(map_NCHW).chunk(2)
+    """[4] with raw and part only: slices and single details of one size pass the trunk as one batch, under the same norms."""
+    same_size = batch.image.shape == batch.detail.shape
+    looks = [torch.cat([batch.image, batch.detail])] if same_size else [batch.image, batch.detail]
+    features = [network.pooled(network.trunk(look.contiguous(memory_format=torch.channels_last))) for look in looks]
+    slice_NF, detail_NF = torch.cat(features).chunk(2)
     raw = cross_entropy(network.pretrained_model.fc(slice_NF), batch.target)
     part = cross_entropy(network.partcls_net(detail_NF), batch.target)
     return torch.stack([raw, raw.new_zeros(()), part, raw.new_zeros(())])

@@ -29,6 +29,7 @@ class Recipe(Section, frozen=True):
     micro_batches: int = 1  # of them before each step of the optimiser; ranks share them out
     slices_per_epoch: int = 0  # 0: all
     trunk_epochs: int = 0  # before the others: the trunk alone, on slices of half the size and single details
+    trunk_full_size: int = 0  # how many of them, the last, see slices of full size, as the whole network will
     epochs: int = 120
     patience: int = 30  # epochs without a better validation AUC before stopping early
     checkpoint_every_s: float = 600.0  # and after every epoch
@@ -47,6 +48,15 @@ class Recipe(Section, frozen=True):
     brightness: float = 0.126
     details: Details = "anywhere"  # or "lung": DRE-Net looks only where at least half a detail shows original lung
     explore: float = 0.0  # spread of the noise on the proposal scores by which details are chosen in training
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which msgspec tells as a fault of the file."""
+        if not 0 <= self.trunk_full_size <= self.trunk_epochs:
+            raise ValueError("trunk_full_size is a number of trunk epochs, from 0 to trunk_epochs")
+
+    def sees_full_size(self, epoch: int) -> bool:
+        """Whether that trunk epoch sees slices of full size."""
+        return epoch >= self.trunk_epochs - self.trunk_full_size
 
 
 def read_recipe(path: Path | None) -> Recipe:

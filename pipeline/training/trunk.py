@@ -1,4 +1,4 @@
-"""Training the trunk alone: slices of half the size, and of each one detail that a network might look at."""
+"""Training the trunk alone: slices of half or full size, and of each one detail that a network might look at."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ Grey = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class TrunkBatch:
-    """A micro-batch for the trunk alone: slices of half the size [N, 224, 224] in bytes, single details [N, C, 224, 224]."""
+    """A micro-batch for the trunk alone: slices [N, H, W] in bytes, 448 or half of it, and single details [N, C, 224, 224]."""
 
     image: Tensor
     detail: Tensor
     target: Tensor
 
     def to(self, device: torch.device) -> TrunkBatch:
-        """The same on `device`, the slices normalised there to [N, C, 224, 224]."""
+        """The same on `device`, the slices normalised there to [N, C, H, W]."""
         return TrunkBatch(planes(self.image.to(device)), self.detail.to(device), self.target.to(device))
 
 
 def trunk_batch(
     folder: Path, samples: Sequence[Sample], numbers: Sequence[int], recipe: Recipe, epoch: int
 ) -> TrunkBatch:  # fmt: skip
-    """Slices of half the size, augmented, and of each one detail that a network might look at."""
+    """Slices of the size that the epoch sees, augmented, and of each one detail that a network might look at."""
     images, details = [], []
     for number in numbers:
         ct_slice = read_slice(folder, samples[number].study, samples[number].row)
@@ -51,8 +51,8 @@ def trunk_batch(
         image = Change.drawn(recipe, generator).of(ct_slice).image
         images.append(image)
         details.append(_detail(image, box))
-    halves = torch.from_numpy(_half_size(images))
-    return TrunkBatch(halves, torch.cat(details), torch.tensor([samples[number].target for number in numbers]))
+    target = torch.tensor([samples[number].target for number in numbers])
+    return TrunkBatch(_sized(images, full_size=recipe.sees_full_size(epoch)), torch.cat(details), target)
 
 
 def random_box(lung: npt.NDArray[np.bool_], generator: np.random.Generator) -> list[int]:
@@ -69,25 +69,24 @@ def random_box(lung: npt.NDArray[np.bool_], generator: np.random.Generator) -> l
 
 @torch.inference_mode()
 def trunk_probabilities(
-    network: DreNet, folder: Path, slices: Sequence[tuple[CachedStudy, int]]
-) -> npt.NDArray[np.float64]:  # fmt: skip
-    """[slice, class] that the trunk alone gives slices of half the size: what the trunk epochs teach."""
+    network: DreNet, folder: Path, slices: Sequence[tuple[CachedStudy, int]], *, full_size: bool = False
+) -> npt.NDArray[np.float64]:
+    """[slice, class] that the trunk alone gives slices of half or full size: what the trunk epochs teach."""
     network.eval()
     device, found = next(network.parameters()).device, []
     for start in range(0, len(slices), 8 * AT_ONCE):
         pictures = [read_slice(folder, study, row).image for study, row in slices[start : start + 8 * AT_ONCE]]
-        features_NF = network.pooled(network.trunk(half_size(pictures, device)))
+        given = planes(_sized(pictures, full_size=full_size).to(device))
+        features_NF = network.pooled(network.trunk(given))
         found.append(torch.softmax(network.pretrained_model.fc(features_NF).double(), dim=1).cpu().numpy())
     return np.concatenate(found)
 
 
-def half_size(pictures: Sequence[Grey], device: torch.device) -> Tensor:
-    """[N, C, 224, 224], normalised, on `device`."""
-    return planes(torch.from_numpy(_half_size(pictures)).to(device))
-
-
-def _half_size(pictures: Sequence[Grey]) -> Grey:
-    return np.stack([cv2.resize(picture, (DETAIL_PX, DETAIL_PX), interpolation=cv2.INTER_AREA) for picture in pictures])
+def _sized(pictures: Sequence[Grey], *, full_size: bool) -> Tensor:
+    """[N, H, W] in bytes: as they are, or half as large."""
+    half = (DETAIL_PX, DETAIL_PX)
+    sized = pictures if full_size else [cv2.resize(picture, half, interpolation=cv2.INTER_AREA) for picture in pictures]
+    return torch.from_numpy(np.stack(sized))
 
 
 def _detail(image_HW: Grey, box: Sequence[int]) -> Tensor:
