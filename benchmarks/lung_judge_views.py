@@ -10,6 +10,14 @@ import numpy as np
 from pipeline.study.lungs.network import AIR_HU, SIZE, seen_by_network
 
 REST, LUNG, LESION, FLUID = range(4)
+RULES = 8
+"""Added to the label of what the rules take for lung."""
+SOFT_HU = -300
+"""HU above which tissue is soft, and the rules may err."""
+OUTLINE = np.ones((3, 3), np.uint8)
+"""Pixels: what is thinner lies at the outline."""
+LET_IN, REFUSED = 4.0, 2.0
+"""How much more a pixel of soft tissue weighs that the rules take for lung and is none, and one that is and they refuse."""
 STORED = (160, 192)
 """Pixels of the pictures that are kept of a phantom: more than SIZE, so that turned ones have no empty corners."""
 ROWS, COLUMNS = SIZE
@@ -17,20 +25,40 @@ Y, X = np.mgrid[:ROWS, :COLUMNS].astype(np.float32)
 
 
 def view(draw, hu, label, place):
-    """One view of the slice at `place` of a phantom, hu and label [S, *STORED]: (planes for the network, labels [R, C])."""
+    """One view of the slice at `place` of a phantom, hu and label [S, *STORED].
+
+    (Planes for the network, labels [R, C], what each pixel weighs [R, C]).
+    """
     near = neighbours(draw, len(hu), place)
     moved = warp(draw)
     edge = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": AIR_HU}
     stack = np.stack([cv2.remap(hu[at], *moved, cv2.INTER_LINEAR, **edge) for at in near]).astype(np.float32)
     label = np.stack([cv2.remap(label[at], *moved, cv2.INTER_NEAREST) for at in near])
+    rules = label[0] >= RULES
+    label %= RULES
     label[label == FLUID] = REST
-    for share, change in ((0.06, white_out), (0.5, disease), (0.2, bullae), (0.25, bowel)):
+    if draw.random() < 0.06:
+        lung = label[0] > 0
+        white_out(draw, stack, label)
+        rules &= ~lung | (label[0] > 0)  # solid without a sign: no lung by decree, and no more wrong than the reverse
+    changes = ((0.3, vessels), (0.5, disease), (0.12, bulge), (0.2, bullae), (0.25, bowel))
+    for share, change in changes:
         if draw.random() < share:
             change(draw, stack, label)
+    weights = weights_of(rules, label[0], stack[0])
     stack = grey(draw, stack)
     if draw.random() < 0.3:
         cut_field(draw, stack, label)
-    return seen_by_network(stack), label[0]
+    return seen_by_network(stack), label[0], weights
+
+
+def weights_of(rules, label, hu):
+    """1, and more where the tissue is soft and the rules err by more than an outline [R, C]."""
+    soft = cv2.blur(hu, (3, 3)) > SOFT_HU
+    weights = np.ones(label.shape, np.float32)
+    for weight, wrong in ((LET_IN, rules & (label == REST)), (REFUSED, ~rules & (label != REST))):
+        weights[cv2.morphologyEx((soft & wrong).astype(np.uint8), cv2.MORPH_OPEN, OUTLINE) > 0] = weight
+    return weights
 
 
 def neighbours(draw, n_slices, place):
@@ -78,6 +106,47 @@ def white_out(draw, stack, label):
         gone = side & (labels > 0)
         image[gone] = hu + 8 * smooth(draw, 6)[gone]
         labels[gone] = REST
+
+
+def between_lungs(draw, stack, label):
+    """(row, column) of soft tissue between the lungs; None where there is none."""
+    columns = np.flatnonzero((label[0] > 0).any(axis=0))
+    if len(columns) < 10:
+        return None
+    quarter = (columns[-1] - columns[0]) / 4
+    central = (columns[0] + quarter < X) & (columns[-1] - quarter > X)
+    rows, columns = np.nonzero(central & (label[0] == REST) & (stack[0] > -20) & (stack[0] < 150))
+    if not len(rows):
+        return None
+    at = draw.integers(len(rows))
+    return rows[at], columns[at]
+
+
+def vessels(draw, stack, label):
+    """Contrast in chambers of the heart and in great vessels."""
+    for _ in range(int(draw.integers(1, 4))):
+        middle = between_lungs(draw, stack, label)
+        if middle is None:
+            return
+        inside = ellipse(draw, middle[1], middle[0]) < draw.uniform(0.8, 2.5)
+        hu = np.exp(draw.uniform(np.log(60), np.log(400)))
+        for image, labels in zip(stack, label, strict=True):
+            share = cv2.GaussianBlur((inside & (labels == REST) & (image > -20)).astype(np.float32), (0, 0), 0.8)
+            np.add(image, share * (labels == REST) * (hu - image), out=image)
+
+
+def bulge(draw, stack, label):
+    """Heart, aorta or vessel of the hilum that reaches into the lung."""
+    middle = between_lungs(draw, stack, label)
+    if middle is None:
+        return
+    far = ellipse(draw, middle[1], middle[0])
+    hu = draw.uniform(20, 60) if draw.random() < 0.6 else draw.uniform(80, 350)
+    for image, labels in zip(stack, label, strict=True):
+        inside = far < draw.uniform(0.8, 1.2)
+        share = cv2.GaussianBlur(inside.astype(np.float32), (0, 0), 0.6) * (image < hu)
+        np.add(image, share * (hu + 5 * draw.standard_normal() - image), out=image)
+        labels[inside] = REST
 
 
 def disease(draw, stack, label):
