@@ -25,7 +25,8 @@ from pipeline.study.lungs.wall import closed_lungs
 LABELS = ("covid", "bacterial", "healthy")
 FIRST, PHANTOMS, MATRIX, SLICES = 70_000, 480, 256, 24
 """Seeds of their own: no benchmark and no cohort draws these patients."""
-STEPS, BATCH, RATE, DECAY = 7000, 16, 3e-3, 1e-2
+STEPS, RISING, FALLING = 12_000, 200, 1_000
+BATCH, RATE, DECAY = 8, 2e-3, 1e-2
 WEIGHTS_OF_CLASSES = (1.0, 1.0, 3.0)
 """Lesions are few, and the ones most easily taken for organs."""
 SEED = 70
@@ -120,27 +121,48 @@ def loss_of(logits, labels, weights):
     return entropy + (1 - dice).mean()
 
 
+def rate(step):
+    """Share of RATE: it rises at first, stays, and falls to nothing over the last steps."""
+    return min(1.0, (step + 1) / RISING, (STEPS - step) / FALLING)
+
+
 def trained(cohort, half_way):
-    """The network after STEPS steps, kept as `half_way` now and then; bf16 only makes training faster."""
+    """The network after STEPS steps; bf16 only makes training faster. What is interrupted goes on from `half_way`."""
     torch.manual_seed(5)
     places, likely = chances(cohort)
     net = LungNet().to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=DECAY)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=STEPS, pct_start=0.08)
-    for step in range(STEPS):
-        planes, labels, weights = batch(step, cohort, places, likely)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = net(planes.to(memory_format=torch.channels_last))
-        loss = loss_of(logits.float(), labels, weights)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)
-        optimiser.step()
-        schedule.step()
-        if step % 500 == 499:
-            print(f"step {step + 1}: loss {loss.item():.3f}", flush=True)
-            save(net, half_way)
+    for step in range(resumed(half_way, net, optimiser), STEPS):
+        for group in optimiser.param_groups:
+            group["lr"] = RATE * rate(step)
+        loss = stepped(net, optimiser, batch(step, cohort, places, likely))
+        if step % 250 == 249:
+            print(f"step {step + 1}: loss {loss:.3f}", flush=True)
+            torch.save({"step": step + 1, "net": net.state_dict(), "optimiser": optimiser.state_dict()}, half_way)
     return net
+
+
+def resumed(half_way, net, optimiser):
+    """The step to go on from: the first, or the one that training was kept at."""
+    if not half_way.exists():
+        return 0
+    kept = torch.load(half_way)
+    net.load_state_dict(kept["net"])
+    optimiser.load_state_dict(kept["optimiser"])
+    return kept["step"]
+
+
+def stepped(net, optimiser, views):
+    """One step of training; its loss."""
+    planes, labels, weights = views
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = net(planes.to(memory_format=torch.channels_last))
+    loss = loss_of(logits.float(), labels, weights)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(net.parameters(), 2.0)
+    optimiser.step()
+    return loss.item()
 
 
 def main():
@@ -148,7 +170,7 @@ def main():
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     folder, out = map(Path, sys.argv[1:])
-    save(trained(list(patients(folder)), folder / "half-way.safetensors"), out)
+    save(trained(list(patients(folder)), folder / "half-way.pt"), out)
 
 
 def save(net, out):
