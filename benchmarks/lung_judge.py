@@ -25,7 +25,7 @@ from pipeline.study.lungs.wall import closed_lungs
 LABELS = ("covid", "bacterial", "healthy")
 FIRST, PHANTOMS, MATRIX, SLICES = 70_000, 480, 256, 24
 """Seeds of their own: no benchmark and no cohort draws these patients."""
-STEPS, RISING, FALLING = 12_000, 200, 1_000
+STEPS, RISING, FALLING, LATE_FROM = 11_000, 200, 1_500, 6_000
 BATCH, RATE, DECAY = 8, 2e-3, 1e-2
 WEIGHTS_OF_CLASSES = (1.0, 1.0, 3.0)
 """Lesions are few, and the ones most easily taken for organs."""
@@ -107,7 +107,8 @@ def batch(step, cohort, places, likely):
     """The views of one step: (planes [N, 6, R, C], labels [N, R, C], weights [N, R, C])."""
     draw = np.random.default_rng([SEED, step])
     picked = [places[at] for at in draw.choice(len(places), BATCH, p=likely)]
-    planes, labels, weights = map(np.stack, zip(*(view(draw, *cohort[who], at) for who, at in picked), strict=True))
+    views = [view(draw, *cohort[who], at, late=step >= LATE_FROM) for who, at in picked]
+    planes, labels, weights = map(np.stack, zip(*views, strict=True))
     return torch.from_numpy(planes), torch.from_numpy(labels.astype(np.int64)), torch.from_numpy(weights)
 
 

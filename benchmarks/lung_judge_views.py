@@ -24,8 +24,8 @@ ROWS, COLUMNS = SIZE
 Y, X = np.mgrid[:ROWS, :COLUMNS].astype(np.float32)
 
 
-def view(draw, hu, label, place):
-    """One view of the slice at `place` of a phantom, hu and label [S, *STORED].
+def view(draw, hu, label, place, *, late):
+    """One view of the slice at `place` of a phantom, hu and label [S, *STORED]; LATE changes are made `late` in training.
 
     (Planes for the network, labels [R, C], what each pixel weighs [R, C]).
     """
@@ -41,8 +41,7 @@ def view(draw, hu, label, place):
         lung = label[0] > 0
         white_out(draw, stack, label)
         rules &= ~lung | (label[0] > 0)  # solid without a sign: no lung by decree, and no more wrong than the reverse
-    changes = ((0.3, vessels), (0.5, disease), (0.12, bulge), (0.2, bullae), (0.25, bowel))
-    for share, change in changes:
+    for share, change in CHANGES + LATE * late:
         if draw.random() < share:
             change(draw, stack, label)
     weights = weights_of(rules, label[0], stack[0])
@@ -106,6 +105,54 @@ def white_out(draw, stack, label):
         gone = side & (labels > 0)
         image[gone] = hu + 8 * smooth(draw, 6)[gone]
         labels[gone] = REST
+
+
+def pleural(draw, stack, label):
+    """Dense lung along a part of the chest wall."""
+    depth = cv2.distanceTransform((label[0] > 0).astype(np.uint8), cv2.DIST_L2, 5)
+    thick_px = draw.uniform(2, 14) * smooth(draw, int(draw.choice([24, 40])))
+    outer = cv2.dilate((stack[0] > 150).astype(np.uint8), np.ones((25, 25), np.uint8)) > 0
+    where = (depth > 0) & (depth < thick_px) & outer
+    texture = lesion_hu(draw, is_dense=draw.random() < 0.8)
+    alpha = cv2.GaussianBlur(where.astype(np.float32), (0, 0), draw.uniform(0.4, 1.2))
+    for at, labels in enumerate(label):
+        share = alpha * (labels == LUNG)
+        stack[at] = np.where(stack[at] < texture, stack[at] + share * (texture - stack[at]), stack[at])
+        labels[share > 0.4] = LESION
+
+
+def aorta(draw, stack, label):
+    """A descending aorta beside the spine, which may lie deep in the lung, in fat or not."""
+    spine = spine_of(stack[0], label[0])
+    if spine is None:
+        return
+    radius = draw.uniform(4.5, 9)
+    row = spine[0] + draw.uniform(-14, 6)
+    column = spine[1] + draw.uniform(8, 11 + radius)
+    hu = draw.uniform(20, 60) if draw.random() < 0.65 else draw.uniform(80, 350)
+    fat_px = draw.uniform(-3, 3)
+    for image, labels in zip(stack, label, strict=True):
+        far = np.hypot(X - column - draw.normal(0, 1), Y - row - draw.normal(0, 1)) - radius
+        free = (image < 150) & (labels > 0) | (far < 0)
+        fat = (far < fat_px) & free
+        image[fat] = -90
+        share = cv2.GaussianBlur((far < 0).astype(np.float32), (0, 0), 0.6)
+        np.add(image, share * (hu - image), out=image)
+        labels[fat | (far < 0)] = REST
+
+
+def spine_of(hu, label):
+    """(row, column) of the vertebra behind and between the lungs; None where there is none."""
+    rows, columns = np.nonzero(label > 0)
+    if not len(rows):
+        return None
+    middle = (columns.min() + columns.max()) / 2
+    far = (columns.max() - columns.min()) / 6
+    bone = (hu > 150) & (np.abs(X - middle) < far) & (np.median(rows) < Y)
+    if bone.sum() < 40:
+        return None
+    top = np.flatnonzero(bone.sum(axis=1) > 3)
+    return (top[0] + 6, float(X[bone].mean())) if len(top) else None
 
 
 def between_lungs(draw, stack, label):
@@ -269,3 +316,9 @@ def cut_field(draw, stack, label):
     outside = np.hypot(X - COLUMNS / 2 - draw.normal(0, 6), Y - ROWS / 2 - draw.normal(0, 6)) > draw.uniform(62, 90)
     stack[:, outside] = AIR_HU
     label[:, outside] = REST
+
+
+CHANGES = ((0.3, vessels), (0.5, disease), (0.12, bulge), (0.2, bullae), (0.25, bowel))
+"""How often each change is made."""
+LATE = ((0.45, aorta), (0.2, pleural))
+"""Those that came to be made late in training, after a look at what it lacked."""
