@@ -92,7 +92,7 @@ weights: test-env  # rebuilds the shipped networks from nothing; hours on two co
 	cp build/weights/covid-vs-healthy/best.safetensors pipeline/weights/covid-vs-healthy.safetensors
 	$(VENV)/bin/python benchmarks/held_out.py build/held-out docs/held-out.json
 
-lung-judge: test-env  # the network that judges lung masks, made again from nothing: some 20 minutes of one core
+lung-judge: test-env  # the network that judges lung masks, made again from nothing: some 50 minutes of one core
 	$(VENV)/bin/python benchmarks/lung_judge.py build/lung-judge pipeline/weights/lungs/judge.safetensors
 
 TRAIN = $(VENV)/bin/drenet train --key-file build/weights/key --recipe configs/train-slim.toml

@@ -10,27 +10,54 @@ import numpy as np
 from pipeline.study.lungs.network import AIR_HU, SIZE, seen_by_network
 
 REST, LUNG, LESION, FLUID = range(4)
+RULES = 8
+"""Added to the label of what the rules take for lung."""
+SOFT_HU = -300
+"""HU above which tissue is soft, and the rules may err."""
+OUTLINE = np.ones((3, 3), np.uint8)
+"""Pixels: what is thinner lies at the outline."""
+LET_IN, REFUSED = 4.0, 2.0
+"""How much more a pixel of soft tissue weighs that the rules take for lung and is none, and one that is and they refuse."""
 STORED = (160, 192)
 """Pixels of the pictures that are kept of a phantom: more than SIZE, so that turned ones have no empty corners."""
 ROWS, COLUMNS = SIZE
 Y, X = np.mgrid[:ROWS, :COLUMNS].astype(np.float32)
 
 
-def view(draw, hu, label, place):
-    """One view of the slice at `place` of a phantom, hu and label [S, *STORED]: (planes for the network, labels [R, C])."""
+def view(draw, hu, label, place, *, late):
+    """One view of the slice at `place` of a phantom, hu and label [S, *STORED]; LATE changes are made `late` in training.
+
+    (Planes for the network, labels [R, C], what each pixel weighs [R, C]).
+    """
     near = neighbours(draw, len(hu), place)
     moved = warp(draw)
     edge = {"borderMode": cv2.BORDER_CONSTANT, "borderValue": AIR_HU}
     stack = np.stack([cv2.remap(hu[at], *moved, cv2.INTER_LINEAR, **edge) for at in near]).astype(np.float32)
     label = np.stack([cv2.remap(label[at], *moved, cv2.INTER_NEAREST) for at in near])
+    rules = label[0] >= RULES
+    label %= RULES
     label[label == FLUID] = REST
-    for share, change in ((0.06, white_out), (0.5, disease), (0.2, bullae), (0.25, bowel)):
+    if draw.random() < 0.06:
+        lung = label[0] > 0
+        white_out(draw, stack, label)
+        rules &= ~lung | (label[0] > 0)  # solid without a sign: no lung by decree, and no more wrong than the reverse
+    for share, change in CHANGES + LATE * late:
         if draw.random() < share:
             change(draw, stack, label)
+    weights = weights_of(rules, label[0], stack[0])
     stack = grey(draw, stack)
     if draw.random() < 0.3:
         cut_field(draw, stack, label)
-    return seen_by_network(stack), label[0]
+    return seen_by_network(stack), label[0], weights
+
+
+def weights_of(rules, label, hu):
+    """1, and more where the tissue is soft and the rules err by more than an outline [R, C]."""
+    soft = cv2.blur(hu, (3, 3)) > SOFT_HU
+    weights = np.ones(label.shape, np.float32)
+    for weight, wrong in ((LET_IN, rules & (label == REST)), (REFUSED, ~rules & (label != REST))):
+        weights[cv2.morphologyEx((soft & wrong).astype(np.uint8), cv2.MORPH_OPEN, OUTLINE) > 0] = weight
+    return weights
 
 
 def neighbours(draw, n_slices, place):
@@ -78,6 +105,95 @@ def white_out(draw, stack, label):
         gone = side & (labels > 0)
         image[gone] = hu + 8 * smooth(draw, 6)[gone]
         labels[gone] = REST
+
+
+def pleural(draw, stack, label):
+    """Dense lung along a part of the chest wall."""
+    depth = cv2.distanceTransform((label[0] > 0).astype(np.uint8), cv2.DIST_L2, 5)
+    thick_px = draw.uniform(2, 14) * smooth(draw, int(draw.choice([24, 40])))
+    outer = cv2.dilate((stack[0] > 150).astype(np.uint8), np.ones((25, 25), np.uint8)) > 0
+    where = (depth > 0) & (depth < thick_px) & outer
+    texture = lesion_hu(draw, is_dense=draw.random() < 0.8)
+    alpha = cv2.GaussianBlur(where.astype(np.float32), (0, 0), draw.uniform(0.4, 1.2))
+    for at, labels in enumerate(label):
+        share = alpha * (labels == LUNG)
+        stack[at] = np.where(stack[at] < texture, stack[at] + share * (texture - stack[at]), stack[at])
+        labels[share > 0.4] = LESION
+
+
+def aorta(draw, stack, label):
+    """A descending aorta beside the spine, which may lie deep in the lung, in fat or not."""
+    spine = spine_of(stack[0], label[0])
+    if spine is None:
+        return
+    radius = draw.uniform(4.5, 9)
+    row = spine[0] + draw.uniform(-14, 6)
+    column = spine[1] + draw.uniform(8, 11 + radius)
+    hu = draw.uniform(20, 60) if draw.random() < 0.65 else draw.uniform(80, 350)
+    fat_px = draw.uniform(-3, 3)
+    for image, labels in zip(stack, label, strict=True):
+        far = np.hypot(X - column - draw.normal(0, 1), Y - row - draw.normal(0, 1)) - radius
+        free = (image < 150) & (labels > 0) | (far < 0)
+        fat = (far < fat_px) & free
+        image[fat] = -90
+        share = cv2.GaussianBlur((far < 0).astype(np.float32), (0, 0), 0.6)
+        np.add(image, share * (hu - image), out=image)
+        labels[fat | (far < 0)] = REST
+
+
+def spine_of(hu, label):
+    """(row, column) of the vertebra behind and between the lungs; None where there is none."""
+    rows, columns = np.nonzero(label > 0)
+    if not len(rows):
+        return None
+    middle = (columns.min() + columns.max()) / 2
+    far = (columns.max() - columns.min()) / 6
+    bone = (hu > 150) & (np.abs(X - middle) < far) & (np.median(rows) < Y)
+    if bone.sum() < 40:
+        return None
+    top = np.flatnonzero(bone.sum(axis=1) > 3)
+    return (top[0] + 6, float(X[bone].mean())) if len(top) else None
+
+
+def between_lungs(draw, stack, label):
+    """(row, column) of soft tissue between the lungs; None where there is none."""
+    columns = np.flatnonzero((label[0] > 0).any(axis=0))
+    if len(columns) < 10:
+        return None
+    quarter = (columns[-1] - columns[0]) / 4
+    central = (columns[0] + quarter < X) & (columns[-1] - quarter > X)
+    rows, columns = np.nonzero(central & (label[0] == REST) & (stack[0] > -20) & (stack[0] < 150))
+    if not len(rows):
+        return None
+    at = draw.integers(len(rows))
+    return rows[at], columns[at]
+
+
+def vessels(draw, stack, label):
+    """Contrast in chambers of the heart and in great vessels."""
+    for _ in range(int(draw.integers(1, 4))):
+        middle = between_lungs(draw, stack, label)
+        if middle is None:
+            return
+        inside = ellipse(draw, middle[1], middle[0]) < draw.uniform(0.8, 2.5)
+        hu = np.exp(draw.uniform(np.log(60), np.log(400)))
+        for image, labels in zip(stack, label, strict=True):
+            share = cv2.GaussianBlur((inside & (labels == REST) & (image > -20)).astype(np.float32), (0, 0), 0.8)
+            np.add(image, share * (labels == REST) * (hu - image), out=image)
+
+
+def bulge(draw, stack, label):
+    """Heart, aorta or vessel of the hilum that reaches into the lung."""
+    middle = between_lungs(draw, stack, label)
+    if middle is None:
+        return
+    far = ellipse(draw, middle[1], middle[0])
+    hu = draw.uniform(20, 60) if draw.random() < 0.6 else draw.uniform(80, 350)
+    for image, labels in zip(stack, label, strict=True):
+        inside = far < draw.uniform(0.8, 1.2)
+        share = cv2.GaussianBlur(inside.astype(np.float32), (0, 0), 0.6) * (image < hu)
+        np.add(image, share * (hu + 5 * draw.standard_normal() - image), out=image)
+        labels[inside] = REST
 
 
 def disease(draw, stack, label):
@@ -200,3 +316,9 @@ def cut_field(draw, stack, label):
     outside = np.hypot(X - COLUMNS / 2 - draw.normal(0, 6), Y - ROWS / 2 - draw.normal(0, 6)) > draw.uniform(62, 90)
     stack[:, outside] = AIR_HU
     label[:, outside] = REST
+
+
+CHANGES = ((0.3, vessels), (0.5, disease), (0.12, bulge), (0.2, bullae), (0.25, bowel))
+"""How often each change is made."""
+LATE = ((0.45, aorta), (0.2, pleural))
+"""Those that came to be made late in training, after a look at what it lacked."""

@@ -15,6 +15,7 @@ from pipeline.study.lungs.field import unwalled, walled
 from pipeline.study.lungs.network import Share, lung_share
 from pipeline.study.lungs.plausible import Doubts, doubted
 from pipeline.study.lungs.published import published_masks
+from pipeline.study.lungs.rescue import refused, restored
 from pipeline.study.lungs.shapes import Bits, Mask
 from pipeline.study.lungs.veto import questions, without_organs
 from pipeline.study.lungs.wall import closed_lungs
@@ -36,7 +37,8 @@ def lung_masks(
 ) -> Mask:
     """Lung of each slice: hu [S, R, C] ordered by z -> bool [S, R, C]; slices may be dense or centimetres apart.
 
-    `judge` is "network" or "none": whether organs that the rules of chest-wall let in are taken out by the network.
+    `judge` is "network" or "none": whether the network takes out organs that the rules of chest-wall
+    let in, and puts in consolidation that they refuse.
     """
     return judged_masks(hu, z_mm, spacing_mm, recipe, judge)[0]
 
@@ -60,7 +62,7 @@ def judged_masks(
     lungs = closed_lungs(lung_air(small, bodies, z_mm), small, bodies, z_mm)
     share = shares(lungs, small, bodies) if judge == "network" else None
     if share is not None:
-        lungs = without_organs(lungs, small, share)
+        lungs = restored(without_organs(lungs, small, share), small, bodies, share)
     doubts = doubted(lungs, small, bodies, share)
     return np.stack([_grown(mask, hu.shape[1:]) for mask in unwalled(lungs)]), doubts
 
@@ -73,7 +75,7 @@ def seen(hu: Hu, spacing_mm: tuple[float, float]) -> tuple[Hu, Bits]:
 
 def shares(lungs: Bits, small: Hu, bodies: Bits) -> Share:
     """How sure the network is of lung at every pixel of the slices whose `lungs` it is asked about; elsewhere 1."""
-    return lung_share(small, bodies, questions(lungs, small))
+    return lung_share(small, bodies, sorted({*questions(lungs, small), *refused(lungs, small, bodies)}))
 
 
 def _grown(mask: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> Mask:

@@ -31,11 +31,11 @@ DENIED_CM2 = 3.5
 """cm2 that such a piece exceeds."""
 KNOWN_HU = 8
 """HU that the two limits above are higher where the network was asked, which finds the lighter organs itself."""
-OUTSIDE_CM2 = 3.0
+OUTSIDE_CM2 = 2.0
 """cm2 of the mask beyond the body from which a slice is implausible."""
 LUNG_HU = (-960, -400)
 """HU of lung with air in it; windpipe and bowel gas are darker."""
-LOST_CM2 = 8.0
+LOST_CM2 = 6.0
 """cm2 of such lung outside the mask from which a slice is implausible."""
 LOST_SHARE = 0.1
 """Share of the mask that it must exceed as well: of a large lung 8 cm2 are little."""

@@ -1,7 +1,6 @@
-"""Soft tissue that the rules let in and the network is sure is no lung leaves again: heart, aorta, liver, mediastinum, muscle.
+"""What the rules let in and the network takes for no lung leaves again: heart, aorta, liver, mediastinum, muscle, windpipe.
 
-Air is the rules' affair, and what the rules leave out stays out: on real scans the network alone takes bronchi and bowel for
-lung. All at WORK_MM a pixel.
+To the side, where lesions lie and no heart does, it has to be surer. All at WORK_MM a pixel.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.study.lungs.network import Share
-from pipeline.study.lungs.plausible import pieces
+from pipeline.study.lungs.plausible import PIXEL_CM2, pieces
 from pipeline.study.lungs.shapes import Bits, disk
 
 SOFT_HU = -300
@@ -20,12 +19,27 @@ THICK_PX = 2
 """Pixels: what is thinner than twice this, 8 mm, is outline, vessel or bronchus, and stays."""
 LEAST_CM2 = 1.0
 """cm2 from which a piece counts."""
-SURE = 0.02
-"""Share of lung below which the network is sure: a larger one costs plain phantoms more than 1 % of their consolidation."""
-UNSURE = 0.3
+LATERAL = 0.45
+"""Share of half the lungs' width from the middle beyond which a piece lies to the side."""
+DENIED = 0.4
+"""Share of lung below which thick soft tissue near the middle is an organ."""
+DENIED_LATERALLY = 0.05
+"""The same to the side: there lie most lesions, and a larger one takes pleural consolidation for muscle."""
+SUPPORTED = 0.8
+"""Share of lung in the slice below from which a piece to the side stays: below liver, spleen and muscle lie the same."""
+UNSURE = 0.5
 """Share below which the rim of such a piece goes with it."""
+LUMEN_HU = -850
+"""HU below which, over 3 x 3 pixels, what is no lung is the air of windpipe, bronchi or bowel."""
+NO_LUNG = 0.1
+"""Share of lung below which such air is none."""
+LUMEN_CM2 = (0.7, 12.0)
+"""cm2 of a piece of it: larger ones are lung darker than any that the network saw."""
+DARKEST_HU = -32768
+"""HU above which the rim of such air goes with it: any."""
 
 Hu = npt.NDArray[np.int16]
+Lateral = npt.NDArray[np.bool_]
 
 
 def questions(lungs: Bits, hu: Hu) -> list[int]:
@@ -34,19 +48,36 @@ def questions(lungs: Bits, hu: Hu) -> list[int]:
 
 
 def without_organs(lungs: Bits, hu: Hu, share: Share) -> Bits:
-    """`lungs` [S, r, c] less their thick pieces of soft tissue that hold next to no `share` of lung."""
-    return np.stack([_without(*each) for each in zip(lungs, hu, share, strict=True)])
+    """`lungs` [S, r, c], the lowest first, less the thick pieces of soft tissue and of dark air that `share` says are none."""
+    below = np.minimum(share, lungs)[[0, *range(len(lungs) - 1)]]
+    below[0] = 0
+    lateral = _lateral(lungs)
+    return np.stack([_without(*each, lateral) for each in zip(lungs, hu, share, below, strict=True)])
 
 
-def _without(lung: Bits, hu: Hu, share: Share) -> Bits:
+def _lateral(lungs: Bits) -> Lateral:
+    """The columns [c] far from the middle of all lungs, where no heart and no great vessel lies."""
+    columns = np.flatnonzero(lungs.any(axis=(0, 1)))
+    if not len(columns):
+        return np.zeros(lungs.shape[2], bool)
+    half = (columns[-1] - columns[0] + 1) / 2
+    return np.asarray(np.abs(np.arange(lungs.shape[2]) - (columns[0] + half - 0.5)) > LATERAL * half)
+
+
+def _without(lung: Bits, hu: Hu, share: Share, below: Share, lateral: Lateral) -> Bits:
     """The same of one slice."""
     soft = _soft(lung, hu)
-    found = pieces(_thick(soft & (share < SURE)), LEAST_CM2)
-    if not found:
-        return lung
-    gone = np.logical_or.reduce(found).astype(np.uint8)
-    rim = cv2.dilate(gone, disk(THICK_PX)) & lung & (hu > SOFT_HU) & (share < UNSURE)
-    return np.asarray(lung & ~(gone | rim), np.uint8)
+    aside = lateral & np.ones_like(lung, bool)
+    organs = pieces(_thick(soft & (share < np.where(aside, DENIED_LATERALLY, DENIED))), LEAST_CM2)
+    organs = [piece for piece in organs if aside[piece].mean() < 0.5 or below[piece].mean() < SUPPORTED]
+    dark = pieces(_thick(lung & (cv2.blur(hu, (3, 3)) < LUMEN_HU) & (share < NO_LUNG)), LUMEN_CM2[0])
+    lumens = [piece for piece in dark if np.count_nonzero(piece) * PIXEL_CM2 < LUMEN_CM2[1]]
+    for found, least_hu in ((organs, SOFT_HU), (lumens, DARKEST_HU)):
+        if found:
+            gone = np.logical_or.reduce(found).astype(np.uint8)
+            rim = cv2.dilate(gone, disk(THICK_PX)) & lung & (hu > least_hu) & (share < UNSURE)
+            lung = np.asarray(lung & ~(gone | rim), np.uint8)
+    return lung
 
 
 def _soft(lung: Bits, hu: Hu) -> Bits:

@@ -1,0 +1,156 @@
+"""Consolidation that the rules refuse joins again where the network is sure of it and enough else speaks for it.
+
+The network alone is no mask: on real scans it has taken aortas and vessels of the neck for lung. What joins is the rim of
+dense lung, up to 4 mm, or a thick piece that lies to the side and beside lung, inside the outline of both lungs, is neither
+fluid nor fat, and is known to a neighbouring slice. All at WORK_MM a pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.study.lungs.along import fluid
+from pipeline.study.lungs.consolidation import mirrored
+from pipeline.study.lungs.network import Share
+from pipeline.study.lungs.plausible import pieces
+from pipeline.study.lungs.shapes import Bits, disk
+
+SOFT_HU = (-300, 150)
+"""HU between which, over 3 x 3 pixels, tissue is soft and no bone."""
+EDGE_PX = 3
+"""Pixels inside the body's edge where nothing joins."""
+OUTER = 0.65
+"""Share of half the lungs' width: how far from the midline soft tissue makes a slice one to ask about."""
+SOLID_PX = 3
+"""Pixels: such tissue is thicker than twice this, 12 mm."""
+SOLID_CM2 = 8.0
+"""cm2 that a piece of it exceeds."""
+MUCH = 0.25
+"""Share of the largest lung that a slice shows, if it is asked about for that."""
+THICK_PX = 2
+"""Pixels: what is thinner than twice this, 8 mm, does not join."""
+LEAST_CM2 = 1.5
+"""cm2 that a piece exceeds that joins."""
+DENSE_HU = -500
+"""HU above which, over 3 x 3 pixels, lung is diseased."""
+RIM_PX = 2
+"""Pixels beyond diseased lung, 4 mm, that join wherever the network takes them for lung."""
+LIKELY = 0.5
+"""Share of lung of every pixel that joins."""
+SURE = 0.9
+"""Share of lung from which the network is sure of a pixel."""
+MOSTLY = 0.3
+"""Part of a piece that it is sure of."""
+LATERAL = 0.45
+"""Share of half the lungs' width: a piece lies farther from the midline on average. Beside it lie aorta and great vessels."""
+AGREED = 0.5
+"""Share of lung, or of the mask, that a neighbouring slice shows where such a piece lies."""
+BESIDE = 0.1
+"""Share of the ring round a piece that is lung already."""
+AT_WALL = 0.1
+"""Share of that ring that lies outside the lungs' outline, if the piece lies at the chest wall."""
+FAT_HU = (-130.0, -20.0)
+"""HU of fat, by the median of a piece."""
+RING_PX = 3
+"""Pixels: how wide that ring is."""
+FLUID = 0.3
+"""Share of a piece that measures what fluid measures, from which it stays out."""
+
+
+Hu = npt.NDArray[np.int16]
+Piece = npt.NDArray[np.bool_]
+Line = npt.NDArray[np.float64]
+
+
+def refused(lungs: Bits, hu: Hu, bodies: Bits) -> list[int]:
+    """The slices with much soft tissue beside the lungs [S, r, c], to the side: those that the network is asked about."""
+    areas = lungs.sum(axis=(1, 2))
+    asked = []
+    for at, free, _, off in _candidates(lungs, hu, bodies, np.flatnonzero(areas > MUCH * areas.max())):
+        solid = cv2.morphologyEx(free * (off >= OUTER).astype(np.uint8), cv2.MORPH_OPEN, disk(SOLID_PX))
+        if pieces(solid, SOLID_CM2):
+            asked.append(at)
+    return asked
+
+
+def restored(lungs: Bits, hu: Hu, bodies: Bits, share: Share) -> Bits:
+    """`lungs` [S, r, c] with what the network takes for lung beside them: thick pieces, and the rim of dense lung.
+
+    `share` [S, r, c] is how sure the network is of lung, and 1 all over a slice that it was not asked about.
+    """
+    asked = np.asarray((share < 1).any(axis=(1, 2)))
+    believed = np.where(asked[:, None, None], np.maximum(share, lungs), lungs)
+    whole = lungs.copy()
+    for at, free, outline, off in _candidates(lungs, hu, bodies, np.flatnonzero(asked)):
+        near = [believed[other] for other in (at - 1, at + 1) if 0 <= other < len(hu)]
+        likely = np.asarray(free * (share[at] >= LIKELY), np.uint8)
+        thick = pieces(np.asarray(cv2.morphologyEx(likely, cv2.MORPH_OPEN, disk(THICK_PX)), np.uint8), LEAST_CM2)
+        lateral = [piece for piece in thick if off[np.nonzero(piece)[1]].mean() >= LATERAL]
+        sure = [piece for piece in lateral if (share[at][piece] >= SURE).mean() >= MOSTLY]
+        found = [piece for piece in sure if _belongs(piece, (lungs[at], hu[at], outline), near)]
+        whole[at] |= cv2.dilate(_dense(lungs[at], hu[at]), disk(RIM_PX)) & likely
+        if found:
+            whole[at] |= _joined(lungs[at], np.logical_or.reduce(found).astype(np.uint8), likely)
+    return whole
+
+
+def _dense(lung: Bits, hu: Hu) -> Bits:
+    """The diseased part of `lung`, in which what is left out of its outline is likely diseased too."""
+    return np.asarray(cv2.morphologyEx(lung * (cv2.blur(hu, (3, 3)) > DENSE_HU), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)))
+
+
+def _candidates(lungs: Bits, hu: Hu, bodies: Bits, places: npt.NDArray[np.intp]) -> Iterator[tuple[int, Bits, Bits, Line]]:
+    """Of each of `places`: itself, soft tissue that may be lung, the lungs' outline, how far off the midline columns lie."""
+    if not len(places):
+        return
+    columns = np.flatnonzero(bodies.any(axis=(0, 1)))
+    middle = (int(columns[0]) + int(columns[-1]) + 1) // 2
+    for at in places.tolist():
+        outline = _outline(lungs[max(at - 1, 0) : at + 2].max(axis=0), middle)
+        smooth = cv2.blur(hu[at], (3, 3))
+        soft = (smooth > SOFT_HU[0]) & (smooth < SOFT_HU[1]) & (lungs[at] == 0)
+        free = np.asarray(outline * soft * cv2.erode(bodies[at], disk(EDGE_PX)), np.uint8)
+        yield at, free, outline, _off_midline(outline, middle)
+
+
+def _outline(mask: Bits, middle: int) -> Bits:
+    """The convex outline of `mask` and its mirror image, filled: where lung may be."""
+    whole = np.zeros_like(mask)
+    both = mask | mirrored(mask, middle)
+    if both.any():
+        cv2.fillConvexPoly(whole, cv2.convexHull(cv2.findNonZero(both)), (1,))
+    return whole
+
+
+def _off_midline(outline: Bits, middle: int) -> Line:
+    """How far each column lies from the midline, as a share of half the width of the lungs' `outline`."""
+    columns = np.flatnonzero(outline.any(axis=0))
+    half = (columns[-1] - columns[0] + 1) / 2 if len(columns) else 1.0
+    return np.asarray(np.abs(np.arange(outline.shape[1]) - middle + 0.5) / half)
+
+
+def _belongs(piece: Piece, slice_: tuple[Bits, Hu, Bits], near: list[Share]) -> bool:
+    """Whether a piece lies beside lung, is neither fluid nor fat, and one of the slices `near`, the lower first, agrees.
+
+    What lies inside may be a dome, which is lung above and organ below: there the lower slice has to agree.
+    """
+    lung, hu, outline = slice_
+    ring = (cv2.dilate(piece.astype(np.uint8), disk(RING_PX)) > 0) & ~piece
+    median_hu = np.median(hu[piece])
+    if lung[ring].mean() < BESIDE or fluid(hu)[piece].mean() > FLUID or FAT_HU[0] < median_hu < FAT_HU[1]:
+        return False
+    agreed = [other[piece].mean() >= AGREED for other in near]
+    return any(agreed) if outline[ring].mean() < 1 - AT_WALL else agreed[0]
+
+
+def _joined(lung: Bits, more: Bits, likely: Bits) -> Bits:
+    """`lung` with `more`, its rim that is `likely` lung, and the seam between them."""
+    more = more | (cv2.dilate(more, disk(THICK_PX)) & likely)
+    whole = lung | more
+    return np.asarray(
+        whole | (cv2.morphologyEx(whole, cv2.MORPH_CLOSE, disk(2)) & cv2.dilate(more, disk(2)) & likely), np.uint8
+    )
