@@ -62,7 +62,7 @@ def judged_masks(
     if share is not None:
         lungs = without_organs(lungs, small, share)
     doubts = doubted(lungs, small, bodies, share)
-    return np.stack([_grown(mask, hu.shape[1:]) for mask in unwalled(lungs)]), doubts
+    return _grown(unwalled(lungs), hu.shape), doubts
 
 
 def seen(hu: Hu, spacing_mm: tuple[float, float]) -> tuple[Hu, Bits]:
@@ -76,6 +76,10 @@ def shares(lungs: Bits, small: Hu, bodies: Bits) -> Share:
     return lung_share(small, bodies, questions(lungs, small))
 
 
-def _grown(mask: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> Mask:
-    """Back to the full matrix with a smooth outline."""
-    return np.asarray(cv2.resize(mask * np.uint8(255), (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR) > OUTLINE)
+def _grown(masks: Bits, shape: tuple[int, ...]) -> Mask:
+    """Back to slices of the full `shape` with a smooth outline."""
+    grown = np.empty(shape, bool)
+    for full, mask in zip(grown, masks, strict=True):
+        smooth = cv2.resize(mask * np.uint8(255), (shape[2], shape[1]), interpolation=cv2.INTER_LINEAR)
+        np.greater(smooth, OUTLINE, out=full)
+    return grown

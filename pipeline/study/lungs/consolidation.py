@@ -51,7 +51,7 @@ Hu = npt.NDArray[np.int16]
 def consolidated(lung: Bits, mirror: Bits, hu: Hu, free: Bits, rays: Rays) -> Bits:
     """What belongs to `lung` of one side [r, c], given the other side's `mirror` and the pixels that are `free` to join."""
     free = free & (1 - cv2.dilate(lung, disk(1)))
-    joined = _proven(_within_ribs(lung, hu, rays) & free, lung, hu, bronchi_only=False)
+    joined = _proven(_within_ribs(lung, rays) & free, lung, hu, bronchi_only=False)
     across = mirror & free & (1 - joined)
     if across.any():
         windpipe = cv2.morphologyEx((hu < AIR_HU) * (1 - lung), cv2.MORPH_OPEN, disk(2))
@@ -59,10 +59,10 @@ def consolidated(lung: Bits, mirror: Bits, hu: Hu, free: Bits, rays: Rays) -> Bi
     return np.asarray(joined, np.uint8)
 
 
-def _within_ribs(lung: Bits, hu: Hu, rays: Rays) -> Bits:
+def _within_ribs(lung: Bits, rays: Rays) -> Bits:
     """What lies between the lung and the ribs, beside the spine as deep as the first of them."""
     reach = rays.reach(lung)
-    ribs, met = rays.ribs(hu, reach)
+    ribs, met = rays.ribs(reach)
     ribs = np.where(met, ribs, np.minimum(ribs, reach + np.float32(BETWEEN_PX)))
     beyond = rays.within(ribs * to_spine(reach > 0)) & (1 - rays.within(reach))
     return np.asarray(beyond & (1 - rays.within(ribs - np.float32(DEPTH_PX))), np.uint8)
