@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.study.lungs.air import body, lung_air, shrunk
+from pipeline.study.lungs.air import all_shrunk, body, lung_air
 from pipeline.study.lungs.field import unwalled, walled
 from pipeline.study.lungs.network import Share, lung_share
 from pipeline.study.lungs.plausible import Doubts, doubted
@@ -67,7 +67,7 @@ def judged_masks(
 
 def seen(hu: Hu, spacing_mm: tuple[float, float]) -> tuple[Hu, Bits]:
     """What the rules look at: slices at WORK_MM a pixel, a wall where the field of view cuts a lung; and bodies."""
-    small = np.stack([shrunk(image, spacing_mm) for image in hu])
+    small = all_shrunk(hu, spacing_mm)
     return walled(small, np.stack([body(image) for image in small]))
 
 

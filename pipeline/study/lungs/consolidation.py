@@ -79,21 +79,24 @@ def _proven(between: Bits, lung: Bits, hu: Hu, *, bronchi_only: bool) -> Bits:
 
 def _ill_regions(between: Bits, lung: Bits, hu: Hu, *, bronchi_only: bool) -> Bits:
     """The regions of `between` that bronchi run through, or, unless `bronchi_only`, that are hazy or border on dense `lung`."""
-    n, labels, stats, _ = cv2.connectedComponentsWithStats(between, connectivity=4)
+    n, labels = cv2.connectedComponents(between, connectivity=4)
     core = cv2.erode(between, disk(EDGE_PX)) > 0
     keep = bronchial(labels, n, hu, core)
     if not bronchi_only:
         hazy = np.bincount(labels[core & (hu < HAZE_HU)], minlength=n) > HAZE * np.bincount(labels[core], minlength=n)
         keep |= hazy | (bordering_hu(labels, n, lung, hu) > SICK_HU)
-    keep &= stats[:, cv2.CC_STAT_AREA] >= LEAST_PX
+    keep &= np.bincount(labels[between > 0], minlength=n) >= LEAST_PX
     keep[0] = False
     return np.asarray(keep.astype(np.uint8)[labels])
 
 
 def bronchial(labels: npt.NDArray[np.int32], n: int, hu: Hu, core: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Which of `n` labelled regions small spots of air run through, `core` being all of them but their edges."""
-    _, spots, stats, _ = cv2.connectedComponentsWithStats(((hu < AIR_HU) & core).astype(np.uint8), connectivity=8)
-    small = stats[:, cv2.CC_STAT_AREA] <= BRONCHUS_PX
+    air = (hu < AIR_HU) & core
+    n_spots, spots = cv2.connectedComponents(air.view(np.uint8), connectivity=8)
+    if n_spots <= BRONCHI:  # the first is all that is no spot
+        return np.zeros(n, bool)
+    small = np.bincount(spots[air], minlength=n_spots) <= BRONCHUS_PX
     small[0] = False
     chosen = small[spots]
     _, first = np.unique(spots[chosen], return_index=True)

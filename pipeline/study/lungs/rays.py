@@ -32,8 +32,12 @@ SPIKES = np.ones((1, SPIKE), np.uint8)
 TURNS = np.cos((np.arange(RAYS // 2) + 0.5) * 2 * np.pi / RAYS)
 """Share of a side's rays that runs along the midline."""
 
+EVERY = np.arange(RAYS)
+"""The rays' numbers."""
+
 Hu = npt.NDArray[np.int16]
 Line = npt.NDArray[np.float32]
+Numbers = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,21 +150,26 @@ def _bridged(first: Line) -> Line:
     known = np.flatnonzero(whole)
     line = np.zeros(2 * n, np.float32)
     if len(known) > 1:
-        at = np.arange(2 * n)
-        number = np.searchsorted(known, at)  # of the rib at or after a ray; a side's first rib begins the line to its second
-        number[known[np.diff(known // n, prepend=-1) > 0]] += 1
-        at = at[(number > 0) & (number < len(known))]
-        number = number[(number > 0) & (number < len(known))]
-        before = known[number - 1]
-        after = known[number]
-        near = (after - before <= RIB_GAP) & (before // n == after // n)
-        at, before, after = at[near], before[near], after[near]
+        at, before, after = _neighbours(known, n)
         turn = 2 * np.pi / RAYS
         gap = np.sin((after - before) * turn)
-        chord = gap / (np.sin((after - at) * turn) / whole[before] + np.sin((at - before) * turn) / whole[after])
-        line[at] = chord
+        line[at] = gap / (np.sin((after - at) * turn) / whole[before] + np.sin((at - before) * turn) / whole[after])
     opened = cv2.morphologyEx(line.reshape(2, -1), cv2.MORPH_OPEN, SPIKES)
     return np.asarray(np.maximum(opened - np.float32(PLEURA_MM / WORK_MM), 0), np.float32)
+
+
+def _neighbours(known: Numbers, n: int) -> tuple[Numbers, Numbers, Numbers]:
+    """The rays between two `known` ones of the same side, of `n` rays, that are near each other; and these two."""
+    number = np.searchsorted(known, EVERY)  # of the known ray at or after each
+    second = int(np.searchsorted(known, n))
+    for first in {0, second} - {len(known)}:
+        number[known[first]] += 1  # a side's first begins the line to its second
+    at = EVERY[known[0] : known[-1] + 1]
+    number = np.minimum(number[at], len(known) - 1)
+    before = known[number - 1]
+    after = known[number]
+    near = (after - before <= RIB_GAP) & (before // n == after // n)
+    return at[near], before[near], after[near]
 
 
 def _to_spine(line: Line) -> None:

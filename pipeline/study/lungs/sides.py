@@ -29,10 +29,11 @@ def _touching(air: Bits, middle: int) -> bool:
     near = air[:, max(0, middle - BAND) : middle + BAND + 1]
     if not air[:, middle].any():
         return False
-    n, _, stats, _ = cv2.connectedComponentsWithStats(near, connectivity=8)
-    left = stats[1:n, 0]
-    right = stats[1:n, 0] + stats[1:n, 2]
-    return bool(((left < BAND - 1) & (right > BAND + 2)).any())
+    n, labels = cv2.connectedComponents(near, connectivity=8)
+    left, right = np.zeros((2, n), bool)
+    left[labels[:, : BAND - 1]] = True
+    right[labels[:, BAND + 2 :]] = True
+    return bool((left & right)[1:].any())
 
 
 def _seam(hu: Hu, middle: int) -> npt.NDArray[np.intp]:

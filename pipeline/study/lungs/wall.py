@@ -207,16 +207,23 @@ def _lesions(pockets: Bits, hu: Hu, below: Bits, *, small_mm2: float, ragged: fl
         return pockets
     box = window(pockets)
     lesions = np.zeros_like(pockets)
-    n, labels, stats, _ = cv2.connectedComponentsWithStats(pockets[box], connectivity=4)
+    n, labels = cv2.connectedComponents(pockets[box], connectivity=4)
     inside = pockets[box] > 0
     region = labels[inside]
     hu = hu[box][inside]
     below = below[box][inside]
-    area = stats[:, cv2.CC_STAT_AREA]
+    area = np.bincount(region, minlength=n)
     supported = np.bincount(region[below > 0], minlength=n) > SUPPORTED * area
     airy = np.bincount(region[hu < AIRY_HU], minlength=n) > AIRY * area
     fat = np.bincount(region[(hu > FAT_HU[0]) & (hu < FAT_HU[1])], minlength=n) > 0.5 * area
-    loose = area < ragged * stats[:, cv2.CC_STAT_WIDTH] * stats[:, cv2.CC_STAT_HEIGHT]
-    keep = ((supported | airy | loose) & ~fat) | (area * WORK_MM**2 < small_mm2)
+    keep = ((supported | airy | _loose(pockets[box], area, ragged)) & ~fat) | (area * WORK_MM**2 < small_mm2)
     lesions[box][inside] = keep[region]
     return lesions
+
+
+def _loose(pockets: Bits, area: npt.NDArray[np.intp], ragged: float) -> npt.NDArray[np.bool_]:
+    """Which of the regions of this `area`, the first being all around them, fill less than `ragged` of their box."""
+    if not ragged:
+        return np.zeros(len(area), bool)
+    _, _, stats, _ = cv2.connectedComponentsWithStats(pockets, connectivity=4)
+    return np.asarray(area < ragged * stats[:, cv2.CC_STAT_WIDTH] * stats[:, cv2.CC_STAT_HEIGHT])
