@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.study.lungs.air import body, lung_air, shrunk
+from pipeline.study.lungs.air import all_shrunk, body, lung_air
 from pipeline.study.lungs.field import unwalled, walled
 from pipeline.study.lungs.network import Share, lung_share
 from pipeline.study.lungs.plausible import Doubts, doubted
@@ -64,12 +64,12 @@ def judged_masks(
     if share is not None:
         lungs = restored(without_organs(lungs, small, share), small, bodies, share)
     doubts = doubted(lungs, small, bodies, share)
-    return np.stack([_grown(mask, hu.shape[1:]) for mask in unwalled(lungs)]), doubts
+    return _grown(unwalled(lungs), hu.shape), doubts
 
 
 def seen(hu: Hu, spacing_mm: tuple[float, float]) -> tuple[Hu, Bits]:
     """What the rules look at: slices at WORK_MM a pixel, a wall where the field of view cuts a lung; and bodies."""
-    small = np.stack([shrunk(image, spacing_mm) for image in hu])
+    small = all_shrunk(hu, spacing_mm)
     return walled(small, np.stack([body(image) for image in small]))
 
 
@@ -78,6 +78,10 @@ def shares(lungs: Bits, small: Hu, bodies: Bits) -> Share:
     return lung_share(small, bodies, sorted({*questions(lungs, small), *refused(lungs, small, bodies)}))
 
 
-def _grown(mask: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> Mask:
-    """Back to the full matrix with a smooth outline."""
-    return np.asarray(cv2.resize(mask * np.uint8(255), (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR) > OUTLINE)
+def _grown(masks: Bits, shape: tuple[int, ...]) -> Mask:
+    """Back to slices of the full `shape` with a smooth outline."""
+    grown = np.empty(shape, bool)
+    for full, mask in zip(grown, masks, strict=True):
+        smooth = cv2.resize(mask * np.uint8(255), (shape[2], shape[1]), interpolation=cv2.INTER_LINEAR)
+        np.greater(smooth, OUTLINE, out=full)
+    return grown

@@ -14,6 +14,8 @@ from pipeline.study.lungs.shapes import Bits, disk, filled, largest, widened, wi
 
 WORK_MM = 2.0
 """mm: the side of the pixels that all rules look at, each the mean of those under it."""
+TOGETHER = 4
+"""Slices that are shrunk at once, which takes half the time and gives the same."""
 AIR_HU = -400
 """HU below which tissue in the body is air or lung; ground glass above it joins later, by HAZE_HU."""
 SOFT_HU = -300
@@ -45,9 +47,16 @@ Hu = npt.NDArray[np.int16]
 
 
 def shrunk(image: Hu, spacing_mm: tuple[float, float]) -> Hu:
-    """One slice at WORK_MM a pixel, each the mean of the pixels under it."""
-    rows, columns = (max(8, round(n * mm / WORK_MM)) for n, mm in zip(image.shape, spacing_mm, strict=True))
+    """A slice, or several as channels, at WORK_MM a pixel, each the mean of the pixels under it."""
+    rows, columns = (max(8, round(n * mm / WORK_MM)) for n, mm in zip(image.shape[:2], spacing_mm, strict=True))
     return np.asarray(cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA), np.int16)
+
+
+def all_shrunk(hu: Hu, spacing_mm: tuple[float, float]) -> Hu:
+    """Slices [S, R, C], each as it is shrunk alone."""
+    n = len(hu) - len(hu) % TOGETHER
+    groups = [cv2.split(shrunk(cv2.merge(list(hu[at : at + TOGETHER])), spacing_mm)) for at in range(0, n, TOGETHER)]
+    return np.stack([*(image for group in groups for image in group), *(shrunk(image, spacing_mm) for image in hu[n:])])
 
 
 def body(image: Hu) -> Bits:

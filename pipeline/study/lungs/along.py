@@ -55,15 +55,15 @@ Hu = npt.NDArray[np.int16]
 Chosen = npt.NDArray[np.bool_]
 
 
-def bridged(lungs: Bits, hu: Hu, free: Bits, z_mm: npt.NDArray[np.float64], rays: Rays) -> Bits:
-    """`lungs` [S, r, c] with what is `free` to join, known as lung elsewhere and near disease."""
+def bridged(lungs: Bits, hu: Hu, free: Bits, z_mm: npt.NDArray[np.float64], through: list[Rays]) -> Bits:
+    """`lungs` [S, r, c] with what is `free` to join, known as lung elsewhere and near disease; rays go `through` each."""
     whole = lungs
     changed = np.ones(len(lungs), bool)
     for _ in range(PASSES):
         before = whole
         whole = whole.copy()
-        reach = np.stack([rays.reach(lung) for lung in before])
-        for i, image in enumerate(hu):
+        reach = np.stack([rays.reach(lung) for lung, rays in zip(before, through, strict=True)])
+        for i, (image, rays) in enumerate(zip(hu, through, strict=True)):
             low, high = np.searchsorted(z_mm, (z_mm[i] - REACH_MM, z_mm[i] + REACH_MM))
             if changed[low:high].any():
                 below = before[low:i].max(axis=0, initial=0)
@@ -81,7 +81,7 @@ def _joining(lung: Bits, hu: Hu, free: Bits, stacked: tuple[Bits, Bits], reaches
     joining = known & free & (1 - lung) & (hu > LUMEN_HU)
     if not cv2.erode(joining, SQUARE).any():
         return np.zeros_like(joining)
-    ribs, _ = rays.ribs(hu, reach)
+    ribs, _ = rays.ribs(reach)
     inside = rays.within(np.where(ribs > 0, np.minimum(ribs + np.float32(WALL_PX), chest), chest))
     free = free & inside & ~fluid(hu)
     joining = cv2.morphologyEx(joining & free, cv2.MORPH_OPEN, SQUARE)

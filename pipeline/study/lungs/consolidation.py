@@ -51,7 +51,7 @@ Hu = npt.NDArray[np.int16]
 def consolidated(lung: Bits, mirror: Bits, hu: Hu, free: Bits, rays: Rays) -> Bits:
     """What belongs to `lung` of one side [r, c], given the other side's `mirror` and the pixels that are `free` to join."""
     free = free & (1 - cv2.dilate(lung, disk(1)))
-    joined = _proven(_within_ribs(lung, hu, rays) & free, lung, hu, bronchi_only=False)
+    joined = _proven(_within_ribs(lung, rays) & free, lung, hu, bronchi_only=False)
     across = mirror & free & (1 - joined)
     if across.any():
         windpipe = cv2.morphologyEx((hu < AIR_HU) * (1 - lung), cv2.MORPH_OPEN, disk(2))
@@ -59,10 +59,10 @@ def consolidated(lung: Bits, mirror: Bits, hu: Hu, free: Bits, rays: Rays) -> Bi
     return np.asarray(joined, np.uint8)
 
 
-def _within_ribs(lung: Bits, hu: Hu, rays: Rays) -> Bits:
+def _within_ribs(lung: Bits, rays: Rays) -> Bits:
     """What lies between the lung and the ribs, beside the spine as deep as the first of them."""
     reach = rays.reach(lung)
-    ribs, met = rays.ribs(hu, reach)
+    ribs, met = rays.ribs(reach)
     ribs = np.where(met, ribs, np.minimum(ribs, reach + np.float32(BETWEEN_PX)))
     beyond = rays.within(ribs * to_spine(reach > 0)) & (1 - rays.within(reach))
     return np.asarray(beyond & (1 - rays.within(ribs - np.float32(DEPTH_PX))), np.uint8)
@@ -79,21 +79,24 @@ def _proven(between: Bits, lung: Bits, hu: Hu, *, bronchi_only: bool) -> Bits:
 
 def _ill_regions(between: Bits, lung: Bits, hu: Hu, *, bronchi_only: bool) -> Bits:
     """The regions of `between` that bronchi run through, or, unless `bronchi_only`, that are hazy or border on dense `lung`."""
-    n, labels, stats, _ = cv2.connectedComponentsWithStats(between, connectivity=4)
+    n, labels = cv2.connectedComponents(between, connectivity=4)
     core = cv2.erode(between, disk(EDGE_PX)) > 0
     keep = bronchial(labels, n, hu, core)
     if not bronchi_only:
         hazy = np.bincount(labels[core & (hu < HAZE_HU)], minlength=n) > HAZE * np.bincount(labels[core], minlength=n)
         keep |= hazy | (bordering_hu(labels, n, lung, hu) > SICK_HU)
-    keep &= stats[:, cv2.CC_STAT_AREA] >= LEAST_PX
+    keep &= np.bincount(labels[between > 0], minlength=n) >= LEAST_PX
     keep[0] = False
     return np.asarray(keep.astype(np.uint8)[labels])
 
 
 def bronchial(labels: npt.NDArray[np.int32], n: int, hu: Hu, core: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Which of `n` labelled regions small spots of air run through, `core` being all of them but their edges."""
-    _, spots, stats, _ = cv2.connectedComponentsWithStats(((hu < AIR_HU) & core).astype(np.uint8), connectivity=8)
-    small = stats[:, cv2.CC_STAT_AREA] <= BRONCHUS_PX
+    air = (hu < AIR_HU) & core
+    n_spots, spots = cv2.connectedComponents(air.view(np.uint8), connectivity=8)
+    if n_spots <= BRONCHI:  # the first is all that is no spot
+        return np.zeros(n, bool)
+    small = np.bincount(spots[air], minlength=n_spots) <= BRONCHUS_PX
     small[0] = False
     chosen = small[spots]
     _, first = np.unique(spots[chosen], return_index=True)

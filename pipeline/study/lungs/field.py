@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -32,6 +33,7 @@ TISSUE_HU = -500
 WALL_HU = 0
 """HU of the wall that is drawn: soft tissue."""
 
+Number = TypeVar("Number", np.int16, np.uint8)
 Hu = npt.NDArray[np.int16]
 Arcs = npt.NDArray[np.bool_]
 
@@ -39,10 +41,8 @@ Arcs = npt.NDArray[np.bool_]
 def walled(hu: Hu, bodies: Bits) -> tuple[Hu, Bits]:
     """Slices and bodies [S, r, c], WALL_PX wider on each side; outside the field a soft wall where it cuts through a lung."""
     edge = _Edge.of(hu[0])
-    wide, whole = (
-        np.stack([np.pad(image, WALL_PX, constant_values=value) for image in part])
-        for part, value in ((hu, -1024), (bodies, 0))
-    )
+    wide = _widened(hu, -1024)
+    whole = _widened(bodies, 0)
     for i, image in enumerate(wide):
         arcs = edge.cut_arcs(image)
         if arcs.any():
@@ -51,7 +51,15 @@ def walled(hu: Hu, bodies: Bits) -> tuple[Hu, Bits]:
     return wide, whole
 
 
-def unwalled(masks: Bits) -> Bits:
+def _widened(part: npt.NDArray[Number], value: int) -> npt.NDArray[Number]:
+    """`part` [S, r, c], WALL_PX wider on each side by `value`."""
+    n, rows, columns = part.shape
+    wide = np.full((n, rows + 2 * WALL_PX, columns + 2 * WALL_PX), value, part.dtype)
+    unwalled(wide)[:] = part
+    return wide
+
+
+def unwalled(masks: npt.NDArray[Number]) -> npt.NDArray[Number]:
     """Masks [S, r, c] of walled slices, back at the size of the slices."""
     return masks[:, WALL_PX:-WALL_PX, WALL_PX:-WALL_PX]
 
@@ -60,9 +68,12 @@ def unwalled(masks: Bits) -> Bits:
 class _Edge:
     """The innermost and outermost pixels at the field's edge, and the arc round its middle that each lies on."""
 
-    band: npt.NDArray[np.bool_]
     wall: npt.NDArray[np.bool_]
     arc: npt.NDArray[np.intp]
+    band: npt.NDArray[np.intp]
+    """The innermost, numbered row by row; the arc that each lies on, and how many lie on an arc and those beside it."""
+    band_arc: npt.NDArray[np.intp]
+    counted: npt.NDArray[np.float64]
 
     @classmethod
     def of(cls, image: Hu) -> _Edge:
@@ -71,21 +82,22 @@ class _Edge:
         y, x = (size / 2 - 0.5 for size in field.shape)
         angle = np.arctan2(*(np.indices(field.shape) - np.array([y, x])[:, None, None]))
         arc = np.minimum(((angle / (2 * np.pi) + 0.5) * ARCS).astype(np.intp), ARCS - 1)
-        return cls(
-            (field & (1 - cv2.erode(field, disk(BAND_PX)))) > 0, (cv2.dilate(field, disk(WALL_PX)) & (1 - field)) > 0, arc
-        )
+        wall = (cv2.dilate(field, disk(WALL_PX)) & (1 - field)) > 0
+        band = np.flatnonzero(field & (1 - cv2.erode(field, disk(BAND_PX))))
+        band_arc = arc.ravel()[band]
+        return cls(wall, arc, band, band_arc, np.maximum(_smooth(np.bincount(band_arc, minlength=ARCS)), 1))
 
     def cut_arcs(self, hu: Hu) -> Arcs:
         """Where the edge runs through a lung: neither air nor tissue, from one end of the body's own wall to the other."""
-        thick = cv2.morphologyEx((hu > SOFT_HU).astype(np.uint8), cv2.MORPH_OPEN, disk(SKIN_PX))
-        near_body = cv2.dilate(largest(thick), disk(NEAR_PX))[self.band] > 0
         nothing = np.zeros(ARCS, bool)
+        mean = _smooth(np.bincount(self.band_arc, hu.ravel()[self.band], ARCS)) / self.counted
+        if not (mean > TISSUE_HU).any():
+            return nothing
+        thick = cv2.morphologyEx((hu > SOFT_HU).view(np.uint8), cv2.MORPH_OPEN, disk(SKIN_PX))
+        near_body = cv2.dilate(largest(thick), disk(NEAR_PX)).ravel()[self.band] > 0
         if not near_body.any():
             return nothing
-        arc = self.arc[self.band]
-        values = hu[self.band].astype(np.float64)
-        mean = _smooth(np.bincount(arc, values, ARCS)) / np.maximum(_smooth(np.bincount(arc, minlength=ARCS)), 1)
-        wall = (mean > TISSUE_HU) & (np.bincount(arc[near_body], minlength=ARCS) > 0)
+        wall = (mean > TISSUE_HU) & (np.bincount(self.band_arc[near_body], minlength=ARCS) > 0)
         lung = (mean > AIR_HU) & ~wall
         if not (lung.any() and wall.any()):
             return nothing

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -54,12 +54,42 @@ class Block(nn.Sequential):
         first = (nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU())
         super().__init__(*first, nn.Conv2d(n_out, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU())
 
-    def folded(self) -> nn.Sequential:
-        """The same for inference: each norm in its convolution."""
+    def folded(self, level: int) -> nn.Sequential:
+        """The same for inference at `level`, an index of WIDTHS: each norm in its convolution."""
         parts = list(self)
         pairs = [(parts[at], parts[at + 1]) for at in (0, 3)]
         fused = [fuse_conv_bn_eval(cast(nn.Conv2d, conv), cast(nn.BatchNorm2d, norm)) for conv, norm in pairs]
-        return nn.Sequential(fused[0], nn.ReLU(), fused[1], nn.ReLU())
+        return nn.Sequential(*(Packed(conv, level, "relu") for conv in fused))
+
+
+class Packed(nn.Module):
+    """A convolution for inference at `level`, its weights kept as oneDNN wants them, and what follows it in the same step.
+
+    torch would pack them anew at each call, and takes a slower way for a single small slice.
+    """
+
+    def __init__(self, conv: nn.Conv2d, level: int, then: Literal["relu", "none"]) -> None:
+        super().__init__()
+        self.conv = conv
+        self.then = then
+        self._pad = [int(pad) for pad in cast(tuple[int, int], conv.padding)]
+        size = [1, conv.in_channels, *(n >> level + 1 for n in SIZE)]
+        has_packed = bool(torch._C._has_mkldnn)
+        self._weight = _packed_weight(conv.weight.detach(), self._pad, size) if has_packed else None
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """The convolution of planes whose memory is channels_last."""
+        if self._weight is None:
+            plain: Tensor = self.conv(x_NCHW)
+            return plain.relu() if self.then == "relu" else plain
+        convolve = torch.ops.mkldnn._convolution_pointwise
+        done: Tensor = convolve(x_NCHW, self._weight, self.conv.bias, self._pad, [1, 1], [1, 1], 1, self.then, [], "")
+        return done
+
+
+def _packed_weight(weight: Tensor, pad: list[int], size: list[int]) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, pad, [1, 1], [1, 1], 1, size)
+    return packed
 
 
 class LungNet(nn.Module):
@@ -75,7 +105,10 @@ class LungNet(nn.Module):
 
     def forward(self, planes_NPRC: Tensor) -> Tensor:
         """Logits at every pixel."""
-        first = pixel_unshuffle(planes_NPRC, 2)
+        return self.looked_at(pixel_unshuffle(planes_NPRC, 2))
+
+    def looked_at(self, first: Tensor) -> Tensor:
+        """The same of planes whose squares of 2 x 2 pixels lie in channels [N, PLANES * 4, R / 2, C / 2]."""
         kept = [self.down[0](first)]
         for block in list(self.down)[1:]:
             kept.append(block(max_pool2d(kept[-1], 2)))
@@ -88,9 +121,14 @@ class LungNet(nn.Module):
 
 def seen_by_network(slices: npt.NDArray[np.float32]) -> Planes:
     """HU of a slice and the ones below and above [3, R, C] -> PLANES, a window for lung and one for soft tissue."""
+    return np.concatenate(_windows(slices))
+
+
+def _windows(slices: npt.NDArray[np.float32]) -> tuple[Planes, Planes]:
+    """HU as seen in the two windows."""
     lung = np.clip(slices / 1000 + 1, *LUNG_WINDOW) * 2 - 1
     soft = np.clip(slices / SOFT_WINDOW_HU, *SOFT_WINDOW)
-    return np.asarray(np.concatenate([lung, soft]), np.float32)
+    return np.asarray(lung, np.float32), np.asarray(soft, np.float32)
 
 
 def lung_share(hu: Hu, bodies: Bits, places: Sequence[int]) -> Share:
@@ -101,18 +139,26 @@ def lung_share(hu: Hu, bodies: Bits, places: Sequence[int]) -> Share:
     here, there = _overlap(hu.shape[1:], bodies)
     shown = np.full((len(hu), *SIZE), AIR_HU, np.float32)
     shown[:, there[0], there[1]] = hu[:, here[0], here[1]]
+    near = {place: (place, max(place - 1, 0), min(place + 1, len(hu) - 1)) for place in places}
+    squares = {place: _squares(shown[place]) for place in {place for three in near.values() for place in three}}
     with _one_thread(), torch.inference_mode():
-        for place in places:
-            near = [place, max(place - 1, 0), min(place + 1, len(hu) - 1)]
-            share[place][here] = _asked(seen_by_network(shown[near]))[there]
+        for place, three in near.items():
+            share[place][here] = _asked([squares[each] for each in three])[there]
     return share
 
 
-def _asked(planes: Planes) -> Share:
-    """The network's answer to one slice [R, C]."""
-    given = torch.from_numpy(planes[None]).contiguous(memory_format=torch.channels_last)
-    answer: Tensor = network()(given).softmax(dim=1)[0, 1:].sum(dim=0)
-    return np.asarray(answer.numpy(), np.float32)
+def _squares(hu: npt.NDArray[np.float32]) -> Planes:
+    """One slice in both windows, its squares of 2 x 2 pixels in channels [R / 2, C / 2, 2, 4]; a slice is seen thrice."""
+    rows, columns = SIZE
+    split = np.stack(_windows(hu)).reshape(2, rows // 2, 2, columns // 2, 2)
+    return np.ascontiguousarray(split.transpose(1, 3, 0, 2, 4)).reshape(rows // 2, columns // 2, 2, 4)
+
+
+def _asked(three: Sequence[Planes]) -> Share:
+    """The network's answer to one slice, given it and its neighbours as `_squares` [R, C]."""
+    first = np.stack(three, axis=3).reshape(1, SIZE[0] // 2, SIZE[1] // 2, PLANES * 4)
+    logits = network().looked_at(torch.from_numpy(first).permute(0, 3, 1, 2))
+    return np.asarray(logits.softmax(dim=1)[0, 1:].sum(dim=0).numpy(), np.float32)
 
 
 @cache
@@ -121,9 +167,12 @@ def network() -> LungNet:
     net = LungNet()
     net.load_state_dict(load_file(WEIGHTS))
     net.eval()
-    net.down = nn.ModuleList(cast(Block, block).folded() for block in net.down)
-    net.up = nn.ModuleList(cast(Block, block).folded() for block in net.up)
-    return net.requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    net.requires_grad_(requires_grad=False)
+    net.down = nn.ModuleList(cast(Block, block).folded(level) for level, block in enumerate(net.down))
+    net.narrow = nn.ModuleList(Packed(cast(nn.Conv2d, conv), level + 1, "none") for level, conv in enumerate(net.narrow))
+    net.up = nn.ModuleList(cast(Block, block).folded(level) for level, block in enumerate(net.up))
+    net.out = Packed(net.out, 0, "none")  # type: ignore[assignment]
+    return net
 
 
 def _overlap(shape: tuple[int, ...], bodies: Bits) -> tuple[tuple[slice, slice], tuple[slice, slice]]:

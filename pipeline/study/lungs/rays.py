@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -27,9 +27,17 @@ SPIKE = RAYS * 30 // 360
 """Rays (30 degrees): a narrower spike outwards leads to the scapula, and is cut off."""
 PLEURA_MM = 3.0
 """mm that the pleura lies inside the bone's inner face."""
+SPIKES = np.ones((1, SPIKE), np.uint8)
+"""Along the rays of a side."""
+TURNS = np.cos((np.arange(RAYS // 2) + 0.5) * 2 * np.pi / RAYS)
+"""Share of a side's rays that runs along the midline."""
+
+EVERY = np.arange(RAYS)
+"""The rays' numbers."""
 
 Hu = npt.NDArray[np.int16]
 Line = npt.NDArray[np.float32]
+Numbers = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,8 @@ class Rays:
     middle: int
     angle: Bits
     radius: npt.NDArray[np.float32]
+    bone: tuple[Bits, Line] = (np.zeros(0, np.uint8), np.zeros(0, np.float32))
+    """Ray and radius of each pixel of bone beside the midline, where the rays go through one slice."""
 
     @classmethod
     def round_middle(cls, bodies: Bits, hu: Hu) -> Rays:
@@ -54,7 +64,7 @@ class Rays:
 
     def within(self, reach: Line) -> Bits:
         """The pixels not farther out than `reach` on their ray."""
-        return np.asarray(self.radius <= cv2.LUT(self.angle, reach), np.uint8)
+        return np.asarray(self.radius <= cv2.LUT(self.angle, reach)).view(np.uint8)
 
     def reach(self, mask: Bits) -> Line:
         """Radius of the outermost pixel of `mask` on each ray; 0 where there is none."""
@@ -63,22 +73,34 @@ class Rays:
         np.maximum.at(reach, self.angle.ravel()[inside], self.radius.ravel()[inside])
         return reach
 
-    def ribs(self, hu: Hu, reach: Line) -> tuple[Line, npt.NDArray[np.bool_]]:
-        """Radius of the pleura inside the ribs on each ray (bridged between ribs, 0 far from any); and whether it meets one.
-
-        Ribs are the first bone beyond the `reach` of the lung.
-        """
+    def through(self, hu: Hu) -> Rays:
+        """The same rays through one slice, whose bone they meet."""
         x = np.abs(np.arange(hu.shape[1]) - self.middle + 0.5)
         bone = np.flatnonzero((hu > BONE_HU) & (x > CENTRAL_MM / WORK_MM))
-        angle = self.angle.ravel()[bone]
-        radius = self.radius.ravel()[bone]
+        return replace(self, bone=(self.angle.ravel()[bone], self.radius.ravel()[bone]))
+
+    def cut(self, box: tuple[slice, slice]) -> Rays:
+        """The rays as a part of the slice sees them; their bone is still that of the whole slice."""
+        angle = np.ascontiguousarray(self.angle[box])
+        return replace(self, middle=self.middle - box[1].start, angle=angle, radius=np.ascontiguousarray(self.radius[box]))
+
+    def ribs(self, reach: Line) -> tuple[Line, npt.NDArray[np.bool_]]:
+        """Radius of the pleura inside the ribs on each ray (bridged between ribs, 0 far from any); and whether it meets one.
+
+        Ribs are the first bone of the slice beyond the `reach` of the lung.
+        """
+        angle, radius = self.bone
         beyond = radius > reach[angle]
         first = np.full(RAYS, np.inf, np.float32)
         np.minimum.at(first, angle[beyond], radius[beyond])
         first[np.isinf(first)] = 0
-        left, right = first.reshape(2, -1)
-        line = np.concatenate([_to_spine(_bridged(left)), _to_spine(_bridged(right[::-1]))[::-1]])
-        return line, (first > 0) & (line > first - 2 * PLEURA_MM / WORK_MM)
+        halves = first.reshape(2, -1).copy()
+        halves[1] = halves[1, ::-1].copy()
+        line = _bridged(halves)
+        for half in line:
+            _to_spine(half)
+        both = np.concatenate([line[0], line[1, ::-1]])
+        return both, (first > 0) & (both > first - 2 * PLEURA_MM / WORK_MM)
 
 
 def arched(reach: Line, hull: Line) -> Line:
@@ -122,31 +144,39 @@ def _arc(reach: Line, touching: npt.NDArray[np.bool_]) -> Line:
 
 
 def _bridged(first: Line) -> Line:
-    """Straight lines between neighbouring ribs; spikes to the scapula between two ribs cut off."""
-    known = np.flatnonzero(first)
-    if len(known) < 2:
-        return np.zeros_like(first)
-    at = np.arange(len(first))
-    place = 1 + np.searchsorted(known[1:-1], at)
-    before = known[place - 1]
-    after = known[place]
-    turn = 2 * np.pi / RAYS
-    gap = np.sin((after - before) * turn)
-    chord = gap / (np.sin((after - at) * turn) / first[before] + np.sin((at - before) * turn) / first[after])
-    near = (after - before <= RIB_GAP) & (at >= known[0]) & (at <= known[-1])
-    line = np.where(near, chord, 0).astype(np.float32)
-    opened = cv2.morphologyEx(line.reshape(1, -1), cv2.MORPH_OPEN, np.ones((1, SPIKE), np.uint8)).ravel()
+    """Of each side [2, rays]: straight lines between neighbouring ribs; spikes to the scapula between two ribs cut off."""
+    whole = first.ravel()
+    n = first.shape[1]
+    known = np.flatnonzero(whole)
+    line = np.zeros(2 * n, np.float32)
+    if len(known) > 1:
+        at, before, after = _neighbours(known, n)
+        turn = 2 * np.pi / RAYS
+        gap = np.sin((after - before) * turn)
+        line[at] = gap / (np.sin((after - at) * turn) / whole[before] + np.sin((at - before) * turn) / whole[after])
+    opened = cv2.morphologyEx(line.reshape(2, -1), cv2.MORPH_OPEN, SPIKES)
     return np.asarray(np.maximum(opened - np.float32(PLEURA_MM / WORK_MM), 0), np.float32)
 
 
-def _to_spine(line: Line) -> Line:
-    """`line` of one side, from posterior to anterior: the rays before its first rib end as deep as that rib lies."""
-    known = np.flatnonzero(line)
-    if not len(known) or known[0] > len(line) // 4:
-        return line
-    turn = np.cos((np.arange(known[0] + 1) + 0.5) * 2 * np.pi / RAYS)
-    line[: known[0]] = (line[known[0]] * turn[-1] / turn[:-1]).astype(np.float32)
-    return line
+def _neighbours(known: Numbers, n: int) -> tuple[Numbers, Numbers, Numbers]:
+    """The rays between two `known` ones of the same side, of `n` rays, that are near each other; and these two."""
+    number = np.searchsorted(known, EVERY)  # of the known ray at or after each
+    second = int(np.searchsorted(known, n))
+    for first in {0, second} - {len(known)}:
+        number[known[first]] += 1  # a side's first begins the line to its second
+    at = EVERY[known[0] : known[-1] + 1]
+    number = np.minimum(number[at], len(known) - 1)
+    before = known[number - 1]
+    after = known[number]
+    near = (after - before <= RIB_GAP) & (before // n == after // n)
+    return at[near], before[near], after[near]
+
+
+def _to_spine(line: Line) -> None:
+    """The rays of one side, from posterior to anterior, that lie before its first rib end as deep as that rib lies."""
+    first = int(np.argmax(line != 0))
+    if 0 < first <= len(line) // 4:
+        line[:first] = line[first] * TURNS[first] / TURNS[:first]
 
 
 def _spine(bodies: Bits, hu: Hu, middle: int) -> int:

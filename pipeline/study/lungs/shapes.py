@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 Mask = npt.NDArray[np.bool_]
 Bits = npt.NDArray[np.uint8]
+FEW = 8
+"""Regions that are counted faster one by one."""
 
 
 @cache
@@ -59,4 +61,9 @@ def filled(mask: Bits) -> Bits:
 def largest(mask: Bits) -> Bits:
     """The largest connected region of `mask`."""
     n, labels = cv2.connectedComponents(mask, connectivity=4)
-    return mask if n <= 2 else np.asarray(labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:])), np.uint8)
+    if n <= 2:
+        return mask
+    if n > FEW:
+        return np.asarray(labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:])), np.uint8)
+    regions = [np.asarray(labels == number).view(np.uint8) for number in range(1, n)]
+    return max(regions, key=cv2.countNonZero)

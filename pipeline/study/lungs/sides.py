@@ -11,6 +11,8 @@ from pipeline.study.lungs.shapes import Bits
 
 BAND = round(30.0 / WORK_MM)
 """Pixels (30 mm) on each side of the midline within which the two lungs may touch."""
+NO_PATH = -(1 << 30)
+"""Less than the sum of any path."""
 
 Hu = npt.NDArray[np.int16]
 
@@ -27,27 +29,33 @@ def _touching(air: Bits, middle: int) -> bool:
     near = air[:, max(0, middle - BAND) : middle + BAND + 1]
     if not air[:, middle].any():
         return False
-    n, _, stats, _ = cv2.connectedComponentsWithStats(near, connectivity=8)
-    left = stats[1:n, 0]
-    right = stats[1:n, 0] + stats[1:n, 2]
-    return bool(((left < BAND - 1) & (right > BAND + 2)).any())
+    n, labels = cv2.connectedComponents(near, connectivity=8)
+    left, right = np.zeros((2, n), bool)
+    left[labels[:, : BAND - 1]] = True
+    right[labels[:, BAND + 2 :]] = True
+    return bool((left & right)[1:].any())
 
 
 def _seam(hu: Hu, middle: int) -> npt.NDArray[np.intp]:
     """The column of the densest path from top to bottom within BAND of the midline."""
     low = max(0, middle - BAND)
-    density = np.clip(hu[:, low : middle + BAND + 1], -1000, 0).astype(np.int32)
-    best = np.empty_like(density)
-    best[0] = density[0]
-    for row in range(1, len(density)):
-        above = best[row - 1]
-        reached = above.copy()
-        np.maximum(reached[1:], above[:-1], out=reached[1:])
-        np.maximum(reached[:-1], above[1:], out=reached[:-1])
-        best[row] = density[row] + reached
-    path = np.empty(len(density), np.intp)
-    path[-1] = int(np.argmax(best[-1]))
-    for row in range(len(density) - 2, -1, -1):
-        start = max(0, path[row + 1] - 1)
-        path[row] = start + int(np.argmax(best[row, start : path[row + 1] + 2]))
-    return path + low
+    density = np.clip(hu[:, low : middle + BAND + 1], -1000, 0)
+    best = np.full((density.shape[0], density.shape[1] + 2), NO_PATH, np.int32)
+    best[:, 1:-1] = density
+    before, middles, after = (list(best[:, start : start + density.shape[1]]) for start in range(3))
+    for row in range(1, len(best)):
+        reached = np.maximum(before[row - 1], after[row - 1])
+        middles[row] += np.maximum(reached, middles[row - 1], out=reached)
+    return np.array(_way_back(best[:, 1:-1].tolist()), np.intp) + low
+
+
+def _way_back(best: list[list[int]]) -> list[int]:
+    """The column of each row on the way to the last row's highest sum, the first of equal ones."""
+    column = best[-1].index(max(best[-1]))
+    path = [column]
+    for sums in reversed(best[:-1]):
+        start = max(0, column - 1)
+        near = sums[start : column + 2]
+        column = start + near.index(max(near))
+        path.append(column)
+    return path[::-1]

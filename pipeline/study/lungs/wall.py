@@ -61,6 +61,8 @@ SICKER_HU = 200
 """HU that lung beside a thick pocket is denser than this slice's median where disease goes on into the pocket."""
 DEFICIT = 0.77
 """Share of the other lung's area below which a lung is short, and the other one's mirror believed: a heart takes less."""
+BESIDE_PX = 16
+"""Pixels beside the bodies that are looked at with them: more than any rule here looks far."""
 PASSES = 2
 """How often a side is looked through: what lies behind a consolidation found by the mirror borders on it then."""
 
@@ -69,21 +71,34 @@ Hu = npt.NDArray[np.int16]
 
 def closed_lungs(air: Bits, hu: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64]) -> Bits:
     """Lung air [S, r, c] -> lungs [S, r, c], from the lowest slice up, so that each knows the lung below."""
-    rays = Rays.round_middle(bodies, hu)
-    halves = [sides(mask, image, rays.middle) for mask, image in zip(air, hu, strict=True)]
-    walls = [_wall_reach(np.stack([rays.reach(half[side]) for half in halves]), z_mm) for side in (0, 1)]
+    whole = Rays.round_middle(bodies, hu)
+    box = window(bodies.max(axis=0), BESIDE_PX)
+    halves = [[half[box] for half in sides(mask, image, whole.middle)] for mask, image in zip(air, hu, strict=True)]
+    through = [whole.through(image).cut(box) for image in hu]
+    part = (slice(None), *box)
     lungs = np.zeros_like(air)
+    lungs[part] = _closed(halves, hu[part], bodies[part], z_mm, through)
+    return lungs
+
+
+def _closed(halves: list[list[Bits]], hu: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64], through: list[Rays]) -> Bits:
+    """The same of the part of the slices that holds the bodies, `halves` being the air of each side, slice by slice."""
+    walls = [
+        _wall_reach(np.stack([rays.reach(half[side]) for half, rays in zip(halves, through, strict=True)]), z_mm)
+        for side in (0, 1)
+    ]
+    lungs = np.zeros(hu.shape, np.uint8)
     inside = np.stack([_inside(image, mask) for image, mask in zip(hu, bodies, strict=True)])
-    from_middle = np.abs(np.arange(hu.shape[2]) - rays.middle + 0.5)
+    from_middle = np.abs(np.arange(hu.shape[2]) - through[0].middle + 0.5)
     everywhere, close = (inside & (from_middle > least_mm / WORK_MM) for least_mm in (MIDLINE_MM, CLOSE_MM))
-    for i, image in enumerate(hu):
+    for i, (image, rays) in enumerate(zip(hu, through, strict=True)):
         first = min(max(i - 1, 0), int(np.searchsorted(z_mm, z_mm[i] - BELOW_MM)))
         below = lungs[first:i].max(axis=0, initial=0)
         deep = lungs[first] if i else np.zeros_like(lungs[0])
         free = everywhere[i]
         pair = [_whole(half, image, free, (below, deep), wall[i], rays) for half, wall in zip(halves[i], walls, strict=True)]
         lungs[i] = _with_consolidation(pair, image, (free, close[i]), rays)
-    return bridged(lungs, hu, close, z_mm, rays)
+    return bridged(lungs, hu, close, z_mm, through)
 
 
 def _inside(hu: Hu, body: Bits) -> Bits:
@@ -133,7 +148,7 @@ def _whole(side: Bits, hu: Hu, free: Bits, lower: tuple[Bits, Bits], wall: Line,
     below, deep = lower
     reach = rays.reach(inner)
     backed = below | rays.within(np.where(reach > CENTRAL_MM / WORK_MM, reach + np.float32(DEPTH_MM / WORK_MM), 0))
-    lesions = _lesions(_pockets(reach, hu, free, wall, rays), hu, backed, small_mm2=SMALL_MM2, ragged=0)
+    lesions = _lesions(_pockets(reach, free, wall, rays), hu, backed, small_mm2=SMALL_MM2, ragged=0)
     lung = inner | (lesions & ~_organs(lesions, inner, hu, below))
     lung = cv2.morphologyEx(lung, cv2.MORPH_CLOSE, disk(2))
     holes = filled(lung) & ~lung
@@ -166,15 +181,15 @@ def _ringed(holes: Bits, deep: Bits) -> Bits:
     return np.asarray(held.astype(np.uint8)[labels])
 
 
-def _pockets(reach: Line, hu: Hu, free: Bits, wall: Line, rays: Rays) -> Bits:
+def _pockets(reach: Line, free: Bits, wall: Line, rays: Rays) -> Bits:
     """Soft tissue between the lung, which has this `reach`, and its chest wall."""
     star = rays.within(reach)
-    x = np.abs(np.arange(hu.shape[1]) - rays.middle + 0.5)
+    x = np.abs(np.arange(free.shape[1]) - rays.middle + 0.5)
     free = free & (1 - star)
     hull = closed(star, CHORD_MM / WORK_MM)
     chord = hull & free
     hulled = rays.reach(hull & (x > 1))
-    ribs, met = rays.ribs(hu, reach)
+    ribs, met = rays.ribs(reach)
     slack = np.where(met & around(hulled > reach + DENT_MM / WORK_MM, DENT_RAYS), RIB_SLACK_MM, SLACK_MM) / WORK_MM
     wall = np.maximum(wall + slack, arched(reach, hulled))
     wall = np.where(ribs > 0, np.minimum(ribs, wall), wall - slack) * flanked(reach > 0)
@@ -192,16 +207,23 @@ def _lesions(pockets: Bits, hu: Hu, below: Bits, *, small_mm2: float, ragged: fl
         return pockets
     box = window(pockets)
     lesions = np.zeros_like(pockets)
-    n, labels, stats, _ = cv2.connectedComponentsWithStats(pockets[box], connectivity=4)
+    n, labels = cv2.connectedComponents(pockets[box], connectivity=4)
     inside = pockets[box] > 0
     region = labels[inside]
     hu = hu[box][inside]
     below = below[box][inside]
-    area = stats[:, cv2.CC_STAT_AREA]
+    area = np.bincount(region, minlength=n)
     supported = np.bincount(region[below > 0], minlength=n) > SUPPORTED * area
     airy = np.bincount(region[hu < AIRY_HU], minlength=n) > AIRY * area
     fat = np.bincount(region[(hu > FAT_HU[0]) & (hu < FAT_HU[1])], minlength=n) > 0.5 * area
-    loose = area < ragged * stats[:, cv2.CC_STAT_WIDTH] * stats[:, cv2.CC_STAT_HEIGHT]
-    keep = ((supported | airy | loose) & ~fat) | (area * WORK_MM**2 < small_mm2)
+    keep = ((supported | airy | _loose(pockets[box], area, ragged)) & ~fat) | (area * WORK_MM**2 < small_mm2)
     lesions[box][inside] = keep[region]
     return lesions
+
+
+def _loose(pockets: Bits, area: npt.NDArray[np.intp], ragged: float) -> npt.NDArray[np.bool_]:
+    """Which of the regions of this `area`, the first being all around them, fill less than `ragged` of their box."""
+    if not ragged:
+        return np.zeros(len(area), bool)
+    _, _, stats, _ = cv2.connectedComponentsWithStats(pockets, connectivity=4)
+    return np.asarray(area < ragged * stats[:, cv2.CC_STAT_WIDTH] * stats[:, cv2.CC_STAT_HEIGHT])
