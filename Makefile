@@ -80,22 +80,23 @@ study: test-env  # the paper's experiment on synthetic patients: two tasks, four
 
 weights: test-env  # rebuilds the shipped networks from nothing; hours on two cores; started again it goes on
 	test -e build/weights/key || $(VENV)/bin/drenet key build/weights/key
-	$(VENV)/bin/drenet phantom build/weights/pneumonia --cohort 180,180,180 --matrix 192 --slices 24 --seed 5021 --ranks 2
-	$(VENV)/bin/drenet phantom build/weights/covid --cohort 180,0,180 --severity 0.5,0.95 --matrix 192 --slices 24 --seed 5022 --ranks 2
-	$(TRAIN) build/weights/pneumonia --labels build/weights/pneumonia-truth/labels.csv \
+	$(VENV)/bin/drenet phantom build/weights/pneumonia --cohort 180,180,180 $(AS_PEOPLE_DIFFER) --seed 5031 --ranks 2
+	$(VENV)/bin/drenet phantom build/weights/covid --cohort 180,0,180 --severity 0.5,0.95 $(AS_PEOPLE_DIFFER) --seed 5032 --ranks 2
+	$(TRAIN) configs/train-slim.toml build/weights/pneumonia --labels build/weights/pneumonia-truth/labels.csv \
 	  --task covid-vs-bacterial --out build/weights/covid-vs-bacterial
 	cp build/weights/covid-vs-bacterial/best.safetensors pipeline/weights/covid-vs-bacterial.safetensors
-	$(TRAIN) build/weights/covid --labels build/weights/covid-truth/labels.csv --start pipeline/weights/covid-vs-bacterial.safetensors \
-	  --task covid-vs-healthy --out build/weights/severe
-	$(TRAIN:slim.toml=slim-mild.toml) build/weights/pneumonia --labels build/weights/pneumonia-truth/labels.csv \
-	  --start build/weights/severe/best.safetensors --task covid-vs-healthy --out build/weights/covid-vs-healthy
+	$(TRAIN) configs/train-slim-severe.toml build/weights/covid --labels build/weights/covid-truth/labels.csv \
+	  --start build/weights/covid-vs-bacterial/trunk.safetensors --task covid-vs-healthy --out build/weights/severe
+	$(TRAIN) configs/train-slim-mild.toml build/weights/pneumonia --labels build/weights/pneumonia-truth/labels.csv \
+	  --start build/weights/severe/trunk.safetensors --task covid-vs-healthy --out build/weights/covid-vs-healthy
 	cp build/weights/covid-vs-healthy/best.safetensors pipeline/weights/covid-vs-healthy.safetensors
 	$(VENV)/bin/python benchmarks/held_out.py build/held-out docs/held-out.json
 
 lung-judge: test-env  # the network that judges lung masks, made again from nothing: some 50 minutes of one core
 	$(VENV)/bin/python benchmarks/lung_judge.py build/lung-judge pipeline/weights/lungs/judge.safetensors
 
-TRAIN = $(VENV)/bin/drenet train --key-file build/weights/key --recipe configs/train-slim.toml
+AS_PEOPLE_DIFFER = --varied --matrix 192 --slices 24
+TRAIN = $(VENV)/bin/drenet train --key-file build/weights/key --recipe
 
 docs: test-env  # the pages as a site; without any network, and whatever is doubtful in them fails
 	$(VENV)/bin/python -m mkdocs build

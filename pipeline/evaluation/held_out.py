@@ -29,10 +29,14 @@ from pipeline.screening import screen
 from pipeline.study.drenet import DreNet, load_checkpoint
 from pipeline.study.screener import Preparer
 
-HELD_OUT = CohortPlan((100, 60, 60), seed=7718, matrix=192, slices=24)
+HELD_OUT = {
+    "varied": CohortPlan((100, 60, 60), seed=7721, matrix=192, slices=24, varied=True),
+    "plain": CohortPlan((100, 60, 60), seed=7718, matrix=192, slices=24),
+}
+"""Patients who differ as people do, as those did whom the networks learned from; and plain ones, on whom the earlier were measured."""
 
 
-def held_out(folder: Path, weights: Mapping[str, Path], plan: CohortPlan = HELD_OUT) -> dict[str, dict[str, Any]]:
+def held_out(folder: Path, weights: Mapping[str, Path], plan: CohortPlan) -> dict[str, dict[str, Any]]:
     """By task the figures by patient of the network at `weights[task]`; everything made on the way stays in `folder`."""
     write_cohort(folder / "archive", plan)
     key_file = folder / "held-out.key"
