@@ -33,7 +33,7 @@ HELD_OUT = {
     "varied": CohortPlan((100, 60, 60), seed=7721, matrix=192, slices=24, varied=True),
     "plain": CohortPlan((100, 60, 60), seed=7718, matrix=192, slices=24),
 }
-"""Patients who differ as people do, as those did whom the networks learned from; and plain ones, on whom the earlier were measured."""
+"""Patients who differ as people do, like those to learn from; and plain ones, as earlier networks were measured on."""
 
 
 def held_out(folder: Path, weights: Mapping[str, Path], plan: CohortPlan) -> dict[str, dict[str, Any]]:
