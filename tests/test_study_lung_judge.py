@@ -4,13 +4,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipeline.config import SliceConfig
 from pipeline.phantom import chest
 from pipeline.study.lungs import OUTLINE, judged_masks, lung_masks, seen, shares
 from pipeline.study.lungs.air import lung_air
 from pipeline.study.lungs.field import WALL_PX, unwalled
-from pipeline.study.lungs.network import SIZE, WEIGHTS, LungNet, lung_share, network
+from pipeline.study.lungs.network import SIZE, WEIGHTS, LungNet, lung_share, network, seen_by_network
 from pipeline.study.lungs.plausible import doubted, signs
 from pipeline.study.lungs.rescue import refused, restored
 from pipeline.study.lungs.shapes import disk
@@ -105,6 +106,30 @@ def test_threads_other_questions_and_their_order_change_no_bit_of_an_answer(sick
     one = lung_share(small, bodies, [6])
     assert one[6].tobytes() == whole[6].tobytes()
     assert (np.delete(one, 6, axis=0) == 1).all()
+
+
+def test_the_answer_for_inference_is_what_the_plain_network_says(sick):
+    """Norms folded, weights packed, planes split once a slice: all of it moves the last bits at most."""
+    hu = np.stack([cv2.resize(image, SIZE[::-1], interpolation=cv2.INTER_AREA) for image in sick[1]])
+    plain = LungNet().eval()
+    plain.load_state_dict(load_file(WEIGHTS))
+    share = lung_share(hu, np.ones(hu.shape, np.uint8), [0, 6])
+    for place, near in ((0, [0, 0, 1]), (6, [6, 5, 7])):
+        planes = torch.from_numpy(seen_by_network(hu[near].astype(np.float32))[None])
+        with torch.inference_mode():
+            wanted = plain(planes).softmax(dim=1)[0, 1:].sum(dim=0).numpy()
+        np.testing.assert_allclose(share[place], wanted, atol=1e-4)
+    assert share[6].max() > 0.9
+
+
+def test_where_torch_cannot_pack_weights_the_answer_differs_in_the_last_bits_only(sick, monkeypatch):
+    _, small, bodies, _ = sick
+    packed = lung_share(small, bodies, [6])
+    monkeypatch.setattr("torch._C._has_mkldnn", False)
+    network.cache_clear()
+    plain = lung_share(small, bodies, [6])
+    network.cache_clear()
+    np.testing.assert_allclose(plain, packed, atol=1e-4)
 
 
 def test_slices_without_a_thick_piece_of_soft_tissue_are_not_asked_about(healthy):

@@ -8,14 +8,14 @@ import pytest
 
 from pipeline.phantom import chest
 from pipeline.study.lungs import along, lung_masks
-from pipeline.study.lungs.air import body
+from pipeline.study.lungs.air import all_shrunk, body, shrunk
 from pipeline.study.lungs.along import bridged
 from pipeline.study.lungs.consolidation import bordering_hu, bronchial, consolidated
 from pipeline.study.lungs.field import WALL_PX, walled
 from pipeline.study.lungs.published import published_mask
-from pipeline.study.lungs.rays import RAYS, Rays
-from pipeline.study.lungs.shapes import closed
-from pipeline.study.lungs.sides import sides
+from pipeline.study.lungs.rays import RAYS, Rays, _bridged
+from pipeline.study.lungs.shapes import closed, largest
+from pipeline.study.lungs.sides import _seam, sides
 
 
 def dice(mask, truth):
@@ -206,7 +206,8 @@ def bridge(lungs, lesion, z_mm, hu=40):
     image = np.where(lungs > 0, -850, 40).astype(np.int16)
     image[2][lesion] = hu
     bodies = np.ones_like(lungs)
-    return bridged(lungs, image, bodies, z_mm, Rays.round_middle(bodies, image))[2] > lungs[2]
+    rays = Rays.round_middle(bodies, image)
+    return bridged(lungs, image, bodies, z_mm, [rays.through(each) for each in image])[2] > lungs[2]
 
 
 def test_what_lung_surrounds_and_lies_below_and_above_is_bridged_unless_it_is_fluid():
@@ -235,7 +236,7 @@ def test_a_second_pass_where_neighbours_changed_adds_what_one_over_every_slice_a
     lungs, lesion = np.ones((12, 80, 80), np.uint8), (slice(30, 44), slice(15, 27))
     lungs[3:6, *lesion] = 0
     image, bodies, z_mm = np.where(lungs > 0, -850, 40).astype(np.int16), np.ones_like(lungs), np.arange(12) * 18.0
-    rays = Rays.round_middle(bodies, image)
+    rays = [Rays.round_middle(bodies, image).through(each) for each in image]
     two_passes = bridged(lungs, image, bodies, z_mm, rays)
     monkeypatch.setattr(along, "PASSES", 1)
     one_pass = bridged(lungs, image, bodies, z_mm, rays)
@@ -259,12 +260,64 @@ def test_rays_reach_to_the_outermost_pixel_and_meet_bone_only_beyond_it(healthy)
     rays = Rays.round_middle(np.ones((1, *hu.shape), np.uint8), hu[None])
     lung, bone = healthy.lung[7], (hu > 130) & (abs(np.arange(256) - rays.middle + 0.5) > 11)
     reach = rays.reach(lung.astype(np.uint8))
-    _, met = rays.ribs(hu, reach)
+    _, met = rays.through(hu).ribs(reach)
     for ray in range(RAYS):
         there = rays.angle == ray
         assert reach[ray] == rays.radius[there & lung].max(initial=0)
         assert not met[ray] or (rays.radius[there & bone] > reach[ray]).any()
     assert met.sum() > RAYS / 4
+
+
+def test_rays_that_are_cut_to_a_part_of_a_slice_meet_the_bone_of_the_whole(healthy):
+    hu = healthy.hu[7]
+    whole = Rays.round_middle(np.ones((1, *hu.shape), np.uint8), hu[None]).through(hu)
+    lung, box = healthy.lung[7].astype(np.uint8), (slice(80, 200), slice(30, 220))
+    kept = np.zeros_like(lung)
+    kept[box] = lung[box]
+    part = whole.cut(box)
+    assert np.array_equal(part.reach(lung[box]), whole.reach(kept))
+    line, met = whole.ribs(whole.reach(kept))
+    assert np.array_equal(part.ribs(part.reach(lung[box])), (line, met))
+    assert np.array_equal(part.within(line), whole.within(line)[box])
+
+
+@pytest.mark.parametrize(("known", "bridged_from", "bridged_to"), [((30, 40), 30, 40), ((30, 40, 100), 30, 40), ((20,), 0, 0)])
+def test_ribs_are_bridged_on_each_side_for_itself_and_only_where_they_are_near(known, bridged_from, bridged_to):
+    first = np.zeros((2, RAYS // 2), np.float32)
+    first[0, RAYS // 2 - 3] = 50
+    first[1, known] = 50
+    (alone, side), nothing = _bridged(first), _bridged(np.zeros_like(first))
+    assert not alone.any()
+    assert not nothing.any()
+    assert not np.delete(side, np.arange(bridged_from, bridged_to + 1)).any()
+
+
+def test_slices_that_are_shrunk_together_are_what_each_is_alone():
+    hu = np.random.default_rng(3).integers(-1024, 3071, (6, 130, 150)).astype(np.int16)
+    for mm in (0.4, 0.5, 0.7, 1.0, 1.37, 2.0, 2.5):
+        alone = [shrunk(image, (mm, mm)) for image in hu]
+        np.testing.assert_array_equal(all_shrunk(hu, (mm, mm)), alone)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_seam_between_the_lungs_is_the_densest_way_from_top_to_bottom(seed):
+    hu = np.random.default_rng(seed).integers(-5, 3, (40, 100)).astype(np.int16) * 200
+    path = _seam(hu, 50)
+    density = np.clip(hu, -1000, 0).astype(int)
+    best = density[0, 35:66]
+    for row in density[1:, 35:66]:
+        best = row + np.maximum.reduce([best, np.append(best[1:], -99999), np.append(-99999, best[:-1])])
+    assert abs(np.diff(path)).max() <= 1
+    assert density[np.arange(40), path].sum() == best.max()
+
+
+def test_the_largest_region_is_the_first_of_the_largest_however_many_there_are():
+    for n in (1, 3, 20):
+        mask = np.zeros((60, 60), np.uint8)
+        for number in range(n):
+            mask[2 * number, : 5 + (number >= n // 2)] = 1
+        found = largest(mask)
+        assert np.flatnonzero(found.any(axis=1)).tolist() == [2 * (n // 2)]
 
 
 UNSEEN_KNOWN = {
@@ -375,5 +428,7 @@ def test_slivers_of_a_windpipe_beside_the_midline_are_no_bronchi():
     for row in (34, 45):
         cv2.circle(windpipe, (53, row), 5, -1000, -1)
         cv2.circle(bronchi, (44, row), 1, -1000, -1)
-    joined = [consolidated(lung, mirror, image, mirror, rays)[36:43, 35:45].any() for image in (windpipe, bronchi)]
+    joined = [
+        consolidated(lung, mirror, image, mirror, rays.through(image))[36:43, 35:45].any() for image in (windpipe, bronchi)
+    ]
     assert joined == [False, True]

@@ -231,3 +231,14 @@ def test_the_window_is_real_hounsfield_units_and_the_published_mapping_is_a_pres
     hu = np.array([-1450, -1000, -700, 50, 3000], np.int16).clip(-1024)
     assert to_grey(hu, WindowConfig()).tolist() == [72, 76, 128, 255, 255]
     assert to_grey(hu, WindowConfig(kind="jpeg")).tolist() == [0, 0, 100, 255, 255]
+
+
+def test_greys_are_the_same_for_a_slice_a_part_of_it_and_a_stack():
+    hu = np.random.default_rng(2).integers(-1024, 3072, (3, 20, 600)).astype(np.int16)
+    window = WindowConfig()
+    low = window.level_hu - window.width_hu / 2
+    wanted = np.clip(np.rint((hu - low) * (255 / window.width_hu)), 0, 255)
+    np.testing.assert_array_equal(to_grey(hu, window), wanted)
+    np.testing.assert_array_equal(to_grey(hu[1, 3:9, 5:20], window), wanted[1, 3:9, 5:20])
+    beyond = np.array([[-32768, -1025, 3072, 32767]], np.int16)
+    assert to_grey(beyond, window).tolist() == [to_grey(beyond.clip(-1024, 3071), window)[0].tolist()]

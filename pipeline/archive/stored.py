@@ -60,7 +60,8 @@ def stored_pixels(words: Words, source: SliceSource, code: Codestream | None = N
     """The stored values of `words`. Raises StudyError PIXEL_FORMAT or PIXELS_SIGN where header and words cannot agree."""
     field = field_of(source, code)
     raw = words & ((1 << field.width) - 1)
-    low = raw if field.bits == field.width else (raw & field.inside) >> field.shift
+    low = raw if field.bits == field.width else raw & field.inside
+    low = low >> field.shift if field.shift else low
     values = _signed(low, field.bits, field.signed)
     outside = _outside(raw, values, field, source)
     _check_unused(raw, outside, field, source.overlays)

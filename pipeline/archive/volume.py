@@ -24,15 +24,15 @@ Hu = npt.NDArray[np.int16]
 Values = npt.NDArray[np.float64] | npt.NDArray[np.int32]
 MOST_WHOLE = 2.0**31
 """What a whole number of 32 bits must stay below."""
-METAL_HU = 4200.0
+METAL_HU = 4200
 """Bone and what a scanner without the extended scale saturates at (3071 to 3095 HU) lie below."""
 MAX_METAL_SHARE = 0.02
 MAX_DAMAGED_SHARE = 0.5
 """With more of the slices damaged than this a study is refused; else it is scored on the others."""
-AIR_HU = -500.0
-BELOW_AIR_HU = -1500.0
+AIR_HU = -500
+BELOW_AIR_HU = -1500
 MAX_LEVELS_BELOW_AIR = 20
-TISSUE_HU = (-200.0, 300.0)
+TISSUE_HU = (-200, 300)
 MIN_SHARE = 0.05
 """Another reading than the header's is believed where this much of it is air, and as much tissue."""
 
@@ -93,7 +93,8 @@ def rescaled(values: npt.NDArray[np.int32], source: SliceSource) -> Values:
     slope, intercept = source.slope, source.intercept
     is_whole = float(slope).is_integer() and float(intercept).is_integer()
     if is_whole and abs(slope) * 2.0**source.bits_allocated + abs(intercept) < MOST_WHOLE:
-        return values * np.int32(slope) + np.int32(intercept)
+        scaled = values if slope == 1 else values * np.int32(slope)
+        return scaled + np.int32(intercept)
     return np.asarray(values * slope + intercept, np.float64)
 
 
@@ -102,7 +103,10 @@ def _stacked(images: list[Values]) -> Hu:
     hu = np.empty((len(images), *images[0].shape), np.int16)
     for row, image in enumerate(images):
         rounded = image if image.dtype == np.int32 else np.rint(image)
-        np.clip(rounded, LOWEST_HU, HIGHEST_HU, out=hu[row], casting="unsafe")
+        if image.min() >= LOWEST_HU and image.max() <= HIGHEST_HU:
+            hu[row] = rounded
+        else:
+            np.clip(rounded, LOWEST_HU, HIGHEST_HU, out=hu[row], casting="unsafe")
     return hu
 
 

@@ -39,7 +39,9 @@ def fill(picture: Grey, lung: Mask, config: FillConfig, generator: np.random.Gen
     if config.kind == "black" or not lung.any():
         return original
     canvas = _copied(np.maximum(original, inside), inside, config, generator)
-    return np.where(lung, picture, _blended(_as_bright_as_the_lung(canvas, inside), inside)).astype(np.uint8)
+    filled = _blended(_as_bright_as_the_lung(canvas, inside), inside)
+    cv2.copyTo(picture, inside, filled)
+    return filled
 
 
 def _copied(canvas: Grey, lung: Grey, config: FillConfig, generator: np.random.Generator) -> Grey:

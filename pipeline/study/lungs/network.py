@@ -45,6 +45,8 @@ SOFT_WINDOW = (-1.2, 1.5)
 Hu = npt.NDArray[np.int16]
 Planes = npt.NDArray[np.float32]
 Share = npt.NDArray[np.float32]
+Squares = npt.NDArray[np.complex128]
+"""Copied as one number each: four at a time."""
 
 
 class Block(nn.Sequential):
@@ -105,10 +107,10 @@ class LungNet(nn.Module):
 
     def forward(self, planes_NPRC: Tensor) -> Tensor:
         """Logits at every pixel."""
-        return self.looked_at(pixel_unshuffle(planes_NPRC, 2))
+        return pixel_shuffle(self.halved(pixel_unshuffle(planes_NPRC, 2)), 2)
 
-    def looked_at(self, first: Tensor) -> Tensor:
-        """The same of planes whose squares of 2 x 2 pixels lie in channels [N, PLANES * 4, R / 2, C / 2]."""
+    def halved(self, first: Tensor) -> Tensor:
+        """The same where squares of 2 x 2 pixels lie in channels: [N, PLANES * 4, R / 2, C / 2] -> [N, 3 * 4, R / 2, C / 2]."""
         kept = [self.down[0](first)]
         for block in list(self.down)[1:]:
             kept.append(block(max_pool2d(kept[-1], 2)))
@@ -116,7 +118,8 @@ class LungNet(nn.Module):
         for level in reversed(range(len(kept))):
             wide = interpolate(self.narrow[level](x), scale_factor=2.0, mode="nearest")
             x = self.up[level](torch.cat([wide, kept[level]], dim=1))
-        return pixel_shuffle(self.out(torch.cat([x, first], dim=1)), 2)
+        logits: Tensor = self.out(torch.cat([x, first], dim=1))
+        return logits
 
 
 def seen_by_network(slices: npt.NDArray[np.float32]) -> Planes:
@@ -147,18 +150,19 @@ def lung_share(hu: Hu, bodies: Bits, places: Sequence[int]) -> Share:
     return share
 
 
-def _squares(hu: npt.NDArray[np.float32]) -> Planes:
-    """One slice in both windows, its squares of 2 x 2 pixels in channels [R / 2, C / 2, 2, 4]; a slice is seen thrice."""
+def _squares(hu: npt.NDArray[np.float32]) -> Squares:
+    """One slice in both windows, each square of 2 x 2 pixels as one number of 16 bytes [R / 2, C / 2, 2]; it is seen thrice."""
     rows, columns = SIZE
     split = np.stack(_windows(hu)).reshape(2, rows // 2, 2, columns // 2, 2)
-    return np.ascontiguousarray(split.transpose(1, 3, 0, 2, 4)).reshape(rows // 2, columns // 2, 2, 4)
+    return np.ascontiguousarray(split.transpose(1, 3, 0, 2, 4)).reshape(rows // 2, columns // 2, 8).view(np.complex128)
 
 
-def _asked(three: Sequence[Planes]) -> Share:
+def _asked(three: Sequence[Squares]) -> Share:
     """The network's answer to one slice, given it and its neighbours as `_squares` [R, C]."""
-    first = np.stack(three, axis=3).reshape(1, SIZE[0] // 2, SIZE[1] // 2, PLANES * 4)
-    logits = network().looked_at(torch.from_numpy(first).permute(0, 3, 1, 2))
-    return np.asarray(logits.softmax(dim=1)[0, 1:].sum(dim=0).numpy(), np.float32)
+    first = np.stack(three, axis=3).view(np.float32).reshape(1, SIZE[0] // 2, SIZE[1] // 2, PLANES * 4)
+    logits = network().halved(torch.from_numpy(first).permute(0, 3, 1, 2))[0].contiguous()
+    of_squares = logits.view(len(CLASSES), -1).softmax(dim=0)[1:].sum(dim=0)
+    return np.asarray(pixel_shuffle(of_squares.view(4, *logits.shape[1:]), 2)[0].numpy(), np.float32)
 
 
 @cache
