@@ -114,7 +114,7 @@ class EngineConfig(Section, frozen=True):
     """What computes the network, and how exactly."""
 
     name: Literal["auto", "torch", "cuda", "cudagraph", "openvino"] = "auto"  # auto: cuda where there is a GPU, else openvino
-    precision: Literal["fp32", "mixed", "bf16"] = "fp32"  # mixed: details are chosen in fp32 and looked at in bf16
+    precision: Literal["fp32", "mixed", "bf16", "int8"] = "fp32"  # mixed, int8: details are chosen in fp32
     threads: int = 1  # per rank, for torch, OpenCV and BLAS; never derived from the number of ranks
 
 

@@ -1,6 +1,7 @@
 """Every engine gives the network's own numbers, whoever computes them and whatever stands beside a slice."""
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,13 @@ import pytest
 import torch
 
 from pipeline.config import EngineConfig
-from pipeline.errors import DeviceError, Reason, StudyError
+from pipeline.errors import ConfigurationError, DeviceError, Reason, StudyError
 from pipeline.records import Box, PreparedStudy
-from pipeline.study.drenet import formula_network
-from pipeline.study.drenet.network import LARGE_LEVELS, SMALL_LEVELS, anchors
+from pipeline.study.drenet import formula_network, load_checkpoint, save_checkpoint
+from pipeline.study.drenet.network import LARGE_LEVELS, SMALL_LEVELS, Rounding, anchors
 from pipeline.study.engine import Engine, device, openvino, resolve_engine
 from pipeline.study.engine.fast import fast_network, normalised, planes
+from pipeline.study.engine.quantise import with_rounding
 from pipeline.study.engine.shown import anchors_in_lung, lung_integral, lung_shares
 from tests.tools import environment, program
 
@@ -113,6 +115,85 @@ def test_openvino_computes_mixed_in_two_precisions_where_the_processor_has_both(
         assert 0 < abs(other.probability - one.probability) < 0.02
 
 
+@pytest.fixture(scope="module")
+def rounded(study):
+    """The network, saying how it is rounded; None where the processor cannot round, which says so."""
+    if device.has_int8():
+        return with_rounding(formula_network(WIDTH), [study])
+    with pytest.raises(DeviceError, match="VNNI"):
+        with_rounding(formula_network(WIDTH), [study])
+    return None
+
+
+def test_int8_chooses_the_boxes_of_fp32_and_keeps_its_numbers_near(rounded, study):
+    if rounded is None:
+        return
+    exact, rough = (Engine([rounded], EngineConfig(precision=precision)).predict(study) for precision in ("fp32", "int8"))
+    moved = []
+    for (one,), (other,) in zip(exact, rough, strict=True):
+        assert [(at.box, at.score) for at in other.details] == [(at.box, at.score) for at in one.details]
+        moved.append(abs(other.probability - one.probability))
+    assert 0 < max(moved) < 0.02
+
+
+def test_in_int8_the_first_look_is_fp32_and_each_kind_of_look_is_shifted_as_measured(rounded, study):
+    if rounded is None:
+        return
+    unshifted = formula_network(WIDTH)
+    measured = rounded.metadata.rounding
+    unshifted.metadata = replace(rounded.metadata, rounding=tuple(replace(one, shift=(0.0,) * 128) for one in measured))
+    kept, bare = (fast_network(one, EngineConfig(precision="int8"), CPU) for one in (rounded, unshifted))
+    exact = fast_network(rounded, EngineConfig(), CPU)
+    image = planes(torch.from_numpy(study.images[:1]))
+    details = image[:, :, :224, :224].repeat(6, 1, 1, 1)
+    assert torch.equal(kept.trunk(image), exact.trunk(image))
+    assert not torch.equal(kept.look_closer(image), exact.look_closer(image))
+    for look, rounding in zip((details, image), measured, strict=True):
+        moved = (kept.look_closer(look) - bare.look_closer(look)).mean(dim=(0, 2, 3))
+        torch.testing.assert_close(moved, torch.tensor(rounding.shift), atol=1e-4, rtol=0)
+    assert measured[0].tops != measured[1].tops
+    assert max(map(abs, measured[0].shift)) > 1e-3
+
+
+def test_how_a_network_is_rounded_is_kept_in_its_checkpoint_and_the_same_each_time(rounded, study, tmp_path):
+    if rounded is None:
+        return
+    save_checkpoint(rounded, tmp_path / "one.safetensors")
+    read = load_checkpoint(tmp_path / "one.safetensors")
+    assert (
+        read.metadata.rounding == rounded.metadata.rounding == with_rounding(formula_network(WIDTH), [study]).metadata.rounding
+    )
+    assert Engine([read], EngineConfig(precision="int8")).predict(study) == Engine(
+        [rounded], EngineConfig(precision="int8")
+    ).predict(study)
+
+
+@pytest.mark.parametrize("change", [{"tops": (1.0,)}, {"tops": (0.0,) * 48}, {"shift": (0.0,)}])
+def test_a_rounding_that_does_not_fit_its_network_is_refused(change, tmp_path):
+    network = formula_network(WIDTH)
+    n_features = network.pretrained_model.n_features
+    one = Rounding((1.0,) * 48, (0.0,) * n_features)
+    for rounding in ((one, replace(one, **change)), (one,)):
+        network.metadata = replace(network.metadata, rounding=rounding)
+        save_checkpoint(network, tmp_path / "bad.safetensors")
+        with pytest.raises(ConfigurationError, match="its metadata fits no DRE-Net"):
+            load_checkpoint(tmp_path / "bad.safetensors")
+
+
+def test_int8_is_refused_where_it_was_not_measured_or_is_not_computed(network, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="engine = torch does not compute it: choose openvino"):
+        Engine([network], EngineConfig(name="torch", precision="int8"))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True, "avx512_bf16": False})
+    with pytest.raises(ConfigurationError, match="drenet quantise"):
+        Engine([network], EngineConfig(precision="int8"))
+    assert "int8" in device.hint(EngineConfig())
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": False})
+    with pytest.raises(DeviceError, match=r"VNNI.*choose fp32"):
+        Engine([network], EngineConfig(precision="int8"))
+    assert device.hint(EngineConfig()) == ""
+
+
 def test_proposals_and_final_layers_stay_fp32_in_bf16(network):
     fast = fast_network(network, EngineConfig(name="torch", precision="bf16"), CPU)
     assert {value.dtype for value in fast.parameters()} == {torch.float32}  # what is left beside the trunk
@@ -134,8 +215,6 @@ def test_a_slice_does_not_depend_on_its_neighbours_by_a_single_bit(name, precisi
 
 
 def test_each_network_has_its_column_and_its_own_positive_class(network, study):
-    from dataclasses import replace
-
     other = formula_network(WIDTH)
     other.metadata = replace(other.metadata, positive=0)
     ((first, second),) = Engine([network, other], EngineConfig()).predict(_rows(study, slice(1)))

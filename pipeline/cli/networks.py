@@ -1,4 +1,4 @@
-"""train, evaluate: networks and what they are worth."""
+"""train, quantise, evaluate: networks and what they are worth."""
 
 from __future__ import annotations
 
@@ -36,6 +36,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     train.add_argument("--config", type=Path, help="how slices are prepared; see configs/ (default: the paper's choices)")
     train.add_argument("--key-file", type=Path, help="pseudonym key (default: $DRENET_KEY_FILE, ~/.config/drenet/)")
     train.set_defaults(command=_train)
+
+    quantise = commands.add_parser("quantise", help="measure how a network is rounded to 8 bits, for precision = int8")
+    quantise.add_argument("checkpoint", type=Path, help="the network")
+    quantise.add_argument("archive", type=Path, help="an archive like those to be screened: a few studies of it are looked at")
+    quantise.add_argument("--out", type=Path, required=True, help="the same network as safetensors, saying how it is rounded")
+    quantise.add_argument("--config", type=Path, help="how slices are prepared; see configs/ (default: the paper's choices)")
+    quantise.set_defaults(command=_quantise)
 
     evaluate = commands.add_parser("evaluate", help="figures with intervals and curves of a training run or a screened run")
     evaluate.add_argument("run", type=Path, help="the folder of a training run, or of a screened one")
@@ -77,6 +84,21 @@ def _train(options: argparse.Namespace) -> int:
     state = train(world, request)
     if state is not None:
         print(f"best validation AUC {state.best:.3f}; network: {options.out}/best.safetensors. {NOTICE}")
+    return 0
+
+
+def _quantise(options: argparse.Namespace) -> int:
+    check_weights(options.checkpoint)
+    check_archive(options.archive)
+    check_apart(options.archive, options.out)
+    check_writable(options.out.absolute().parent)
+    from pipeline.config import read_config
+
+    config = read_config(options.config)
+    from pipeline.training.quantise import quantise
+
+    n_slices = quantise(options.checkpoint, options.archive, options.out, config)
+    print(f"measured on {n_slices} slices; written: {options.out}. {NOTICE}")
     return 0
 
 

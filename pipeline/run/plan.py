@@ -165,12 +165,13 @@ def _check_unchanged(request: Request, config: Config, networks: list[Network], 
 
 def resolved(config: Config, out: Path | None = None) -> Config:
     """Root settles `engine = auto` for all ranks; a resume of the run at `out` goes on with the engine that it began with."""
-    from pipeline.study.engine import resolve_engine
+    from pipeline.study.engine import check_int8, resolve_engine
 
     name = config.engine.name
     if name == "auto" and out is not None and (out / RUN_TOML).exists():
         name = read_described(out).config.engine.name
     engine = msgspec.structs.replace(config.engine, name=resolve_engine(name))
+    check_int8(engine)
     return msgspec.structs.replace(config, engine=engine)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from pipeline.errors import ConfigurationError
 from pipeline.files import LFS_POINTER, write_whole
 from pipeline.records import DRAWN
 from pipeline.study.drenet.baselines import ARCHITECTURES, Baseline
-from pipeline.study.drenet.network import DreNet, Metadata, empty_network, filled
+from pipeline.study.drenet.network import DreNet, Metadata, Rounding, empty_network, filled
+from pipeline.study.drenet.resnet import N_CONVOLUTIONS
 from pipeline.study.drenet.shipped import DIGESTS
 
 PUBLISHED = Metadata(classes=("control", "covid"), positive=1)
@@ -188,9 +190,17 @@ def _metadata(state: dict[str, Tensor], described: str, name: str) -> Metadata:
     except msgspec.DecodeError as error:
         raise ConfigurationError(f"{name}: its metadata is damaged: {error} (CHECKPOINT_CORRUPT); {CURE}") from error
     n_classes = len(metadata.classes)
-    if n_classes < 2 or not 0 <= metadata.positive < n_classes or not 1 / 64 <= metadata.width <= 4:
+    fits = n_classes >= 2 and 0 <= metadata.positive < n_classes and 1 / 64 <= metadata.width <= 4
+    if not fits or not _is_rounding(metadata.rounding, state):
         raise ConfigurationError(f"{name}: its metadata fits no DRE-Net (CHECKPOINT_CORRUPT); {CURE}")
     return metadata
+
+
+def _is_rounding(rounding: Sequence[Rounding], state: dict[str, Tensor]) -> bool:
+    """None, or one of the details and one of the second look, as this network's convolutions and channels want them."""
+    n_features = state["attention.weight"].shape[1] if rounding and "attention.weight" in state else 0
+    fits = (len(one.tops) == N_CONVOLUTIONS and min(one.tops) > 0 and len(one.shift) == n_features for one in rounding)
+    return len(rounding) in (0, 2) and all(fits)
 
 
 def _fitted(state: dict[str, Tensor], wanted: dict[str, Tensor], name: str) -> dict[str, Tensor]:

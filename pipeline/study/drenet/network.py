@@ -56,8 +56,23 @@ class DreNetOutput(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Rounding:
+    """How looks of one size are rounded to 8 bits, measured on slices (`study/engine/quantise.py`).
+
+    `tops`: the most that the input of each rounded convolution reaches, in the network's order. `shift`: what is added to each
+    channel [F] of the feature map, so that its mean stays.
+    """
+
+    tops: tuple[float, ...]
+    shift: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Metadata:
-    """What a checkpoint says of itself; `threshold` is the operating point chosen on validation, if any."""
+    """What a checkpoint says of itself; `threshold` is the operating point chosen on validation, if any.
+
+    `rounding`, of the details and of the second look, is empty where it was not measured.
+    """
 
     classes: tuple[str, ...] = ("negative", "positive")
     positive: int = 1
@@ -67,6 +82,7 @@ class Metadata:
     threshold: float | None = None
     meaning: str = ""
     details: Details = "anywhere"
+    rounding: tuple[Rounding, ...] = ()
     sha256: str = ""
 
 

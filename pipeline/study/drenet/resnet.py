@@ -11,6 +11,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 EXPANSION = 4
 BLOCKS = (3, 4, 6, 3)
+N_CONVOLUTIONS = 3 * sum(BLOCKS)
+"""Those of the blocks, shortcuts aside."""
 Features = Callable[[Tensor], Tensor]
 """What a trunk computes: images [N, channels, H, W] -> the feature map [N, F, H / 32, W / 32]."""
 

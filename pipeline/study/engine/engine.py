@@ -4,7 +4,8 @@ On processors a slice is its own batch (1 x 448, 6 x 224, 1 x 448): no neighbour
 one batch, which fills it; what goes together is the study's alone, so that no other study and no number of ranks can either.
 With `cudagraph` slices of all ranks share batches, once it is proven that none moves another (docs/design/013-gpu-owner.md).
 In bf16 only the trunk is; the proposal pyramid, the choice of details and the final linear layers stay fp32. In mixed the first
-look is fp32 too, so that no box moves: bf16 are the looks at the details and the second look, five sevenths of the work.
+look is fp32 too, so that no box moves: bf16 are the looks at the details and the second look, five sevenths of the work; so it
+is in int8.
 """
 
 from __future__ import annotations

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import EngineConfig
+from pipeline.errors import ConfigurationError
 from pipeline.study.drenet import DreNet
-from pipeline.study.drenet.network import network_of
+from pipeline.study.drenet.network import Metadata, network_of
 from pipeline.study.drenet.resnet import Features, ResNet, fold_batch_norms
 from pipeline.study.engine.device import resolve_engine
 
@@ -55,15 +56,34 @@ class FastTrunk(nn.Module):
 
 def fast_network(network: DreNet, config: EngineConfig, device: torch.device) -> DreNet:
     """`network` for planes instead of normalised images, on `device`; `network` itself is left as it is."""
-    fast = network_of(network.state_dict(), network.metadata).requires_grad_(requires_grad=False)
+    fast = folded_network(network)
     trunk = fast.pretrained_model
-    fold_batch_norms(trunk)
-    fold_normalisation(trunk)
     if config.precision == "mixed":
         fast.closer = _features(deepcopy(trunk), config, device, torch.bfloat16)
+    if config.precision == "int8":
+        fast.closer = _rounded_features(trunk, config, network.metadata)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     fast.pretrained_model = FastTrunk(_features(trunk, config, device, dtype), trunk.fc)  # type: ignore[assignment]
     return fast.to(device)
+
+
+def folded_network(network: DreNet) -> DreNet:
+    """`network` for planes, its norms folded, its trunk torch's in fp32; `network` itself is left as it is."""
+    folded = network_of(network.state_dict(), network.metadata).requires_grad_(requires_grad=False)
+    fold_batch_norms(folded.pretrained_model)
+    fold_normalisation(folded.pretrained_model)
+    return folded
+
+
+def _rounded_features(trunk: ResNet, config: EngineConfig, metadata: Metadata) -> Features:
+    if not metadata.rounding:
+        raise ConfigurationError(
+            f"precision = int8, but the network {metadata.task or metadata.sha256[:8]} does not say how it is rounded: "
+            "`drenet quantise CHECKPOINT ARCHIVE --out NEW` measures it; or choose mixed or fp32"
+        )
+    from pipeline.study.engine.openvino import rounded_features
+
+    return rounded_features(trunk, config, metadata.rounding)
 
 
 def _features(trunk: ResNet, config: EngineConfig, device: torch.device, dtype: torch.dtype) -> Features:

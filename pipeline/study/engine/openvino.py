@@ -7,6 +7,8 @@ module that would do it is barred first.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,11 +17,15 @@ from torch import Tensor
 
 from pipeline.config import EngineConfig
 from pipeline.errors import DeviceError
-from pipeline.study.drenet.network import DETAIL_PX, IMAGE_PX, N_DETAILS
+from pipeline.study.drenet.network import DETAIL_PX, IMAGE_PX, N_DETAILS, Rounding
 from pipeline.study.drenet.resnet import BLOCKS, Features, ResNet
 
-SHAPES = ((1, 2, IMAGE_PX, IMAGE_PX), (N_DETAILS, 2, DETAIL_PX, DETAIL_PX))
-"""The whole slice and its second look; the details of one slice. Shapes that vary would make memory grow."""
+DETAILS = (N_DETAILS, 2, DETAIL_PX, DETAIL_PX)
+WHOLE = (1, 2, IMAGE_PX, IMAGE_PX)
+"""A slice, or its second look. Shapes that vary would make memory grow."""
+Shape = tuple[int, ...]
+TINY = 1e-6
+"""The least that a range of rounded numbers may be wide, where all of them are 0."""
 
 
 def openvino_features(trunk: ResNet, config: EngineConfig, dtype: torch.dtype) -> Features:
@@ -30,38 +36,95 @@ def openvino_features(trunk: ResNet, config: EngineConfig, dtype: torch.dtype) -
         raise DeviceError(
             f"precision = {config.precision}, but OpenVINO knows no bf16 on this processor: choose fp32, or engine = torch"
         )
-    model = _model(openvino, trunk)
-    requests: dict[tuple[int, ...], Any] = {}
-    for shape in SHAPES:
+    model = _model(openvino, trunk, _Exact(openvino.opset13))
+    requests: dict[Shape, Any] = {}
+    for shape in (WHOLE, DETAILS):
         model.reshape(shape)
         requests[shape] = core.compile_model(model, "CPU", hints(config, dtype)).create_infer_request()
-    return lambda planes_NPHW: _infer(requests[tuple(planes_NPHW.shape)], planes_NPHW)
+    return partial(_infer, requests)
 
 
-def _model(openvino: Any, trunk: ResNet) -> Any:
+def rounded_features(trunk: ResNet, config: EngineConfig, roundings: Sequence[Rounding]) -> Features:
+    """The trunk (taking planes) in int8, each of DETAILS and WHOLE rounded as `roundings` says."""
+    openvino = import_openvino()
+    core = openvino.Core()
+    requests: dict[Shape, Any] = {}
+    for shape, rounding in zip((DETAILS, WHOLE), roundings, strict=True):
+        model = _model(openvino, trunk, _Rounded(openvino.opset13, rounding))
+        model.reshape(shape)
+        requests[shape] = core.compile_model(model, "CPU", hints(config, torch.float32)).create_infer_request()
+    return partial(_infer, requests)
+
+
+class _Exact:
+    """How the numbers of a graph are kept: as they are."""
+
+    def __init__(self, ops: Any) -> None:
+        self._ops = ops
+
+    def constant(self, values: Tensor) -> Any:
+        return self._ops.constant(values.detach().numpy())
+
+    def weight(self, conv: Any) -> Any:
+        return self.constant(conv.weight)
+
+    def activation(self, x: Any) -> Any:
+        return x
+
+    def result(self, map_NCHW: Any) -> Any:
+        return map_NCHW
+
+
+class _Rounded(_Exact):
+    """Weights in 255 steps, for each output channel, and activations, none of which is negative, in 256 steps up to their top.
+
+    Activations are asked for in the network's order. The first convolution, the shortcuts and all sums stay fp32.
+    """
+
+    def __init__(self, ops: Any, rounding: Rounding) -> None:
+        super().__init__(ops)
+        self._tops = iter(rounding.tops)
+        self._shift = torch.tensor(rounding.shift)
+
+    def weight(self, conv: Any) -> Any:
+        top_O111 = conv.weight.detach().abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(TINY)
+        low, high = self.constant(-top_O111), self.constant(top_O111)
+        return self._ops.fake_quantize(self.constant(conv.weight), low, high, low, high, 255)
+
+    def activation(self, x: Any) -> Any:
+        low = np.float32(0)
+        high = np.float32(next(self._tops))
+        return self._ops.fake_quantize(x, low, high, low, high, 256)
+
+    def result(self, map_NCHW: Any) -> Any:
+        return self._ops.add(map_NCHW, self.constant(self._shift.view(1, -1, 1, 1)))
+
+
+def _model(openvino: Any, trunk: ResNet, kept: _Exact) -> Any:
     """The trunk as OpenVINO's graph, written down layer by layer: its converter gives the same bits, two seconds later."""
     ops = openvino.opset13
 
-    def convolved(conv: Any, x: Any) -> Any:
-        y = ops.convolution(x, _constant(ops, conv.weight), [*conv.stride], [*conv.padding], [*conv.padding], [*conv.dilation])
-        return ops.add(y, _constant(ops, conv.bias.view(1, -1, 1, 1)))
+    def convolved(conv: Any, x: Any, weight: Any) -> Any:
+        y = ops.convolution(x, weight, [*conv.stride], [*conv.padding], [*conv.padding], [*conv.dilation])
+        return ops.add(y, kept.constant(conv.bias.view(1, -1, 1, 1)))
 
     def block(part: Any, x: Any) -> Any:
-        y = ops.relu(convolved(part.conv1, x))
-        y = convolved(part.conv3, ops.relu(convolved(part.conv2, y)))
-        return ops.relu(ops.add(y, x if part.downsample is None else convolved(part.downsample[0], x)))
+        seen = kept.activation(x)
+        y = kept.activation(ops.relu(convolved(part.conv1, seen, kept.weight(part.conv1))))
+        y = kept.activation(ops.relu(convolved(part.conv2, y, kept.weight(part.conv2))))
+        y = convolved(part.conv3, y, kept.weight(part.conv3))
+        past = x
+        if part.downsample is not None:
+            past = convolved(part.downsample[0], seen, kept.weight(part.downsample[0]))
+        return ops.relu(ops.add(y, past))
 
     planes = ops.parameter([-1, 2, -1, -1], np.float32)
-    map_NCHW = ops.relu(convolved(trunk.conv1, planes))
+    map_NCHW = ops.relu(convolved(trunk.conv1, planes, kept.constant(trunk.conv1.weight)))
     map_NCHW = ops.max_pool(map_NCHW, [2, 2], [1, 1], [1, 1], [1, 1], [3, 3]).output(0)
     for number in range(1, len(BLOCKS) + 1):
         for part in getattr(trunk, f"layer{number}"):
             map_NCHW = block(part, map_NCHW)
-    return openvino.Model([ops.result(map_NCHW)], [planes], "trunk")
-
-
-def _constant(ops: Any, weight: Tensor) -> Any:
-    return ops.constant(weight.detach().numpy())
+    return openvino.Model([ops.result(kept.result(map_NCHW))], [planes], "trunk")
 
 
 def import_openvino() -> Any:
@@ -84,6 +147,7 @@ def hints(config: EngineConfig, dtype: torch.dtype) -> dict[str, object]:
     }
 
 
-def _infer(request: Any, planes_NPHW: Tensor) -> Tensor:
+def _infer(requests: Mapping[Shape, Any], planes_NPHW: Tensor) -> Tensor:
+    request = requests[tuple(planes_NPHW.shape)]
     request.infer({0: planes_NPHW.contiguous().numpy()})
     return torch.from_numpy(request.get_output_tensor(0).data).clone()  # the request writes over its output next time
