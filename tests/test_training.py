@@ -5,6 +5,8 @@ import shutil
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import msgspec
@@ -25,11 +27,12 @@ from pipeline.pseudonym import make_key
 from pipeline.records import Box, PreparedStudy, Study
 from pipeline.study.drenet import load_checkpoint
 from pipeline.study.screener import SeenStudy
-from pipeline.training import run
+from pipeline.training import fit, run
 from pipeline.training.events import FILE
-from pipeline.training.fit import JUMP, Trainer
+from pipeline.training.fit import JUMP, Trainer, Validation
 from pipeline.training.recipe import Recipe
 from pipeline.training.run import TrainingRequest, check
+from pipeline.training.state import State
 from tests.fabricate import images, write
 
 RECIPE = """
@@ -123,6 +126,19 @@ def test_the_network_that_training_began_with_is_the_best_where_training_makes_i
     assert (state.best, state.since_best, len(state.epochs)) == (1.0, 1, 1)
     began, best = (load_file(folder / "best.safetensors") for folder in (trained, cohort / "warm"))
     assert all(torch.equal(value, best[key]) for key, value in began.items())
+
+
+@pytest.mark.parametrize(("areas", "best"), [([0.94, 0.93], 0.93), ([0.94, 0.91], 0.94), ([0.94, 0.95, 0.945], 0.95)])
+def test_a_network_that_has_not_learned_where_to_look_is_the_best_only_by_a_margin(areas, best, monkeypatch):
+    monkeypatch.setattr(fit, "write_network", lambda *_: None)
+    trainer = SimpleNamespace(recipe=Recipe(trunk_epochs=3, epochs=2), folders=SimpleNamespace(run=Path()), network=None,
+                              cohort=SimpleNamespace(task=""))  # fmt: skip
+    state = State(epoch=3)
+    fit._keep_best(trainer, state, Validation(areas[0], 0.5, 0.0))
+    for area in areas[1:]:
+        fit._keep_best(trainer, state, Validation(area, 0.5, 0.0))
+        state.epoch += 1
+    assert state.best == best
 
 
 @pytest.mark.long

@@ -49,6 +49,10 @@ JUMP = (
 )
 
 
+UNTAUGHT = 0.02
+"""How much better in validation AUC a network must be that has not learned yet where to look, to be kept for the best."""
+
+
 @dataclass(frozen=True, slots=True)
 class Folders:
     """Where a run keeps what it makes, and where its slices lie; `events` is for TensorBoard, where that is wanted."""
@@ -269,7 +273,9 @@ def _keep_best(trainer: Trainer, state: State, validation: Validation) -> None:
     if state.epoch < trainer.recipe.trunk_epochs:
         return
     state.since_best += 1
-    if validation.area > state.best:
+    full_epochs = state.epoch - trainer.recipe.trunk_epochs
+    untaught_is_best = trainer.recipe.trunk_epochs > 0 and state.since_best > full_epochs
+    if validation.area > state.best - UNTAUGHT * untaught_is_best:
         state.best, state.since_best = validation.area, 0
         write_network(trainer.folders.run / BEST, trainer.network, trainer.recipe, trainer.cohort.task, validation.threshold)
 
