@@ -312,12 +312,13 @@ def test_the_seam_between_the_lungs_is_the_densest_way_from_top_to_bottom(seed):
 
 
 def test_the_largest_region_is_the_first_of_the_largest_however_many_there_are():
-    for n in (1, 3, 20):
+    for n, odd in ((1, 0), (2, 0), (3, 0), (3, 1), (20, 0), (20, 1)):
         mask = np.zeros((60, 60), np.uint8)
         for number in range(n):
-            mask[2 * number, : 5 + (number >= n // 2)] = 1
-        found = largest(mask)
-        assert np.flatnonzero(found.any(axis=1)).tolist() == [2 * (n // 2)]
+            mask[2 * number + odd, : 5 + (number >= n // 2)] = 1
+        assert np.flatnonzero(largest(mask).any(axis=1)).tolist() == [2 * (n // 2) + odd]
+        mask[50:, 30:] = 1
+        assert np.flatnonzero(largest(mask).any(axis=1)).tolist() == list(range(50, 60))
 
 
 UNSEEN_KNOWN = {
