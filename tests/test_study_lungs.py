@@ -274,7 +274,7 @@ def test_rays_that_are_cut_to_a_part_of_a_slice_meet_the_bone_of_the_whole(healt
     lung, box = healthy.lung[7].astype(np.uint8), (slice(80, 200), slice(30, 220))
     kept = np.zeros_like(lung)
     kept[box] = lung[box]
-    part = whole.cut(box)
+    part = whole.through(hu, whole.cut(box))
     assert np.array_equal(part.reach(lung[box]), whole.reach(kept))
     line, met = whole.ribs(whole.reach(kept))
     assert np.array_equal(part.ribs(part.reach(lung[box])), (line, met))
