@@ -274,7 +274,7 @@ def test_rays_that_are_cut_to_a_part_of_a_slice_meet_the_bone_of_the_whole(healt
     lung, box = healthy.lung[7].astype(np.uint8), (slice(80, 200), slice(30, 220))
     kept = np.zeros_like(lung)
     kept[box] = lung[box]
-    part = whole.cut(box)
+    part = whole.through(hu, whole.cut(box))
     assert np.array_equal(part.reach(lung[box]), whole.reach(kept))
     line, met = whole.ribs(whole.reach(kept))
     assert np.array_equal(part.ribs(part.reach(lung[box])), (line, met))
@@ -312,12 +312,13 @@ def test_the_seam_between_the_lungs_is_the_densest_way_from_top_to_bottom(seed):
 
 
 def test_the_largest_region_is_the_first_of_the_largest_however_many_there_are():
-    for n in (1, 3, 20):
+    for n, odd in ((1, 0), (2, 0), (3, 0), (3, 1), (20, 0), (20, 1)):
         mask = np.zeros((60, 60), np.uint8)
         for number in range(n):
-            mask[2 * number, : 5 + (number >= n // 2)] = 1
-        found = largest(mask)
-        assert np.flatnonzero(found.any(axis=1)).tolist() == [2 * (n // 2)]
+            mask[2 * number + odd, : 5 + (number >= n // 2)] = 1
+        assert np.flatnonzero(largest(mask).any(axis=1)).tolist() == [2 * (n // 2) + odd]
+        mask[50:, 30:] = 1
+        assert np.flatnonzero(largest(mask).any(axis=1)).tolist() == list(range(50, 60))
 
 
 UNSEEN_KNOWN = {

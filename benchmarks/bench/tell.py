@@ -77,6 +77,16 @@ def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
     return ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|", *("| " + " | ".join(row) + " |" for row in rows)]
 
 
+def ms(seconds: float) -> str:
+    """Whole milliseconds."""
+    return f"{1000 * seconds:.0f}"
+
+
+def times(one: Figures, other: Figures) -> str:
+    """How many of the other's seconds of the processor it takes."""
+    return f"{one['cpu_s'] / other['cpu_s']:.1f}"
+
+
 def goals(figures: Figures) -> list[str]:
     """What was set as a goal, of the parts that were measured."""
     found = [
@@ -145,7 +155,7 @@ def engines(of: Figures) -> list[str]:
         )
         for name, one in of["engines"].items()
     ]
-    stages = ", ".join(f"{stage} {1000 * spent:.0f}" for stage, spent in of["stages"].items())
+    stages = ", ".join(f"{stage} {ms(spent)}" for stage, spent in of["stages"].items())
     told = ", ".join(f"{name} {flops / 1e9:.0f} GFLOP/s" for name, flops in peaks.items())
     return [
         f"## The engines: {n_slices} slices of one study, one thread, seconds of the processor",
@@ -164,11 +174,10 @@ def engines(of: Figures) -> list[str]:
 def reading(of: Figures) -> list[str]:
     """A row a way."""
     rows = [
-        (name, f"{1000 * warm['cpu_s']:.0f}", f"{1000 * warm['clock_s']:.0f}", f"{1000 * of['cold'][name]['clock_s']:.0f}",
-         f"{warm['cpu_s'] / of['warm'][OURS]['cpu_s']:.1f}")
+        (name, ms(warm["cpu_s"]), ms(warm["clock_s"]), ms(of["cold"][name]["clock_s"]), times(warm, of["warm"][OURS]))
         for name, warm in of["warm"].items()
-    ]  # fmt: skip
-    stages = ", ".join(f"{stage} {1000 * spent:.0f}" for stage, spent in of["stages_cpu_s"].items())
+    ]
+    stages = ", ".join(f"{stage} {ms(spent)}" for stage, spent in of["stages_cpu_s"].items())
     headers, versions = of["headers"], ", ".join(f"{name} {number}" for name, number in of["versions"].items())
     return [
         f"## A series of {of['slices']} slices, 512 x 512, ms",
@@ -241,11 +250,8 @@ def growth(of: Figures) -> list[str]:
 
 def syntaxes(of: Figures) -> list[str]:
     """A row a syntax."""
-    raw = of["read"]["uncompressed"]["cpu_s"]
-    rows = [
-        (name, f"{1000 * one['clock_s']:.0f}", f"{1000 * one['cpu_s']:.0f}", f"{one['cpu_s'] / raw:.1f}")
-        for name, one in of["read"].items()
-    ]
+    raw = of["read"]["uncompressed"]
+    rows = [(name, ms(one["clock_s"]), ms(one["cpu_s"]), times(one, raw)) for name, one in of["read"].items()]
     return [
         "## Reading fifteen slices of 512 x 512 by transfer syntax, ms",
         "",

@@ -109,8 +109,10 @@ def _usual_hu(hu: Hu, air: Bits) -> float:
 def _lumens(image: Hu, air: Bits, lumen_hu: float) -> Bits:
     """Dark regions that soft tissue encloses, with their rims."""
     dark = ((cv2.blur(image, (3, 3)) < lumen_hu) & (air > 0)).astype(np.uint8)
-    near_soft = cv2.dilate((image > -500).astype(np.uint8), np.ones((3, 3), np.uint8))
     found = np.zeros_like(air)
+    if not cv2.countNonZero(dark):
+        return found
+    near_soft = cv2.dilate((image > -500).view(np.uint8), np.ones((3, 3), np.uint8))
     n, labels = cv2.connectedComponents(dark, connectivity=4)
     area = np.bincount(labels[dark > 0], minlength=n)
     for number in np.flatnonzero(area * WORK_MM**2 >= LUMEN_LEAST_MM2):

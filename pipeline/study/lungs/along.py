@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.study.lungs.consolidation import mirrored
-from pipeline.study.lungs.rays import Line, Rays
+from pipeline.study.lungs.rays import RAYS, Line, Rays
 from pipeline.study.lungs.shapes import Bits, disk
 
 PASSES = 2
@@ -59,10 +59,12 @@ def bridged(lungs: Bits, hu: Hu, free: Bits, z_mm: npt.NDArray[np.float64], thro
     """`lungs` [S, r, c] with what is `free` to join, known as lung elsewhere and near disease; rays go `through` each."""
     whole = lungs
     changed = np.ones(len(lungs), bool)
+    reach = np.zeros((len(lungs), RAYS), np.float32)
     for _ in range(PASSES):
         before = whole
         whole = whole.copy()
-        reach = np.stack([rays.reach(lung) for lung, rays in zip(before, through, strict=True)])
+        for place in np.flatnonzero(changed):
+            reach[place] = through[place].reach(before[place])
         for i, (image, rays) in enumerate(zip(hu, through, strict=True)):
             low, high = np.searchsorted(z_mm, (z_mm[i] - REACH_MM, z_mm[i] + REACH_MM))
             if changed[low:high].any():

@@ -73,14 +73,14 @@ class Rays:
         np.maximum.at(reach, self.angle.ravel()[inside], self.radius.ravel()[inside])
         return reach
 
-    def through(self, hu: Hu) -> Rays:
-        """The same rays through one slice, whose bone they meet."""
+    def through(self, hu: Hu, part: Rays | None = None) -> Rays:
+        """The same rays, or the `part` that was cut from them, through one slice, whose bone they meet."""
         x = np.abs(np.arange(hu.shape[1]) - self.middle + 0.5)
         bone = np.flatnonzero((hu > BONE_HU) & (x > CENTRAL_MM / WORK_MM))
-        return replace(self, bone=(self.angle.ravel()[bone], self.radius.ravel()[bone]))
+        return replace(part or self, bone=(self.angle.ravel()[bone], self.radius.ravel()[bone]))
 
     def cut(self, box: tuple[slice, slice]) -> Rays:
-        """The rays as a part of the slice sees them; their bone is still that of the whole slice."""
+        """The rays as a part of the slice sees them."""
         angle = np.ascontiguousarray(self.angle[box])
         return replace(self, middle=self.middle - box[1].start, angle=angle, radius=np.ascontiguousarray(self.radius[box]))
 

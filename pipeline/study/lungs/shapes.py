@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 Mask = npt.NDArray[np.bool_]
 Bits = npt.NDArray[np.uint8]
-FEW = 8
-"""Regions that are counted faster one by one."""
+FEW = 4
+"""Every fourth pixel tells which region is likely the largest; counting all takes ten times as long."""
 
 
 @cache
@@ -63,7 +63,8 @@ def largest(mask: Bits) -> Bits:
     n, labels = cv2.connectedComponents(mask, connectivity=4)
     if n <= 2:
         return mask
-    if n > FEW:
-        return np.asarray(labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:])), np.uint8)
-    regions = [np.asarray(labels == number).view(np.uint8) for number in range(1, n)]
-    return max(regions, key=cv2.countNonZero)
+    likely = 1 + int(np.argmax(np.bincount(labels[::FEW, ::FEW].ravel(), minlength=n)[1:]))
+    region = np.asarray(labels == likely).view(np.uint8)
+    if 2 * cv2.countNonZero(region) > cv2.countNonZero(mask):
+        return region
+    return np.asarray(labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:])), np.uint8)

@@ -74,7 +74,8 @@ def closed_lungs(air: Bits, hu: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64])
     whole = Rays.round_middle(bodies, hu)
     box = window(bodies.max(axis=0), BESIDE_PX)
     halves = [[half[box] for half in sides(mask, image, whole.middle)] for mask, image in zip(air, hu, strict=True)]
-    through = [whole.through(image).cut(box) for image in hu]
+    rays = whole.cut(box)
+    through = [whole.through(image, rays) for image in hu]
     part = (slice(None), *box)
     lungs = np.zeros_like(air)
     lungs[part] = _closed(halves, hu[part], bodies[part], z_mm, through)
