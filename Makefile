@@ -84,12 +84,14 @@ weights: test-env  # rebuilds the shipped networks from nothing; hours on two co
 	$(VENV)/bin/drenet phantom build/weights/covid --cohort 180,0,180 --severity 0.5,0.95 $(AS_PEOPLE_DIFFER) --seed 5032 --ranks 2
 	$(TRAIN) configs/train-slim.toml build/weights/pneumonia --labels build/weights/pneumonia-truth/labels.csv \
 	  --task covid-vs-bacterial --out build/weights/covid-vs-bacterial
-	cp build/weights/covid-vs-bacterial/best.safetensors pipeline/weights/covid-vs-bacterial.safetensors
+	$(VENV)/bin/drenet quantise build/weights/covid-vs-bacterial/best.safetensors build/weights/pneumonia \
+	  --out pipeline/weights/covid-vs-bacterial.safetensors
 	$(TRAIN) configs/train-slim-severe.toml build/weights/covid --labels build/weights/covid-truth/labels.csv \
 	  --start build/weights/covid-vs-bacterial/trunk.safetensors --task covid-vs-healthy --out build/weights/severe
 	$(TRAIN) configs/train-slim-mild.toml build/weights/pneumonia --labels build/weights/pneumonia-truth/labels.csv \
 	  --start build/weights/severe/trunk.safetensors --task covid-vs-healthy --out build/weights/covid-vs-healthy
-	cp build/weights/covid-vs-healthy/best.safetensors pipeline/weights/covid-vs-healthy.safetensors
+	$(VENV)/bin/drenet quantise build/weights/covid-vs-healthy/best.safetensors build/weights/pneumonia \
+	  --out pipeline/weights/covid-vs-healthy.safetensors
 	$(VENV)/bin/python benchmarks/held_out.py build/held-out docs/held-out.json
 
 lung-judge: test-env  # the network that judges lung masks, made again from nothing: some 50 minutes of one core
