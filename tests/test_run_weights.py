@@ -23,7 +23,7 @@ from pipeline.run.gather import gather
 from pipeline.run.status import read_status
 from pipeline.run.weights import TAKEN, Weights, above_of, check_names, column_names, weights_of
 from pipeline.study.drenet import formula_network, load_checkpoint, save_checkpoint
-from pipeline.study.drenet.shipped import DIGESTS, shipped_weights
+from pipeline.study.drenet.shipped import CURRENT, shipped_weights
 from tests.fabricate_run import NETWORK, fabricated_run
 
 TASK = "covid-vs-bacterial"
@@ -48,7 +48,7 @@ def tasked(tmp_path_factory, weights):
 
 def test_the_shipped_networks_are_known_by_their_digests_and_say_what_they_were_trained_on(weights):
     files = shipped_weights().values()
-    assert {hashlib.sha256(path.read_bytes()).hexdigest() for path in files} == DIGESTS
+    assert {hashlib.sha256(path.read_bytes()).hexdigest() for path in files} == CURRENT
     assert all(load_checkpoint(path).metadata.meaning.endswith(f"; {DRAWN}") for path in files)
     assert DRAWN not in load_checkpoint(weights).metadata.meaning
 
