@@ -78,27 +78,23 @@ SIZES ?= 1e4,1e5
 study: test-env  # the paper's experiment on synthetic patients: two tasks, four networks; started again it goes on
 	$(VENV)/bin/mpiexec -n $(or $(RANKS),2) $(VENV)/bin/python benchmarks/study.py build/study
 
-weights: test-env  # rebuilds the shipped networks from nothing; hours on two cores; started again it goes on
+weights: test-env  # trains the shipped networks again; an hour of two cores; started again it goes on
+	mkdir -p build/weights
 	test -e build/weights/key || $(VENV)/bin/drenet key build/weights/key
-	$(VENV)/bin/drenet phantom build/weights/pneumonia --cohort 180,180,180 $(AS_PEOPLE_DIFFER) --seed 5031 --ranks 2
-	$(VENV)/bin/drenet phantom build/weights/covid --cohort 180,0,180 --severity 0.5,0.95 $(AS_PEOPLE_DIFFER) --seed 5032 --ranks 2
-	$(TRAIN) configs/train-slim.toml build/weights/pneumonia --labels build/weights/pneumonia-truth/labels.csv \
-	  --task covid-vs-bacterial --out build/weights/covid-vs-bacterial
-	$(VENV)/bin/drenet quantise build/weights/covid-vs-bacterial/best.safetensors build/weights/pneumonia \
-	  --out pipeline/weights/covid-vs-bacterial.safetensors
-	$(TRAIN) configs/train-slim-severe.toml build/weights/covid --labels build/weights/covid-truth/labels.csv \
-	  --start build/weights/covid-vs-bacterial/trunk.safetensors --task covid-vs-healthy --out build/weights/severe
-	$(TRAIN) configs/train-slim-mild.toml build/weights/pneumonia --labels build/weights/pneumonia-truth/labels.csv \
-	  --start build/weights/severe/trunk.safetensors --task covid-vs-healthy --out build/weights/covid-vs-healthy
-	$(VENV)/bin/drenet quantise build/weights/covid-vs-healthy/best.safetensors build/weights/pneumonia \
-	  --out pipeline/weights/covid-vs-healthy.safetensors
+	$(VENV)/bin/drenet phantom build/weights/archive --cohort 180,180,180 --varied --matrix 192 --slices 24 --seed 5031 --ranks 2
+	$(TRAIN) covid-vs-bacterial --out build/weights/covid-vs-bacterial --recipe configs/train-slim.toml
+	git show $(PLAIN):pipeline/weights/covid-vs-healthy.safetensors > build/weights/plain.safetensors
+	$(TRAIN) covid-vs-healthy --out build/weights/covid-vs-healthy --recipe configs/train-slim-varied.toml --start build/weights/plain.safetensors
+	for task in covid-vs-bacterial covid-vs-healthy; do $(VENV)/bin/drenet quantise build/weights/$$task/best.safetensors build/weights/archive \
+	  --out pipeline/weights/$$task.safetensors || exit; done
 	$(VENV)/bin/python benchmarks/held_out.py build/held-out docs/held-out.json
+
+TRAIN = $(VENV)/bin/drenet train build/weights/archive --labels build/weights/archive-truth/labels.csv --key-file build/weights/key --task
+# The commit whose own make weights trains a covid-vs-healthy on plain phantoms, from nothing.
+PLAIN = 302999d
 
 lung-judge: test-env  # the network that judges lung masks, made again from nothing: some 50 minutes of one core
 	$(VENV)/bin/python benchmarks/lung_judge.py build/lung-judge pipeline/weights/lungs/judge.safetensors
-
-AS_PEOPLE_DIFFER = --varied --matrix 192 --slices 24
-TRAIN = $(VENV)/bin/drenet train --key-file build/weights/key --recipe
 
 docs: test-env  # the pages as a site; without any network, and whatever is doubtful in them fails
 	$(VENV)/bin/python -m mkdocs build

@@ -30,7 +30,7 @@ from pipeline.study.drenet import DreNet, load_checkpoint
 from pipeline.study.screener import Preparer
 
 HELD_OUT = {
-    "varied": CohortPlan((100, 60, 60), seed=7721, matrix=192, slices=24, varied=True),
+    "varied": CohortPlan((100, 60, 60), seed=7722, matrix=192, slices=24, varied=True),
     "plain": CohortPlan((100, 60, 60), seed=7718, matrix=192, slices=24),
 }
 """Patients who differ as people do, like those to learn from; and plain ones, as earlier networks were measured on."""

@@ -9,7 +9,7 @@ FOLDER = Path(__file__).parents[2] / "weights"
 CURRENT = frozenset(
     {
         "9be6dcc3a3765264ed03ea8469d9a6d3ec348c46480500f128951d6099027357",
-        "055f46f73f64db271884b0d50e84a400872586a58e0e4171913c936936baeed1",
+        "a418ee0a5f4707d584235c18c245847b7f4af8105fa8297fb7be9d00c5852265",
     }
 )
 """SHA-256 of every checkpoint that comes with the package."""
