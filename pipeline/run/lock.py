@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 BRIEFLY = "to prepare its part"
 WAIT_S = 3600.0
 """How long a part waits while another indexes the archive for all."""
+NAMELESS_S = 5.0
+"""How long a folder may be held by somebody whose name cannot be read: it is written just after the folder is taken."""
 
 
 class Held:
@@ -124,7 +126,7 @@ def hold_briefly(out: Path) -> Iterator[None]:
             held = hold(out, BRIEFLY)
             break
         except ConfigurationError as error:
-            if BRIEFLY not in str(error) or time.monotonic() - begun > WAIT_S:
+            if time.monotonic() - begun > (WAIT_S if BRIEFLY in str(error) else NAMELESS_S):
                 raise
             time.sleep(0.2)
     with held:
