@@ -17,10 +17,10 @@ SOFT_HU = -300
 """HU above which, over 3 x 3 pixels, tissue is soft."""
 THICK_PX = 2
 """Pixels: what is thinner than twice this, 8 mm, is outline, vessel or bronchus, and stays."""
-DIM_HU = -450
+DIM_HU = -400
 """HU above which, over 3 x 3 pixels, tissue is asked about: soft, or the dome of a diaphragm blurred by thick slices."""
-LUMEN_HU = -850
-"""HU below which, over 3 x 3 pixels, air near the middle is asked about: windpipe and main bronchi."""
+DARK = 0.3
+"""How far from this study's lung to pure air, of 1, air near the middle is, over 3 x 3 pixels, that is asked about."""
 LUMEN = 0.7
 """How far from this study's lung to pure air, of 1, its darkest quarter is at least: lung beside the heart may be dark too."""
 WALLED_LUMEN = 0.3
@@ -60,12 +60,14 @@ Line = npt.NDArray[np.float64]
 def questions(lungs: Bits, hu: Hu) -> list[int]:
     """The slices whose lungs [S, r, c] hold a thick piece of dense tissue or, near the middle, of dark air: to ask about."""
     central = _from_middle(lungs) < CENTRAL
-    return [at for at, each in enumerate(zip(lungs, hu, strict=True)) if _is_questionable(*each, central)]
+    usual_hu = _usual_hu(lungs, hu)
+    dark_hu = usual_hu - DARK * (usual_hu + 1000)
+    return [at for at, each in enumerate(zip(lungs, hu, strict=True)) if _is_questionable(*each, central, dark_hu)]
 
 
-def _is_questionable(lung: Bits, hu: Hu, central: Places) -> bool:
+def _is_questionable(lung: Bits, hu: Hu, central: Places, dark_hu: float) -> bool:
     smooth = cv2.blur(hu, (3, 3))
-    return bool(pieces(_thick(lung * ((smooth > DIM_HU) | (smooth < LUMEN_HU) & central)), ASKED_CM2))
+    return bool(pieces(_thick(lung * ((smooth > DIM_HU) | (smooth < dark_hu) & central)), ASKED_CM2))
 
 
 def without_organs(lungs: Bits, hu: Hu, share: Share) -> Bits:
@@ -73,8 +75,13 @@ def without_organs(lungs: Bits, hu: Hu, share: Share) -> Bits:
     below = np.minimum(share, lungs)[[0, *range(len(lungs) - 1)]]
     below[0] = 0
     off = _from_middle(lungs)
-    usual_hu = float(np.median(hu[lungs > 0])) if lungs.any() else 0.0
+    usual_hu = _usual_hu(lungs, hu)
     return np.stack([_without(*each, off, usual_hu) for each in zip(lungs, hu, share, below, strict=True)])
+
+
+def _usual_hu(lungs: Bits, hu: Hu) -> float:
+    """What the lung of this study measures, in the median."""
+    return float(np.median(hu[lungs > 0])) if lungs.any() else 0.0
 
 
 def _from_middle(lungs: Bits) -> Line:
