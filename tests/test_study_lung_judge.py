@@ -322,7 +322,18 @@ def test_the_air_of_a_windpipe_between_lungs_is_asked_about():
 
 
 def test_the_rim_of_dense_lung_joins_where_the_network_agrees_that_of_healthy_lung_does_not():
-    lungs, small, bodies, share = refused_piece(slice(50, 75), slice(117, 120), hu=-100)
+    lungs, small, bodies, share = refused_piece(slice(50, 75), slice(116, 120), hu=-100)
     assert np.array_equal(restored(lungs, small, bodies, share), lungs)
-    small[1, 50:75, 110:117] = -300
-    assert restored(lungs, small, bodies, share)[1, 52:73, 117:119].all()
+    small[1, 50:75, 109:116] = -300
+    whole = restored(lungs, small, bodies, share)
+    assert whole[1, 52:73, 116:120].all()
+    lungs[0, 45:80, 112:120] = 0
+    share[0, 45:80, 112:120] = 0.01
+    narrow = restored(lungs, small, bodies, share)
+    assert narrow[1, 52:73, 116:118].all()
+    assert not narrow[1, 52:73, 119].any()
+
+
+def test_one_slice_alone_is_judged_too():
+    lungs, small, bodies, share = (part[1:2] for part in refused_piece(*LATERAL))
+    assert np.array_equal(restored(lungs, small, bodies, share), lungs)

@@ -39,8 +39,10 @@ LEAST_CM2 = 1.5
 """cm2 that a piece exceeds that joins."""
 DENSE_HU = -500
 """HU above which, over 3 x 3 pixels, lung is diseased."""
-RIM_PX = 3
-"""Pixels beyond diseased lung, 6 mm, that join wherever the network takes them for lung."""
+RIM_PX = 2
+"""Pixels beyond diseased lung, 4 mm, that join wherever the network takes them for lung."""
+WIDE_RIM_PX = 3
+"""The same, 6 mm, where the slice below shows lung too: below a dome lies organ."""
 LIKELY = 0.5
 """Share of lung of every pixel that joins."""
 SURE = 0.9
@@ -107,20 +109,23 @@ def restored(lungs: Bits, hu: Hu, bodies: Bits, share: Share) -> Bits:
     believed = np.where(asked[:, None, None], np.maximum(share, lungs), lungs)
     whole = lungs.copy()
     for at, free, outline, off in _candidates(lungs, hu, bodies, np.flatnonzero(asked)):
-        near = [believed[other] for other in (at - 1, at + 1) if 0 <= other < len(hu)]
+        near = [believed[other] for other in (at - 1, at + 1) if 0 <= other < len(hu)] or [np.zeros_like(share[at])]
         likely = np.asarray(free * (share[at] >= LIKELY), np.uint8)
         thick = pieces(np.asarray(cv2.morphologyEx(likely, cv2.MORPH_OPEN, disk(THICK_PX)), np.uint8), LEAST_CM2)
         slice_ = Slice(lungs[at], hu[at], share[at], outline, off)
         found = [piece for piece in thick if _belongs(piece, slice_) and _is_known(piece, slice_, near)]
-        whole[at] |= cv2.dilate(_dense(lungs[at], hu[at]), disk(RIM_PX)) & likely
+        whole[at] |= _rim(slice_, near[0]) & likely
         if found:
             whole[at] |= _joined(lungs[at], np.logical_or.reduce(found).astype(np.uint8), likely)
     return whole
 
 
-def _dense(lung: Bits, hu: Hu) -> Bits:
-    """The diseased part of `lung`, in which what is left out of its outline is likely diseased too."""
-    return np.asarray(cv2.morphologyEx(lung * (cv2.blur(hu, (3, 3)) > DENSE_HU), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)))
+def _rim(seen: Slice, below: Share) -> Bits:
+    """What lies near the diseased part of a lung: what is left out of its outline there is likely diseased too."""
+    dense = np.asarray(seen.lung * (cv2.blur(seen.hu, (3, 3)) > DENSE_HU), np.uint8)
+    dense = np.asarray(cv2.morphologyEx(dense, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)), np.uint8)
+    wide = cv2.dilate(dense, disk(WIDE_RIM_PX)) & (below >= AGREED)
+    return np.asarray(cv2.dilate(dense, disk(RIM_PX)) | wide, np.uint8)
 
 
 def _candidates(lungs: Bits, hu: Hu, bodies: Bits, places: npt.NDArray[np.intp]) -> Iterator[tuple[int, Bits, Bits, Line]]:
