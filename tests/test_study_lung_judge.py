@@ -202,7 +202,7 @@ def test_what_the_network_doubts_or_was_not_asked_about_does_not_join():
     assert np.array_equal(restored(lungs, small, bodies, np.ones_like(share)), lungs)
 
 
-BESIDE_SPINE = slice(65, 85), slice(80, 96)
+BESIDE_SPINE = slice(68, 80), slice(80, 96)
 
 
 def test_beside_the_midline_joins_what_both_neighbours_know_and_no_aorta():
@@ -225,8 +225,10 @@ def test_beside_the_midline_the_network_has_to_be_surer_than_to_the_side():
         assert (whole[1][place].mean() > 0.95) == joins
 
 
-def test_fluid_of_which_the_network_is_sure_does_not_join():
+def test_what_measures_as_fluid_joins_only_where_the_network_is_sure_of_nearly_all_of_it():
     lungs, small, bodies, share = refused_piece(*LATERAL, hu=7)
+    assert restored(lungs, small, bodies, share)[1][LATERAL].mean() > 0.95
+    share[1, 50:60, 100:120] = 0.8
     assert np.array_equal(restored(lungs, small, bodies, share), lungs)
 
 
@@ -239,12 +241,16 @@ def test_what_lies_inside_joins_unless_the_slice_below_shows_that_it_may_be_a_do
     assert np.array_equal(restored(lungs, small, bodies, share), lungs)
 
 
-def test_the_large_base_of_a_lobe_joins_unless_lung_surrounds_it():
-    base = slice(65, 90), slice(92, 112)
+@pytest.mark.parametrize("columns", [slice(92, 112), slice(80, 96)], ids=["to the side", "beside the midline"])
+def test_the_large_base_of_a_lobe_joins_though_the_slice_below_shows_no_lung(columns):
+    base = slice(65, 90), columns
     lungs, small, bodies, share = refused_piece(*base)
-    lungs[0, 60:90, 85:119] = 0
-    share[0, 60:90, 85:119] = 0.01
+    lungs[0, 60:90, 80:119] = 0
+    share[0, 60:90, 80:119] = 0.01
     assert restored(lungs, small, bodies, share)[1][base].mean() > 0.95
+
+
+def test_what_lung_surrounds_may_be_a_dome_however_large():
     inside = slice(40, 65), slice(92, 112)
     lungs, small, bodies, share = refused_piece(*inside)
     lungs[0, 35:70, 85:119] = 0

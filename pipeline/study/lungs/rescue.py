@@ -152,27 +152,30 @@ def _outline(mask: Bits, middle: int) -> Bits:
 
 
 def _belongs(piece: Piece, seen: Slice) -> bool:
-    """Whether the network is sure of a piece, and it lies beside lung and is neither fluid nor fat."""
-    if _sureness(piece, seen) < MOSTLY or seen.lung[_ring(piece)].mean() < BESIDE:
+    """Whether the network is sure of a piece, and it lies beside lung and is neither fat nor, unless it is surer, fluid."""
+    sureness = _sureness(piece, seen)
+    if sureness < MOSTLY or seen.lung[_ring(piece)].mean() < BESIDE:
         return False
-    return bool(fluid(seen.hu)[piece].mean() <= FLUID) and not FAT_HU[0] < np.median(seen.hu[piece]) < FAT_HU[1]
+    if sureness < NEARLY_ALL and fluid(seen.hu)[piece].mean() > FLUID:
+        return False
+    return not FAT_HU[0] < np.median(seen.hu[piece]) < FAT_HU[1]
 
 
 def _is_known(piece: Piece, seen: Slice, near: list[Share]) -> bool:
     """Whether enough of the slices `near`, the lower first, agree that a piece is lung.
 
-    Near the midline all of them have to, and the network has to be surer. What lies inside may be a dome, which is lung
-    above and organ below: there the lower slice has to agree, unless the piece is larger than a dome's tip, and lung does
-    not surround it.
+    At the chest wall one is enough, and where the network is surer of a piece that is large and that lung does not surround.
+    What lies inside otherwise may be a dome, which is lung above and organ below: there the lower one has to agree; and near
+    the midline both, and the network has to be surer.
     """
     agreed = [bool(other[piece].mean() >= AGREED) for other in near]
-    is_sure = _sureness(piece, seen) >= NEARLY_ALL
+    is_surer = _sureness(piece, seen) >= NEARLY_ALL
     cm2 = np.count_nonzero(piece) * PIXEL_CM2
+    if is_surer and cm2 > BASE_CM2 and seen.lung[_ring(piece)].mean() < ROUND:
+        return any(agreed)
     if seen.off[np.nonzero(piece)[1]].mean() < LATERAL:
-        return bool(is_sure and cm2 > CENTRAL_CM2 and all(agreed))
-    is_base = is_sure and cm2 > BASE_CM2 and seen.lung[_ring(piece)].mean() < ROUND
-    at_wall = seen.outline[_ring(piece)].mean() < 1 - AT_WALL
-    return any(agreed) if at_wall or is_base else agreed[0]
+        return is_surer and bool(cm2 > CENTRAL_CM2) and all(agreed)
+    return any(agreed) if seen.outline[_ring(piece)].mean() < 1 - AT_WALL else agreed[0]
 
 
 def _sureness(piece: Piece, seen: Slice) -> float:
