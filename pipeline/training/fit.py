@@ -142,7 +142,8 @@ class Trainer:
         asked = (self.folders.cache, self.samples, numbers, self.recipe, epoch)
         if isinstance(self.network, DreNet) and self._is_trunk_epoch(epoch):
             return trunk_loss(self.network, trunk_batch(*asked).to(self._device))
-        return full_loss(self.network, full_batch(*asked).to(self._device))
+        ranked = CLASSES[self.cohort.task].index(POSITIVE) if self.recipe.ranked == "positive" else None
+        return full_loss(self.network, full_batch(*asked).to(self._device), ranked)
 
 
 def fit(
