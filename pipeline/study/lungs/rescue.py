@@ -1,13 +1,15 @@
 """Consolidation that the rules refuse joins again where the network is sure of it and enough else speaks for it.
 
-The network alone is no mask: on real scans it has taken aortas and vessels of the neck for lung. What joins is the rim of
-dense lung, up to 4 mm, or a thick piece that lies to the side and beside lung, inside the outline of both lungs, is neither
-fluid nor fat, and is known to a neighbouring slice. All at WORK_MM a pixel.
+The network alone is no mask: on real scans it has taken aortas, domes of livers and vessels of the neck for lung. What joins is
+the rim of dense lung, up to 6 mm, or a thick piece that lies beside lung, inside the outline of both lungs, is neither fluid
+nor fat, and is known to a neighbouring slice; near the midline and at a lobe's base the network has to be surer. All at
+WORK_MM a pixel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -16,8 +18,8 @@ import numpy.typing as npt
 from pipeline.study.lungs.along import fluid
 from pipeline.study.lungs.consolidation import mirrored
 from pipeline.study.lungs.network import Share
-from pipeline.study.lungs.plausible import pieces
-from pipeline.study.lungs.shapes import Bits, disk
+from pipeline.study.lungs.plausible import PIXEL_CM2, pieces
+from pipeline.study.lungs.shapes import Bits, disk, off_middle
 
 SOFT_HU = (-300, 150)
 """HU between which, over 3 x 3 pixels, tissue is soft and no bone."""
@@ -39,14 +41,24 @@ DENSE_HU = -500
 """HU above which, over 3 x 3 pixels, lung is diseased."""
 RIM_PX = 2
 """Pixels beyond diseased lung, 4 mm, that join wherever the network takes them for lung."""
+WIDE_RIM_PX = 3
+"""The same, 6 mm, where the slice below shows lung too: below a dome lies organ."""
 LIKELY = 0.5
 """Share of lung of every pixel that joins."""
 SURE = 0.9
 """Share of lung from which the network is sure of a pixel."""
 MOSTLY = 0.3
 """Part of a piece that it is sure of."""
+NEARLY_ALL = 0.8
+"""The same of a piece near the midline, and of the base of a lobe."""
 LATERAL = 0.45
-"""Share of half the lungs' width: a piece lies farther from the midline on average. Beside it lie aorta and great vessels."""
+"""Share of half the lungs' width within which, on average, a piece lies near the midline, where aorta and great vessels are."""
+CENTRAL_CM2 = 4.0
+"""cm2 that such a piece exceeds."""
+BASE_CM2 = 8.0
+"""cm2 that a piece exceeds that may be a lobe's base, where the slice below shows no lung; a dome's tip is smaller."""
+ROUND = 0.8
+"""Share of the ring round a piece that is lung, from which it may be a dome's tip, which lung surrounds."""
 AGREED = 0.5
 """Share of lung, or of the mask, that a neighbouring slice shows where such a piece lies."""
 BESIDE = 0.1
@@ -64,6 +76,17 @@ FLUID = 0.3
 Hu = npt.NDArray[np.int16]
 Piece = npt.NDArray[np.bool_]
 Line = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One slice [r, c]: its lung so far, HU, the network's share of lung, both lungs' outline; how far off columns [c] lie."""
+
+    lung: Bits
+    hu: Hu
+    share: Share
+    outline: Bits
+    off: Line
 
 
 def refused(lungs: Bits, hu: Hu, bodies: Bits) -> list[int]:
@@ -86,21 +109,23 @@ def restored(lungs: Bits, hu: Hu, bodies: Bits, share: Share) -> Bits:
     believed = np.where(asked[:, None, None], np.maximum(share, lungs), lungs)
     whole = lungs.copy()
     for at, free, outline, off in _candidates(lungs, hu, bodies, np.flatnonzero(asked)):
-        near = [believed[other] for other in (at - 1, at + 1) if 0 <= other < len(hu)]
+        near = [believed[other] for other in (at - 1, at + 1) if 0 <= other < len(hu)] or [np.zeros_like(share[at])]
         likely = np.asarray(free * (share[at] >= LIKELY), np.uint8)
         thick = pieces(np.asarray(cv2.morphologyEx(likely, cv2.MORPH_OPEN, disk(THICK_PX)), np.uint8), LEAST_CM2)
-        lateral = [piece for piece in thick if off[np.nonzero(piece)[1]].mean() >= LATERAL]
-        sure = [piece for piece in lateral if (share[at][piece] >= SURE).mean() >= MOSTLY]
-        found = [piece for piece in sure if _belongs(piece, (lungs[at], hu[at], outline), near)]
-        whole[at] |= cv2.dilate(_dense(lungs[at], hu[at]), disk(RIM_PX)) & likely
+        slice_ = Slice(lungs[at], hu[at], share[at], outline, off)
+        found = [piece for piece in thick if _belongs(piece, slice_) and _is_known(piece, slice_, near)]
+        whole[at] |= _rim(slice_, near[0]) & likely
         if found:
             whole[at] |= _joined(lungs[at], np.logical_or.reduce(found).astype(np.uint8), likely)
     return whole
 
 
-def _dense(lung: Bits, hu: Hu) -> Bits:
-    """The diseased part of `lung`, in which what is left out of its outline is likely diseased too."""
-    return np.asarray(cv2.morphologyEx(lung * (cv2.blur(hu, (3, 3)) > DENSE_HU), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)))
+def _rim(seen: Slice, below: Share) -> Bits:
+    """What lies near the diseased part of a lung: what is left out of its outline there is likely diseased too."""
+    dense = np.asarray(seen.lung * (cv2.blur(seen.hu, (3, 3)) > DENSE_HU), np.uint8)
+    dense = np.asarray(cv2.morphologyEx(dense, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)), np.uint8)
+    wide = cv2.dilate(dense, disk(WIDE_RIM_PX)) & (below >= AGREED)
+    return np.asarray(cv2.dilate(dense, disk(RIM_PX)) | wide, np.uint8)
 
 
 def _candidates(lungs: Bits, hu: Hu, bodies: Bits, places: npt.NDArray[np.intp]) -> Iterator[tuple[int, Bits, Bits, Line]]:
@@ -114,7 +139,7 @@ def _candidates(lungs: Bits, hu: Hu, bodies: Bits, places: npt.NDArray[np.intp])
         smooth = cv2.blur(hu[at], (3, 3))
         soft = (smooth > SOFT_HU[0]) & (smooth < SOFT_HU[1]) & (lungs[at] == 0)
         free = np.asarray(outline * soft * cv2.erode(bodies[at], disk(EDGE_PX)), np.uint8)
-        yield at, free, outline, _off_midline(outline, middle)
+        yield at, free, outline, off_middle(outline, middle)
 
 
 def _outline(mask: Bits, middle: int) -> Bits:
@@ -126,25 +151,38 @@ def _outline(mask: Bits, middle: int) -> Bits:
     return whole
 
 
-def _off_midline(outline: Bits, middle: int) -> Line:
-    """How far each column lies from the midline, as a share of half the width of the lungs' `outline`."""
-    columns = np.flatnonzero(outline.any(axis=0))
-    half = (columns[-1] - columns[0] + 1) / 2 if len(columns) else 1.0
-    return np.asarray(np.abs(np.arange(outline.shape[1]) - middle + 0.5) / half)
-
-
-def _belongs(piece: Piece, slice_: tuple[Bits, Hu, Bits], near: list[Share]) -> bool:
-    """Whether a piece lies beside lung, is neither fluid nor fat, and one of the slices `near`, the lower first, agrees.
-
-    What lies inside may be a dome, which is lung above and organ below: there the lower slice has to agree.
-    """
-    lung, hu, outline = slice_
-    ring = (cv2.dilate(piece.astype(np.uint8), disk(RING_PX)) > 0) & ~piece
-    median_hu = np.median(hu[piece])
-    if lung[ring].mean() < BESIDE or fluid(hu)[piece].mean() > FLUID or FAT_HU[0] < median_hu < FAT_HU[1]:
+def _belongs(piece: Piece, seen: Slice) -> bool:
+    """Whether the network is sure of a piece, and it lies beside lung and is neither fluid nor fat."""
+    if _sureness(piece, seen) < MOSTLY or seen.lung[_ring(piece)].mean() < BESIDE:
         return False
-    agreed = [other[piece].mean() >= AGREED for other in near]
-    return any(agreed) if outline[ring].mean() < 1 - AT_WALL else agreed[0]
+    return bool(fluid(seen.hu)[piece].mean() <= FLUID) and not FAT_HU[0] < np.median(seen.hu[piece]) < FAT_HU[1]
+
+
+def _is_known(piece: Piece, seen: Slice, near: list[Share]) -> bool:
+    """Whether enough of the slices `near`, the lower first, agree that a piece is lung.
+
+    Near the midline all of them have to, and the network has to be surer. What lies inside may be a dome, which is lung
+    above and organ below: there the lower slice has to agree, unless the piece is larger than a dome's tip, and lung does
+    not surround it.
+    """
+    agreed = [bool(other[piece].mean() >= AGREED) for other in near]
+    is_sure = _sureness(piece, seen) >= NEARLY_ALL
+    cm2 = np.count_nonzero(piece) * PIXEL_CM2
+    if seen.off[np.nonzero(piece)[1]].mean() < LATERAL:
+        return bool(is_sure and cm2 > CENTRAL_CM2 and all(agreed))
+    is_base = is_sure and cm2 > BASE_CM2 and seen.lung[_ring(piece)].mean() < ROUND
+    at_wall = seen.outline[_ring(piece)].mean() < 1 - AT_WALL
+    return any(agreed) if at_wall or is_base else agreed[0]
+
+
+def _sureness(piece: Piece, seen: Slice) -> float:
+    """The part of a piece that the network is sure of."""
+    return float((seen.share[piece] >= SURE).mean())
+
+
+def _ring(piece: Piece) -> Piece:
+    """What lies round a piece."""
+    return np.asarray((cv2.dilate(piece.astype(np.uint8), disk(RING_PX)) > 0) & ~piece)
 
 
 def _joined(lung: Bits, more: Bits, likely: Bits) -> Bits:

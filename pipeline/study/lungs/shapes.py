@@ -23,6 +23,13 @@ def disk(radius: int) -> Bits:
     return whole
 
 
+def off_middle(mask: Bits, middle: float) -> npt.NDArray[np.float64]:
+    """How far each column [c] lies from `middle`, in pixels from the left, as a share of half the width of `mask` [r, c]."""
+    columns = np.flatnonzero(mask.any(axis=0))
+    half = (columns[-1] - columns[0] + 1) / 2 if len(columns) else 1.0
+    return np.asarray(np.abs(np.arange(mask.shape[1]) + 0.5 - middle) / half)
+
+
 def window(mask: Bits, margin: int = 0) -> tuple[slice, slice]:
     """Rows and columns of the box round `mask` and `margin` pixels more, cut at the border of the picture."""
     left, top, width, height = cv2.boundingRect(mask)

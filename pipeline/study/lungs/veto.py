@@ -1,6 +1,6 @@
 """What the rules let in and the network takes for no lung leaves again: heart, aorta, liver, mediastinum, muscle, windpipe.
 
-To the side, where lesions lie and no heart does, it has to be surer. All at WORK_MM a pixel.
+Where lesions lie and no heart does, to the side, it has to be surer of soft tissue. All at WORK_MM a pixel.
 """
 
 from __future__ import annotations
@@ -11,78 +11,117 @@ import numpy.typing as npt
 
 from pipeline.study.lungs.network import Share
 from pipeline.study.lungs.plausible import PIXEL_CM2, pieces
-from pipeline.study.lungs.shapes import Bits, disk
+from pipeline.study.lungs.shapes import Bits, disk, off_middle
 
 SOFT_HU = -300
 """HU above which, over 3 x 3 pixels, tissue is soft."""
 THICK_PX = 2
 """Pixels: what is thinner than twice this, 8 mm, is outline, vessel or bronchus, and stays."""
-LEAST_CM2 = 1.0
-"""cm2 from which a piece counts."""
+DIM_HU = -400
+"""HU above which, over 3 x 3 pixels, tissue is asked about: soft, or the dome of a diaphragm blurred by thick slices."""
+DARK = 0.3
+"""How far from this study's lung to pure air, of 1, air near the middle is, over 3 x 3 pixels, that is asked about."""
+LUMEN = 0.7
+"""How far from this study's lung to pure air, of 1, its darkest quarter is at least: lung beside the heart may be dark too."""
+WALLED_LUMEN = 0.3
+"""The same of one that a wall surrounds."""
+WALLED = 0.8
+"""Share of the ring round it that lies at soft tissue, if a wall does."""
+WALL_HU = -500
+"""HU of such tissue, or more."""
+CENTRAL = 0.35
+"""Share of half the lungs' width from the middle within which those lie."""
+ASKED_CM2 = 0.7
+"""cm2 from which a piece of either is asked about."""
 LATERAL = 0.45
 """Share of half the lungs' width from the middle beyond which a piece lies to the side."""
 DENIED = 0.4
-"""Share of lung below which thick soft tissue near the middle is an organ."""
+"""Share of lung below which soft tissue near the middle is an organ."""
 DENIED_LATERALLY = 0.05
 """The same to the side: there lie most lesions, and a larger one takes pleural consolidation for muscle."""
+DENIED_AIR = 0.2
+"""The same of what is not soft."""
+DOME_HU = -600
+"""HU that the median of what is not soft exceeds if it is a blurred dome; between this and dark air it is lung, and stays."""
+LEAST_CM2 = 0.5
+"""cm2 from which a piece leaves."""
+AIR_CM2 = 20.0
+"""cm2 from which such air stays: lung unlike any that the network saw."""
 SUPPORTED = 0.8
-"""Share of lung in the slice below from which a piece to the side stays: below liver, spleen and muscle lie the same."""
+"""Share of lung in the slice below from which a soft piece to the side stays: below liver, spleen and muscle lie the same."""
 UNSURE = 0.5
 """Share below which the rim of such a piece goes with it."""
-LUMEN_HU = -850
-"""HU below which, over 3 x 3 pixels, what is no lung is the air of windpipe, bronchi or bowel."""
-NO_LUNG = 0.1
-"""Share of lung below which such air is none."""
-LUMEN_CM2 = (0.7, 12.0)
-"""cm2 of a piece of it: larger ones are lung darker than any that the network saw."""
-DARKEST_HU = -32768
-"""HU above which the rim of such air goes with it: any."""
 
 Hu = npt.NDArray[np.int16]
-Lateral = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.bool_]
+Line = npt.NDArray[np.float64]
 
 
 def questions(lungs: Bits, hu: Hu) -> list[int]:
-    """The slices whose lungs [S, r, c] hold a thick piece of soft tissue: those that the network is asked about."""
-    return [at for at, each in enumerate(zip(lungs, hu, strict=True)) if pieces(_thick(_soft(*each)), LEAST_CM2)]
+    """The slices whose lungs [S, r, c] hold a thick piece of dense tissue or, near the middle, of dark air: to ask about."""
+    central = _from_middle(lungs) < CENTRAL
+    usual_hu = _usual_hu(lungs, hu)
+    dark_hu = usual_hu - DARK * (usual_hu + 1000)
+    return [at for at, each in enumerate(zip(lungs, hu, strict=True)) if _is_questionable(*each, central, dark_hu)]
+
+
+def _is_questionable(lung: Bits, hu: Hu, central: Places, dark_hu: float) -> bool:
+    smooth = cv2.blur(hu, (3, 3))
+    return bool(pieces(_thick(lung * ((smooth > DIM_HU) | (smooth < dark_hu) & central)), ASKED_CM2))
 
 
 def without_organs(lungs: Bits, hu: Hu, share: Share) -> Bits:
-    """`lungs` [S, r, c], the lowest first, less the thick pieces of soft tissue and of dark air that `share` says are none."""
+    """`lungs` [S, r, c], the lowest first, less the thick pieces that `share` says are none."""
     below = np.minimum(share, lungs)[[0, *range(len(lungs) - 1)]]
     below[0] = 0
-    lateral = _lateral(lungs)
-    return np.stack([_without(*each, lateral) for each in zip(lungs, hu, share, below, strict=True)])
+    off = _from_middle(lungs)
+    usual_hu = _usual_hu(lungs, hu)
+    return np.stack([_without(*each, off, usual_hu) for each in zip(lungs, hu, share, below, strict=True)])
 
 
-def _lateral(lungs: Bits) -> Lateral:
-    """The columns [c] far from the middle of all lungs, where no heart and no great vessel lies."""
-    columns = np.flatnonzero(lungs.any(axis=(0, 1)))
-    if not len(columns):
-        return np.zeros(lungs.shape[2], bool)
-    half = (columns[-1] - columns[0] + 1) / 2
-    return np.asarray(np.abs(np.arange(lungs.shape[2]) - (columns[0] + half - 0.5)) > LATERAL * half)
+def _usual_hu(lungs: Bits, hu: Hu) -> float:
+    """What the lung of this study measures, in the median."""
+    return float(np.median(hu[lungs > 0])) if lungs.any() else 0.0
 
 
-def _without(lung: Bits, hu: Hu, share: Share, below: Share, lateral: Lateral) -> Bits:
-    """The same of one slice."""
-    soft = _soft(lung, hu)
-    aside = lateral & np.ones_like(lung, bool)
-    organs = pieces(_thick(soft & (share < np.where(aside, DENIED_LATERALLY, DENIED))), LEAST_CM2)
-    organs = [piece for piece in organs if aside[piece].mean() < 0.5 or below[piece].mean() < SUPPORTED]
-    dark = pieces(_thick(lung & (cv2.blur(hu, (3, 3)) < LUMEN_HU) & (share < NO_LUNG)), LUMEN_CM2[0])
-    lumens = [piece for piece in dark if np.count_nonzero(piece) * PIXEL_CM2 < LUMEN_CM2[1]]
-    for found, least_hu in ((organs, SOFT_HU), (lumens, DARKEST_HU)):
-        if found:
-            gone = np.logical_or.reduce(found).astype(np.uint8)
-            rim = cv2.dilate(gone, disk(THICK_PX)) & lung & (hu > least_hu) & (share < UNSURE)
-            lung = np.asarray(lung & ~(gone | rim), np.uint8)
-    return lung
+def _from_middle(lungs: Bits) -> Line:
+    """How far each column [c] lies from the middle of all lungs, as a share of half their width."""
+    shadow = lungs.max(axis=0)
+    columns = np.flatnonzero(shadow.any(axis=0))
+    return off_middle(shadow, (columns[0] + columns[-1] + 1) / 2 if len(columns) else 0.0)
 
 
-def _soft(lung: Bits, hu: Hu) -> Bits:
-    return np.asarray(lung * (cv2.blur(hu, (3, 3)) > SOFT_HU), np.uint8)
+def _without(lung: Bits, hu: Hu, share: Share, below: Share, off: Line, usual_hu: float) -> Bits:
+    """The same of one slice, in a study whose lung measures `usual_hu`."""
+    soft = cv2.blur(hu, (3, 3)) > SOFT_HU
+    limit = np.where(soft, np.where(off > LATERAL, DENIED_LATERALLY, DENIED), DENIED_AIR)
+    gone = np.zeros_like(lung)
+    for piece in pieces(_thick(lung * (share < limit)), LEAST_CM2):
+        rim = cv2.dilate(piece.astype(np.uint8), disk(THICK_PX)) & (share < UNSURE)
+        off_mean = float(off[np.nonzero(piece)[1]].mean())
+        if soft[piece].mean() >= 0.5:
+            if off_mean <= LATERAL or below[piece].mean() < SUPPORTED:
+                gone |= piece | (rim & (hu > SOFT_HU))
+        elif _is_dome(piece, hu) or (off_mean < CENTRAL and _is_lumen(piece, hu, usual_hu)):
+            gone |= piece | rim
+    return np.asarray(lung & ~gone, np.uint8)
+
+
+def _is_dome(piece: Places, hu: Hu) -> bool:
+    """Whether what is not soft is denser than lung."""
+    return bool(np.median(hu[piece]) > DOME_HU)
+
+
+def _is_lumen(piece: Places, hu: Hu, usual_hu: float) -> bool:
+    """Whether a piece is air of windpipe, bronchus or bowel: much darker than lung, or a little and with a wall."""
+    if np.count_nonzero(piece) * PIXEL_CM2 >= AIR_CM2:
+        return False
+    darker = (usual_hu - float(np.percentile(hu[piece], 25))) / (usual_hu + 1000)
+    rim = cv2.dilate(piece.astype(np.uint8), disk(THICK_PX))
+    ring = cv2.dilate(piece.astype(np.uint8), disk(THICK_PX + 1)) > rim
+    wall = cv2.dilate((hu > WALL_HU).astype(np.uint8), np.ones((3, 3), np.uint8))
+    return bool(darker >= (WALLED_LUMEN if wall[ring].mean() >= WALLED else LUMEN))
 
 
 def _thick(mask: Bits) -> Bits:
-    return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, disk(THICK_PX)), np.uint8)
+    return np.asarray(cv2.morphologyEx(np.asarray(mask, np.uint8), cv2.MORPH_OPEN, disk(THICK_PX)), np.uint8)
