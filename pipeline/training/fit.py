@@ -49,8 +49,8 @@ JUMP = (
 )
 
 
-UNTAUGHT = 0.02
-"""How much better in validation AUC a network must be that has not learned yet where to look, to be kept for the best."""
+ALIKE = 0.02
+"""Networks of one cycle of the learning rate whose validation AUCs differ by less are alike: the later one has settled more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,14 +271,16 @@ def _validated(world: Alone | World, trainer: Trainer, state: State) -> Validati
 
 
 def _keep_best(trainer: Trainer, state: State, validation: Validation) -> None:
-    if state.epoch < trainer.recipe.trunk_epochs:
+    """Write the network down if it is the best so far, or the later of two that are alike."""
+    recipe = trainer.recipe
+    if state.epoch < recipe.trunk_epochs:
         return
     state.since_best += 1
-    full_epochs = state.epoch - trainer.recipe.trunk_epochs
-    untaught_is_best = trainer.recipe.trunk_epochs > 0 and state.since_best > full_epochs
-    if validation.area > state.best - UNTAUGHT * untaught_is_best:
-        state.best, state.since_best = validation.area, 0
-        write_network(trainer.folders.run / BEST, trainer.network, trainer.recipe, trainer.cohort.task, validation.threshold)
+    if validation.area > state.best - (ALIKE if recipe.schedule == "one-cycle" else 0.0):
+        write_network(trainer.folders.run / BEST, trainer.network, recipe, trainer.cohort.task, validation.threshold)
+    if validation.area > state.best:
+        state.best = validation.area
+        state.since_best = 0
 
 
 def seed_of(*numbers: int) -> int:
