@@ -128,17 +128,27 @@ def test_the_network_that_training_began_with_is_the_best_where_training_makes_i
     assert all(torch.equal(value, best[key]) for key, value in began.items())
 
 
-@pytest.mark.parametrize(("areas", "best"), [([0.94, 0.93], 0.93), ([0.94, 0.91], 0.94), ([0.94, 0.95, 0.945], 0.95)])
-def test_a_network_that_has_not_learned_where_to_look_is_the_best_only_by_a_margin(areas, best, monkeypatch):
-    monkeypatch.setattr(fit, "write_network", lambda *_: None)
-    trainer = SimpleNamespace(recipe=Recipe(trunk_epochs=3, epochs=2), folders=SimpleNamespace(run=Path()), network=None,
-                              cohort=SimpleNamespace(task=""))  # fmt: skip
+@pytest.mark.parametrize(
+    ("schedule", "areas", "kept"),
+    [
+        ("one-cycle", [0.94, 0.93], [0.94, 0.93]),
+        ("one-cycle", [0.94, 0.91], [0.94]),
+        ("one-cycle", [0.94, 0.93, 0.915], [0.94, 0.93]),
+        ("one-cycle", [0.94, 0.95, 0.945], [0.94, 0.95, 0.945]),
+        ("steps", [0.94, 0.93, 0.95], [0.94, 0.95]),
+    ],
+)
+def test_of_networks_of_one_cycle_that_are_alike_the_later_is_kept(schedule, areas, kept, monkeypatch):
+    written = []
+    monkeypatch.setattr(fit, "write_network", lambda *given: written.append(given[-1]))
+    recipe = Recipe(trunk_epochs=3, epochs=2, schedule=schedule)
+    trainer = SimpleNamespace(recipe=recipe, folders=SimpleNamespace(run=Path()), network=None, cohort=SimpleNamespace(task=""))
     state = State(epoch=3)
-    fit._keep_best(trainer, state, Validation(areas[0], 0.5, 0.0))
-    for area in areas[1:]:
-        fit._keep_best(trainer, state, Validation(area, 0.5, 0.0))
+    for area in areas:
+        fit._keep_best(trainer, state, Validation(area, threshold=area, loss=0.0))
         state.epoch += 1
-    assert state.best == best
+    assert written == kept
+    assert state.best == max(areas)
 
 
 @pytest.mark.long

@@ -116,6 +116,21 @@ def test_the_line_that_explains_the_jump_tells_the_ranking_term_s_true_size():
     assert f"rank alone is {ALL_ALIKE:.0f} " in JUMP
 
 
+def test_details_are_ranked_in_the_slices_that_are_asked_for_only():
+    generator = torch.Generator().manual_seed(0)
+    score = torch.rand(4, 6, generator=generator, requires_grad=True)
+    loss = torch.rand(4, 6, generator=generator)
+    ranked = torch.tensor([True, False, False, True])
+    asked = ranking_loss(score, loss, ranked)
+    assert asked.item() == pytest.approx(float(ranking_loss(score[[0, 3]].detach(), loss[[0, 3]])))
+    asked.backward()
+    grad = score.grad
+    assert grad is not None
+    assert grad[ranked].any()
+    assert not grad[~ranked].any()
+    assert ranking_loss(score, loss, torch.zeros(4, dtype=torch.bool)).item() == 0
+
+
 @pytest.mark.parametrize(
     ("recipe", "epochs"),
     [(Recipe(trunk_epochs=2, epochs=3), [2]), (Recipe(epochs=3), []), (Recipe(model="vgg16", trunk_epochs=2), [])],

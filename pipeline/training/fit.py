@@ -49,8 +49,8 @@ JUMP = (
 )
 
 
-UNTAUGHT = 0.02
-"""How much better in validation AUC a network must be that has not learned yet where to look, to be kept for the best."""
+ALIKE = 0.02
+"""Networks of one cycle of the learning rate whose validation AUCs differ by less are alike: the later one has settled more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,8 @@ class Trainer:
         asked = (self.folders.cache, self.samples, numbers, self.recipe, epoch)
         if isinstance(self.network, DreNet) and self._is_trunk_epoch(epoch):
             return trunk_loss(self.network, trunk_batch(*asked).to(self._device))
-        return full_loss(self.network, full_batch(*asked).to(self._device))
+        ranked = CLASSES[self.cohort.task].index(POSITIVE) if self.recipe.ranked == "positive" else None
+        return full_loss(self.network, full_batch(*asked).to(self._device), ranked)
 
 
 def fit(
@@ -270,14 +271,16 @@ def _validated(world: Alone | World, trainer: Trainer, state: State) -> Validati
 
 
 def _keep_best(trainer: Trainer, state: State, validation: Validation) -> None:
-    if state.epoch < trainer.recipe.trunk_epochs:
+    """Write the network down if it is the best so far, or the later of two that are alike."""
+    recipe = trainer.recipe
+    if state.epoch < recipe.trunk_epochs:
         return
     state.since_best += 1
-    full_epochs = state.epoch - trainer.recipe.trunk_epochs
-    untaught_is_best = trainer.recipe.trunk_epochs > 0 and state.since_best > full_epochs
-    if validation.area > state.best - UNTAUGHT * untaught_is_best:
-        state.best, state.since_best = validation.area, 0
-        write_network(trainer.folders.run / BEST, trainer.network, trainer.recipe, trainer.cohort.task, validation.threshold)
+    if validation.area > state.best - (ALIKE if recipe.schedule == "one-cycle" else 0.0):
+        write_network(trainer.folders.run / BEST, trainer.network, recipe, trainer.cohort.task, validation.threshold)
+    if validation.area > state.best:
+        state.best = validation.area
+        state.since_best = 0
 
 
 def seed_of(*numbers: int) -> int:

@@ -28,8 +28,8 @@ ALL_ALIKE = N_DETAILS * (N_DETAILS - 1) / 2
 """The ranking loss of a slice all of whose details score alike: a margin of one for each pair of them."""
 
 
-def four_parts(output: DreNetOutput, target_N: Tensor) -> Tensor:
-    """[4]: raw, concat, part, rank; their sum is the loss."""
+def four_parts(output: DreNetOutput, target_N: Tensor, ranked_N: Tensor | None = None) -> Tensor:
+    """[4]: raw, concat, part, rank; their sum is the loss. `ranked_N` says whose details are ranked, otherwise all are."""
     repeated = target_N.repeat_interleave(N_DETAILS)
     part_NK = cross_entropy(output.part_logits.flatten(0, 1), repeated, reduction="none").view(len(target_N), N_DETAILS)
     return torch.stack(
@@ -37,22 +37,25 @@ def four_parts(output: DreNetOutput, target_N: Tensor) -> Tensor:
             cross_entropy(output.raw_logits, target_N),
             cross_entropy(output.concat_logits, target_N),
             part_NK.mean(),
-            ranking_loss(output.detail_score, part_NK.detach()),
+            ranking_loss(output.detail_score, part_NK.detach(), ranked_N),
         ]
     )
 
 
-def ranking_loss(score_NK: Tensor, loss_NK: Tensor) -> Tensor:
-    """Details that are told right shall score above those that are told wrong, by a margin of one."""
+def ranking_loss(score_NK: Tensor, loss_NK: Tensor, ranked_N: Tensor | None = None) -> Tensor:
+    """Details that are told right shall score above those that are told wrong, by a margin of one: the mean over `ranked_N`."""
+    if ranked_N is not None:
+        score_NK, loss_NK = score_NK[ranked_N], loss_NK[ranked_N]
     better = loss_NK.unsqueeze(1) > loss_NK.unsqueeze(2)  # [N, i, j]: l_j > l_i
     hinge = torch.relu(1 - score_NK.unsqueeze(2) + score_NK.unsqueeze(1))
-    return (hinge * better).sum() / len(score_NK)
+    return (hinge * better).sum() / max(1, len(score_NK))
 
 
-def full_loss(network: DreNet | Baseline, batch: Batch) -> Tensor:
-    """[4] of one micro-batch; a baseline has the first part only."""
+def full_loss(network: DreNet | Baseline, batch: Batch, ranked: int | None = None) -> Tensor:
+    """[4] of one micro-batch; a baseline has the first part only. Details are ranked in slices of class `ranked`, or in all."""
     if isinstance(network, DreNet):
-        return four_parts(network(batch.image, batch.zoom, in_lung=batch.in_lung), batch.target)
+        output = network(batch.image, batch.zoom, in_lung=batch.in_lung)
+        return four_parts(output, batch.target, None if ranked is None else batch.target == ranked)
     raw = cross_entropy(network(batch.image), batch.target)
     return torch.stack([raw, *[raw.new_zeros(())] * (len(PARTS) - 1)])
 

@@ -47,6 +47,9 @@ class Recipe(Section, frozen=True):
     flip: bool = True
     brightness: float = 0.126
     details: Details = "anywhere"  # or "lung": DRE-Net looks only where at least half a detail shows original lung
+    ranked: Literal["all", "positive"] = (
+        "all"  # in whose slices the ranking loss compares details: everybody's, or the positives'
+    )
     explore: float = 0.0  # spread of the noise on the proposal scores by which details are chosen in training
 
     def __post_init__(self) -> None:
