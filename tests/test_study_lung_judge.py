@@ -258,6 +258,15 @@ def test_what_lung_surrounds_may_be_a_dome_however_large():
     assert np.array_equal(restored(lungs, small, bodies, share), lungs)
 
 
+@pytest.mark.parametrize(("sure", "joins"), [(0.97, True), (0.8, False)], ids=["sure", "less sure"])
+def test_a_whole_lobe_joins_though_no_lung_lies_beside_it_where_the_network_is_sure(sure, joins):
+    lobe = slice(20, 90), slice(80, 120)
+    lungs, small, bodies, share = refused_piece(*lobe)
+    share[1, 20:55, 80:120] = sure
+    whole = restored(lungs, small, bodies, share)
+    assert (whole[1][lobe].mean() > 0.95) == joins
+
+
 def test_a_piece_that_no_neighbouring_slice_knows_does_not_join():
     lungs, small, bodies, share = refused_piece(*LATERAL)
     for other in (0, 2):

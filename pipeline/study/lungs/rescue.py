@@ -1,9 +1,9 @@
 """Consolidation that the rules refuse joins again where the network is sure of it and enough else speaks for it.
 
 The network alone is no mask: on real scans it has taken aortas, domes of livers and vessels of the neck for lung. What joins is
-the rim of dense lung, up to 6 mm, or a thick piece that lies beside lung, inside the outline of both lungs, is neither fluid
-nor fat, and is known to a neighbouring slice; near the midline and at a lobe's base the network has to be surer. All at
-WORK_MM a pixel.
+the rim of dense lung, up to 6 mm, or a thick piece inside the outline of both lungs that lies beside lung or is a whole lobe,
+is neither fluid nor fat, and is known to a neighbouring slice; near the midline and of a lobe the network has to be surer. All
+at WORK_MM a pixel.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ SURE = 0.9
 MOSTLY = 0.3
 """Part of a piece that it is sure of."""
 NEARLY_ALL = 0.8
-"""The same of a piece near the midline, and of the base of a lobe."""
+"""The same of a piece near the midline, of a lobe, and of what measures as fluid."""
 LATERAL = 0.45
 """Share of half the lungs' width within which, on average, a piece lies near the midline, where aorta and great vessels are."""
 CENTRAL_CM2 = 4.0
 """cm2 that such a piece exceeds."""
-BASE_CM2 = 8.0
-"""cm2 that a piece exceeds that may be a lobe's base, where the slice below shows no lung; a dome's tip is smaller."""
+LOBE_CM2 = 8.0
+"""cm2 that a piece exceeds that may be a lobe, or its base where the slice below shows no lung; a dome's tip is smaller."""
 ROUND = 0.8
 """Share of the ring round a piece that is lung, from which it may be a dome's tip, which lung surrounds."""
 AGREED = 0.5
 """Share of lung, or of the mask, that a neighbouring slice shows where such a piece lies."""
 BESIDE = 0.1
-"""Share of the ring round a piece that is lung already."""
+"""Share of the ring round a piece that is lung already, unless it is a lobe."""
 AT_WALL = 0.1
 """Share of that ring that lies outside the lungs' outline, if the piece lies at the chest wall."""
 FAT_HU = (-130.0, -20.0)
@@ -152,30 +152,43 @@ def _outline(mask: Bits, middle: int) -> Bits:
 
 
 def _belongs(piece: Piece, seen: Slice) -> bool:
-    """Whether the network is sure of a piece, and it lies beside lung and is neither fat nor, unless it is surer, fluid."""
-    sureness = _sureness(piece, seen)
-    if sureness < MOSTLY or seen.lung[_ring(piece)].mean() < BESIDE:
+    """Whether the network is sure of a piece that is not fat; and surer where it measures as fluid, and of one not beside lung.
+
+    What is not beside lung is large: a whole lobe, or all that a slice shows of a lung.
+    """
+    if FAT_HU[0] < np.median(seen.hu[piece]) < FAT_HU[1] or _sureness(piece, seen) < MOSTLY:
         return False
-    if sureness < NEARLY_ALL and fluid(seen.hu)[piece].mean() > FLUID:
-        return False
-    return not FAT_HU[0] < np.median(seen.hu[piece]) < FAT_HU[1]
+    if seen.lung[_ring(piece)].mean() < BESIDE:
+        return _is_lobe(piece, seen)
+    return _is_surer(piece, seen) or bool(fluid(seen.hu)[piece].mean() <= FLUID)
 
 
 def _is_known(piece: Piece, seen: Slice, near: list[Share]) -> bool:
     """Whether enough of the slices `near`, the lower first, agree that a piece is lung.
 
-    At the chest wall one is enough, and where the network is surer of a piece that is large and that lung does not surround.
-    What lies inside otherwise may be a dome, which is lung above and organ below: there the lower one has to agree; and near
-    the midline both, and the network has to be surer.
+    At the chest wall one is enough, and for what may be a lobe, unless lung surrounds it. What lies inside otherwise may be a
+    dome, which is lung above and organ below: there the lower one has to agree; and near the midline both, and the network has
+    to be surer.
     """
     agreed = [bool(other[piece].mean() >= AGREED) for other in near]
-    is_surer = _sureness(piece, seen) >= NEARLY_ALL
-    cm2 = np.count_nonzero(piece) * PIXEL_CM2
-    if is_surer and cm2 > BASE_CM2 and seen.lung[_ring(piece)].mean() < ROUND:
+    if _is_lobe(piece, seen) and seen.lung[_ring(piece)].mean() < ROUND:
         return any(agreed)
     if seen.off[np.nonzero(piece)[1]].mean() < LATERAL:
-        return is_surer and bool(cm2 > CENTRAL_CM2) and all(agreed)
+        return _is_surer(piece, seen) and _cm2(piece) > CENTRAL_CM2 and all(agreed)
     return any(agreed) if seen.outline[_ring(piece)].mean() < 1 - AT_WALL else agreed[0]
+
+
+def _is_lobe(piece: Piece, seen: Slice) -> bool:
+    """Whether a piece is so large, and the network so sure of it, that it is taken for a lobe or a part of one."""
+    return _is_surer(piece, seen) and _cm2(piece) > LOBE_CM2
+
+
+def _is_surer(piece: Piece, seen: Slice) -> bool:
+    return _sureness(piece, seen) >= NEARLY_ALL
+
+
+def _cm2(piece: Piece) -> float:
+    return np.count_nonzero(piece) * PIXEL_CM2
 
 
 def _sureness(piece: Piece, seen: Slice) -> float:

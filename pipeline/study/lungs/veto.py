@@ -15,8 +15,8 @@ from pipeline.study.lungs.shapes import Bits, disk, off_middle
 
 SOFT_HU = -300
 """HU above which, over 3 x 3 pixels, tissue is soft."""
-THICK_PX = 2
-"""Pixels: what is thinner than twice this, 8 mm, is outline, vessel or bronchus, and stays."""
+THICK_PX = 1
+"""Pixels: what is thinner than twice this, 4 mm, is outline, vessel or bronchus, and stays."""
 DIM_HU = -400
 """HU above which, over 3 x 3 pixels, tissue is asked about: soft, or the dome of a diaphragm blurred by thick slices."""
 DARK = 0.3
