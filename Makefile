@@ -83,15 +83,15 @@ weights: test-env  # trains the shipped networks again; an hour of two cores; st
 	test -e build/weights/key || $(VENV)/bin/drenet key build/weights/key
 	$(VENV)/bin/drenet phantom build/weights/archive --cohort 180,180,180 --varied --matrix 192 --slices 24 --seed 5031 --ranks 2
 	$(TRAIN) covid-vs-bacterial --out build/weights/covid-vs-bacterial --recipe configs/train-slim.toml
-	git show $(PLAIN):pipeline/weights/covid-vs-healthy.safetensors > build/weights/plain.safetensors
-	$(TRAIN) covid-vs-healthy --out build/weights/covid-vs-healthy --recipe configs/train-slim-varied.toml --start build/weights/plain.safetensors
+	git show $(EARLIER):pipeline/weights/covid-vs-healthy.safetensors > build/weights/earlier.safetensors
+	$(TRAIN) covid-vs-healthy --out build/weights/covid-vs-healthy --recipe configs/train-slim-varied.toml --start build/weights/earlier.safetensors
 	for task in covid-vs-bacterial covid-vs-healthy; do $(VENV)/bin/drenet quantise build/weights/$$task/best.safetensors build/weights/archive \
 	  --out pipeline/weights/$$task.safetensors || exit; done
 	$(VENV)/bin/python benchmarks/held_out.py build/held-out docs/held-out.json
 
 TRAIN = $(VENV)/bin/drenet train build/weights/archive --labels build/weights/archive-truth/labels.csv --key-file build/weights/key --task
-# The commit whose own make weights trains a covid-vs-healthy on plain phantoms, from nothing.
-PLAIN = 302999d
+# The commit whose own make weights trains the covid-vs-healthy that this one learns on from: on plain phantoms, then on varied ones.
+EARLIER = 6809f50
 
 lung-judge: test-env  # the network that judges lung masks, made again from nothing: some 50 minutes of one core
 	$(VENV)/bin/python benchmarks/lung_judge.py build/lung-judge pipeline/weights/lungs/judge.safetensors
