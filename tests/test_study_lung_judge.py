@@ -318,6 +318,12 @@ def test_lung_beside_the_heart_that_the_network_denies_stays(hu):
     assert np.array_equal(without_organs(lungs, small, share), lungs)
 
 
+def test_lung_that_measures_as_pure_air_stays():
+    lungs, small, share = let_in(*AIRWAY, hu=-1024)
+    small[lungs > 0] = -1024
+    assert np.array_equal(without_organs(lungs, small, share), lungs)
+
+
 def test_air_a_little_darker_than_lung_leaves_where_a_wall_surrounds_it():
     lungs, small, share = let_in(*AIRWAY, hu=-910)
     small[1, 47:63, 77:93][small[1, 47:63, 77:93] == -850] = 40

@@ -29,10 +29,12 @@ WALLED = 0.8
 """Share of the ring round it that lies at soft tissue, if a wall does."""
 WALL_HU = -500
 """HU of such tissue, or more."""
+LEAST_TO_AIR_HU = 40
+"""HU that these shares are of at least, where the lung itself measures nearly as air."""
 CENTRAL = 0.35
-"""Share of half the lungs' width from the middle within which those lie."""
+"""Share of half the lungs' width from the middle within which such air lies."""
 ASKED_CM2 = 0.7
-"""cm2 from which a piece of either is asked about."""
+"""cm2 from which a piece of dim tissue or of dark air is asked about."""
 LATERAL = 0.45
 """Share of half the lungs' width from the middle beyond which a piece lies to the side."""
 DENIED = 0.4
@@ -61,7 +63,7 @@ def questions(lungs: Bits, hu: Hu) -> list[int]:
     """The slices whose lungs [S, r, c] hold a thick piece of dense tissue or, near the middle, of dark air: to ask about."""
     central = _from_middle(lungs) < CENTRAL
     usual_hu = _usual_hu(lungs, hu)
-    dark_hu = usual_hu - DARK * (usual_hu + 1000)
+    dark_hu = usual_hu - DARK * _to_air_hu(usual_hu)
     return [at for at, each in enumerate(zip(lungs, hu, strict=True)) if _is_questionable(*each, central, dark_hu)]
 
 
@@ -82,6 +84,11 @@ def without_organs(lungs: Bits, hu: Hu, share: Share) -> Bits:
 def _usual_hu(lungs: Bits, hu: Hu) -> float:
     """What the lung of this study measures, in the median."""
     return float(np.median(hu[lungs > 0])) if lungs.any() else 0.0
+
+
+def _to_air_hu(usual_hu: float) -> float:
+    """How far such a lung is from pure air."""
+    return max(usual_hu + 1000, LEAST_TO_AIR_HU)
 
 
 def _from_middle(lungs: Bits) -> Line:
@@ -116,7 +123,7 @@ def _is_lumen(piece: Places, hu: Hu, usual_hu: float) -> bool:
     """Whether a piece is air of windpipe, bronchus or bowel: much darker than lung, or a little and with a wall."""
     if np.count_nonzero(piece) * PIXEL_CM2 >= AIR_CM2:
         return False
-    darker = (usual_hu - float(np.percentile(hu[piece], 25))) / (usual_hu + 1000)
+    darker = (usual_hu - float(np.percentile(hu[piece], 25))) / _to_air_hu(usual_hu)
     rim = cv2.dilate(piece.astype(np.uint8), disk(THICK_PX))
     ring = cv2.dilate(piece.astype(np.uint8), disk(THICK_PX + 1)) > rim
     wall = cv2.dilate((hu > WALL_HU).astype(np.uint8), np.ones((3, 3), np.uint8))
