@@ -145,9 +145,9 @@ def _candidates(lungs: Bits, hu: Hu, bodies: Bits, places: npt.NDArray[np.intp])
 def _outline(mask: Bits, middle: int) -> Bits:
     """The convex outline of `mask` and its mirror image, filled: where lung may be."""
     whole = np.zeros_like(mask)
-    both = mask | mirrored(mask, middle)
-    if both.any():
-        cv2.fillConvexPoly(whole, cv2.convexHull(cv2.findNonZero(both)), (1,))
+    contours, _ = cv2.findContours(mask | mirrored(mask, middle), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    if contours:
+        cv2.fillConvexPoly(whole, cv2.convexHull(np.concatenate(contours)), (1,))
     return whole
 
 
