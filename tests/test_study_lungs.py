@@ -7,14 +7,12 @@ import numpy as np
 import pytest
 
 from pipeline.phantom import chest
-from pipeline.study.lungs import along, lung_masks
-from pipeline.study.lungs.air import all_shrunk, body, shrunk
-from pipeline.study.lungs.along import bridged
-from pipeline.study.lungs.consolidation import bordering_hu, bronchial, consolidated
+from pipeline.study.lungs import lung_masks
+from pipeline.study.lungs.air import _lumens, all_shrunk, body, shrunk
 from pipeline.study.lungs.field import WALL_PX, walled
 from pipeline.study.lungs.published import published_mask
 from pipeline.study.lungs.rays import RAYS, Rays, _bridged
-from pipeline.study.lungs.shapes import closed, largest
+from pipeline.study.lungs.shapes import BESIDE_PX, chosen, closed, largest, window
 from pipeline.study.lungs.sides import _seam, sides
 
 
@@ -201,49 +199,6 @@ def test_threads_change_no_pixel(healthy):
         cv2.setNumThreads(before)
 
 
-def bridge(lungs, lesion, z_mm, hu=40):
-    """What `bridged` adds in the middle slice of a chest of air with a `lesion` there, `hu` dense."""
-    image = np.where(lungs > 0, -850, 40).astype(np.int16)
-    image[2][lesion] = hu
-    bodies = np.ones_like(lungs)
-    rays = Rays.round_middle(bodies, image)
-    return bridged(lungs, image, bodies, z_mm, [rays.through(each) for each in image])[2] > lungs[2]
-
-
-def test_what_lung_surrounds_and_lies_below_and_above_is_bridged_unless_it_is_fluid():
-    lungs, lesion, z_mm = np.ones((5, 80, 80), np.uint8), np.zeros((80, 80), bool), np.arange(5) * 18.0
-    lesion[30:44, 15:27] = True
-    lungs[2][lesion] = 0
-    assert bridge(lungs, lesion, z_mm)[lesion].all()
-    assert not bridge(lungs, lesion, z_mm, hu=8)[36:40, 19:23].any()  # its blurred rim has no HU of its own
-    assert not bridge(lungs, lesion, z_mm * 3).any()
-    lungs[3:, lesion] = 0  # nothing above it
-    assert not bridge(lungs, lesion, z_mm).any()
-
-
-def test_a_heart_with_lung_below_and_above_stays_out_unless_air_bronchograms_say_it_is_lung():
-    lungs, heart, z_mm = np.ones((5, 80, 80), np.uint8), np.zeros((80, 80), bool), np.arange(5) * 18.0
-    heart[20:60, 2:38] = True
-    lungs[2][heart] = 0
-    lungs[:, :20] = lungs[:, 60:] = lungs[:, :, :2] = 0
-    assert not bridge(lungs, heart, z_mm)[25:55, 5:33].any()
-    image = np.where(heart, 40, -850)
-    image[26:58:6, 6:36:6] = -500  # cut bronchi
-    assert bridge(lungs, heart, z_mm, hu=image[heart])[25:55, 5:33].mean() > 0.9
-
-
-def test_a_second_pass_where_neighbours_changed_adds_what_one_over_every_slice_adds(monkeypatch):
-    lungs, lesion = np.ones((12, 80, 80), np.uint8), (slice(30, 44), slice(15, 27))
-    lungs[3:6, *lesion] = 0
-    image, bodies, z_mm = np.where(lungs > 0, -850, 40).astype(np.int16), np.ones_like(lungs), np.arange(12) * 18.0
-    rays = [Rays.round_middle(bodies, image).through(each) for each in image]
-    two_passes = bridged(lungs, image, bodies, z_mm, rays)
-    monkeypatch.setattr(along, "PASSES", 1)
-    one_pass = bridged(lungs, image, bodies, z_mm, rays)
-    assert one_pass[3:6, *lesion].sum() < two_passes[3:6, *lesion].sum()
-    np.testing.assert_array_equal(two_passes, bridged(one_pass, image, bodies, z_mm, rays))
-
-
 @pytest.mark.parametrize("radius", [3.0, 22.5])
 def test_closing_inside_the_box_of_a_mask_loses_nothing_of_closing_in_a_picture_without_end(radius):
     noise = cv2.GaussianBlur(np.random.default_rng(1).normal(size=(120, 140)), (0, 0), 4)
@@ -268,16 +223,19 @@ def test_rays_reach_to_the_outermost_pixel_and_meet_bone_only_beyond_it(healthy)
     assert met.sum() > RAYS / 4
 
 
-def test_rays_that_are_cut_to_a_part_of_a_slice_meet_the_bone_of_the_whole(healthy):
+def test_rays_that_are_cut_to_the_part_round_a_lung_meet_the_same_ribs(healthy):
     hu = healthy.hu[7]
     whole = Rays.round_middle(np.ones((1, *hu.shape), np.uint8), hu[None]).through(hu)
-    lung, box = healthy.lung[7].astype(np.uint8), (slice(80, 200), slice(30, 220))
-    kept = np.zeros_like(lung)
-    kept[box] = lung[box]
-    part = whole.through(hu, whole.cut(box))
-    assert np.array_equal(part.reach(lung[box]), whole.reach(kept))
-    line, met = whole.ribs(whole.reach(kept))
-    assert np.array_equal(part.ribs(part.reach(lung[box])), (line, met))
+    kept = healthy.lung[7].astype(np.uint8)
+    kept[:, whole.middle :] = 0
+    box = window(kept, BESIDE_PX)
+    part = whole.cut(box).through(hu[box])
+    reach = whole.reach(kept)
+    assert np.array_equal(part.reach(kept[box]), reach)
+    (line, met), (cut_line, cut_met) = whole.ribs(reach), part.ribs(reach)
+    assert met[reach > 0].sum() > RAYS / 4
+    assert np.array_equal(line[reach > 0], cut_line[reach > 0])
+    assert np.array_equal(met[reach > 0], cut_met[reach > 0])
     assert np.array_equal(part.within(line), whole.within(line)[box])
 
 
@@ -394,41 +352,32 @@ def test_a_wall_is_drawn_where_the_field_cuts_a_lung_and_not_where_it_cuts_the_t
     assert not body(cut)[100, 2]
 
 
-def test_lung_without_air_proves_nothing_about_the_tissue_that_borders_it():
-    labels = np.zeros((40, 40), np.int32)
-    labels[10:30, 20:30] = 1
-    lung = np.zeros((40, 40), np.uint8)
-    lung[5:35, 2:19] = 1
-    liver, dense = np.full((40, 40), 60, np.int16), np.full((40, 40), -300, np.int16)
-    assert bordering_hu(labels, 2, lung, liver)[1] == -1000
-    assert bordering_hu(labels, 2, lung, dense)[1] == -300
+def test_a_thin_chest_wall_keeps_the_lungs_inside_the_body():
+    """Of whatever place among the pixels: the wall of a child is as thick as two of them."""
+    for row, column in np.ndindex(2, 2):
+        image = np.full((90, 111), -1000, np.int16)
+        image[10 + row : 80 + row, 10 + column : 100 + column] = 40
+        image[12 + row : 78 + row, 12 + column : 50 + column] = image[12 + row : 78 + row, 60 + column : 98 + column] = -850
+        found = body(image)
+        assert found.shape == image.shape
+        assert found[14 + row : 76 + row, 14 + column : 96 + column].all()
+        assert not found[:8].any()
 
 
-def test_bronchi_are_small_spots_that_run_through_a_region_and_no_windpipe_at_its_edge():
-    labels = np.zeros((60, 60), np.int32)
-    labels[5:55, 5:55] = 1
-    core = labels > 0
-    spots, windpipe, edge = (np.where(core, 40, -850).astype(np.int16) for _ in range(3))
-    spots[12:50:12, 12:50:12] = -600
-    windpipe[25:35, 25:35] = -980
-    edge[8:10, 8:10] = edge[14:16, 8:10] = -600
-    assert [bool(bronchial(labels, 2, hu, core)[1]) for hu in (spots, windpipe, edge)] == [True, False, False]
+def test_dark_air_that_a_wall_encloses_is_no_lung_and_a_bulla_within_lung_is():
+    image = np.full((80, 100), 40, np.int16)
+    image[10:70, 55:95] = -850
+    windpipe, bulla = (slice(30, 40), slice(20, 30)), (slice(30, 40), slice(70, 80))
+    image[windpipe] = image[bulla] = -990
+    air = (image < -400).astype(np.uint8)
+    lumens = _lumens(image, air, -925.0)
+    assert lumens[windpipe].all()
+    assert not lumens[10:70, 55:95].any()
+    assert not _lumens(np.maximum(image, -900), air, -925.0).any()
 
 
-def test_slivers_of_a_windpipe_beside_the_midline_are_no_bronchi():
-    """The other half of it lies on the other side; bronchi of the same place and size do prove a region."""
-    body_ = np.zeros((80, 120), np.uint8)
-    body_[5:75, 5:115] = 1
-    lung, mirror = np.zeros_like(body_), np.zeros_like(body_)
-    lung[15:65, 10:30] = 1
-    mirror[30:52, 31:52] = 1
-    hu = np.where(lung, -850, 40).astype(np.int16)
-    rays = Rays.round_middle(body_[None], hu[None])
-    windpipe, bronchi = hu.copy(), hu.copy()
-    for row in (34, 45):
-        cv2.circle(windpipe, (53, row), 5, -1000, -1)
-        cv2.circle(bronchi, (44, row), 1, -1000, -1)
-    joined = [
-        consolidated(lung, mirror, image, mirror, rays.through(image))[36:43, 35:45].any() for image in (windpipe, bronchi)
-    ]
-    assert joined == [False, True]
+@pytest.mark.parametrize("n", [3, 255, 256, 300])
+def test_what_is_chosen_of_numbered_regions_is_the_same_however_many_there_are(n):
+    rng = np.random.default_rng(n)
+    labels, wanted = rng.integers(0, n, (50, 60), np.int32), rng.integers(0, 2, n).astype(bool)
+    np.testing.assert_array_equal(chosen(labels, wanted), wanted[labels])

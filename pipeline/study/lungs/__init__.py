@@ -15,15 +15,18 @@ from pipeline.study.lungs.field import unwalled, walled
 from pipeline.study.lungs.network import Share, lung_share
 from pipeline.study.lungs.plausible import Doubts, doubted
 from pipeline.study.lungs.published import published_masks
-from pipeline.study.lungs.rescue import refused, restored
-from pipeline.study.lungs.shapes import Bits, Mask
-from pipeline.study.lungs.veto import questions, without_organs
+from pipeline.study.lungs.rescue import restored
+from pipeline.study.lungs.shapes import BESIDE_PX, Bits, Mask, window
+from pipeline.study.lungs.veto import without_organs
 from pipeline.study.lungs.wall import closed_lungs
 
 __all__ = ["judged_masks", "lung_masks"]
 
 OUTLINE = 76
 """Of 255: a little outside the middle of the edge pixel, where a hazy lesion meets the pleura."""
+
+MUCH = 0.25
+"""Share of the largest lung that a slice shows, if the network is asked about it."""
 
 Hu = npt.NDArray[np.int16]
 
@@ -59,12 +62,20 @@ def judged_masks(
     if recipe == "published":
         return published_masks(hu), nobody
     small, bodies = seen(hu, spacing_mm)
-    lungs = closed_lungs(lung_air(small, bodies, z_mm), small, bodies, z_mm)
-    share = shares(lungs, small, bodies) if judge == "network" else None
-    if share is not None:
-        lungs = restored(without_organs(lungs, small, share), small, bodies, share)
-    doubts = doubted(lungs, small, bodies, share)
+    near = (slice(None), *window(bodies.max(axis=0), BESIDE_PX))
+    lungs = np.zeros_like(bodies)
+    lungs[near], doubts = _judged(np.ascontiguousarray(small[near]), np.ascontiguousarray(bodies[near]), z_mm, judge)
     return _grown(unwalled(lungs), hu.shape), doubts
+
+
+def _judged(small: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64], judge: str) -> tuple[Bits, Doubts]:
+    """The same of what lies near the bodies, at WORK_MM a pixel."""
+    lungs = closed_lungs(lung_air(small, bodies, z_mm), small, bodies, z_mm)
+    if judge == "none":
+        return lungs, doubted(lungs, small, bodies)
+    share = shares(lungs, small, bodies)
+    lungs = restored(without_organs(lungs, small, share), small, bodies, share)
+    return lungs, doubted(lungs, small, bodies, share)
 
 
 def seen(hu: Hu, spacing_mm: tuple[float, float]) -> tuple[Hu, Bits]:
@@ -74,8 +85,9 @@ def seen(hu: Hu, spacing_mm: tuple[float, float]) -> tuple[Hu, Bits]:
 
 
 def shares(lungs: Bits, small: Hu, bodies: Bits) -> Share:
-    """How sure the network is of lung at every pixel of the slices whose `lungs` it is asked about; elsewhere 1."""
-    return lung_share(small, bodies, sorted({*questions(lungs, small), *refused(lungs, small, bodies)}))
+    """How sure the network is of lung at every pixel of slices that may be read, those with much of `lungs`; elsewhere 1."""
+    areas = lungs.sum(axis=(1, 2))
+    return lung_share(small, bodies, np.flatnonzero(areas >= MUCH * areas.max()).tolist())
 
 
 def _grown(masks: Bits, shape: tuple[int, ...]) -> Mask:

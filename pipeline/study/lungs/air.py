@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.study.lungs.shapes import Bits, disk, filled, largest, widened, window
+from pipeline.study.lungs.shapes import Bits, chosen, disk, filled, largest, widened, window
 
 WORK_MM = 2.0
 """mm: the side of the pixels that all rules look at, each the mean of those under it."""
@@ -60,9 +60,13 @@ def all_shrunk(hu: Hu, spacing_mm: tuple[float, float]) -> Hu:
 
 
 def body(image: Hu) -> Bits:
-    """The largest soft region, holes filled, thin sheets (table, blankets) stripped."""
-    soft = cv2.morphologyEx((image > SOFT_HU).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
-    return largest(cv2.morphologyEx(filled(largest(soft)), cv2.MORPH_OPEN, disk(6)))
+    """The largest soft region, holes filled, thin sheets (table, blankets) stripped; found at twice WORK_MM.
+
+    A pixel there is soft if any of the four under it is, so that no thin chest wall opens a lung to the air outside.
+    """
+    soft = cv2.dilate((image > SOFT_HU).view(np.uint8), np.ones((2, 2), np.uint8), anchor=(0, 0))
+    found = largest(cv2.morphologyEx(filled(largest(np.ascontiguousarray(soft[::2, ::2]))), cv2.MORPH_OPEN, disk(3)))
+    return np.ascontiguousarray(found.repeat(2, axis=0).repeat(2, axis=1)[: image.shape[0], : image.shape[1]])
 
 
 def lung_air(hu: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64]) -> Bits:
@@ -94,9 +98,7 @@ def _softened(lung: Bits, hu: Hu) -> Bits:
     touching = np.zeros(n, np.uint8)
     touching[labels[cv2.dilate(lung, disk(1)) > 0]] = 1
     touching[0] = 0
-    softened = lung.copy()
-    softened[haze > 0] |= touching[labels[haze > 0]]
-    return softened
+    return np.asarray(lung | chosen(labels, touching))
 
 
 def _usual_hu(hu: Hu, air: Bits) -> float:
@@ -112,16 +114,18 @@ def _lumens(image: Hu, air: Bits, lumen_hu: float) -> Bits:
     found = np.zeros_like(air)
     if not cv2.countNonZero(dark):
         return found
-    near_soft = cv2.dilate((image > -500).view(np.uint8), np.ones((3, 3), np.uint8))
     n, labels = cv2.connectedComponents(dark, connectivity=4)
-    area = np.bincount(labels[dark > 0], minlength=n)
-    for number in np.flatnonzero(area * WORK_MM**2 >= LUMEN_LEAST_MM2):
-        region = (labels == number).astype(np.uint8)
-        box = window(region, 5)
-        rim = cv2.dilate(region[box], disk(2))
-        ring = cv2.dilate(region[box], disk(3)) > rim
-        if np.mean(near_soft[box][ring]) > ENCLOSED:
-            found[box] |= rim
+    large = np.bincount(labels[dark > 0], minlength=n) * WORK_MM**2 >= LUMEN_LEAST_MM2
+    if not large.any():
+        return found
+    numbers = chosen(labels, np.where(large, np.minimum(np.cumsum(large), 255), 0).astype(np.uint8))
+    box = window(numbers, 5)
+    rim = cv2.dilate(numbers[box], disk(2))
+    ring = cv2.dilate(numbers[box], disk(3)) * (rim == 0)
+    near_soft = cv2.dilate((image[box] > -500).view(np.uint8), np.ones((3, 3), np.uint8))
+    enclosed = np.bincount(ring[near_soft > 0], minlength=256) > ENCLOSED * np.bincount(ring.ravel(), minlength=256)
+    enclosed[0] = False
+    found[box] = enclosed.astype(np.uint8)[rim]
     return found
 
 
@@ -129,8 +133,7 @@ def _regions(mask: Bits) -> Bits:
     """`mask` without specks, its regions numbered."""
     n, labels = cv2.connectedComponents(mask, connectivity=8)
     keep = np.bincount(labels[mask > 0], minlength=n) * WORK_MM**2 >= LEAST_MM2
-    numbers = np.where(keep, np.minimum(np.cumsum(keep), 255), 0).astype(np.uint8)
-    return np.asarray(numbers[labels])
+    return chosen(labels, np.where(keep, np.minimum(np.cumsum(keep), 255), 0).astype(np.uint8))
 
 
 def _without_gas(regions: Bits, hu: Hu, lumen_hu: float) -> Bits:

@@ -46,7 +46,7 @@ def walled(hu: Hu, bodies: Bits) -> tuple[Hu, Bits]:
     for i, image in enumerate(wide):
         arcs = edge.cut_arcs(image)
         if arcs.any():
-            image[edge.wall & arcs[edge.arc]] = WALL_HU
+            image.ravel()[edge.wall[arcs[edge.wall_arc]]] = WALL_HU
             whole[i] = body(image)
     return wide, whole
 
@@ -66,32 +66,31 @@ def unwalled(masks: npt.NDArray[Number]) -> npt.NDArray[Number]:
 
 @dataclass(frozen=True, slots=True)
 class _Edge:
-    """The innermost and outermost pixels at the field's edge, and the arc round its middle that each lies on."""
+    """The pixels just outside and just inside the field's edge, numbered row by row, and the arc that each lies on."""
 
-    wall: npt.NDArray[np.bool_]
-    arc: npt.NDArray[np.intp]
+    wall: npt.NDArray[np.intp]
+    wall_arc: npt.NDArray[np.intp]
     band: npt.NDArray[np.intp]
-    """The innermost, numbered row by row; the arc that each lies on, and how many lie on an arc and those beside it."""
     band_arc: npt.NDArray[np.intp]
     counted: npt.NDArray[np.float64]
+    """How many of those inside lie on an arc and those beside it."""
 
     @classmethod
     def of(cls, image: Hu) -> _Edge:
         """The edge of slices like `image`, WALL_PX wider."""
         field = np.pad(_field(image), WALL_PX)
-        y, x = (size / 2 - 0.5 for size in field.shape)
-        angle = np.arctan2(*(np.indices(field.shape) - np.array([y, x])[:, None, None]))
-        arc = np.minimum(((angle / (2 * np.pi) + 0.5) * ARCS).astype(np.intp), ARCS - 1)
-        wall = (cv2.dilate(field, disk(WALL_PX)) & (1 - field)) > 0
+        wall = np.flatnonzero(cv2.dilate(field, disk(WALL_PX)) & (1 - field))
         band = np.flatnonzero(field & (1 - cv2.erode(field, disk(BAND_PX))))
-        band_arc = arc.ravel()[band]
-        return cls(wall, arc, band, band_arc, np.maximum(_smooth(np.bincount(band_arc, minlength=ARCS)), 1))
+        band_arc = _arcs(band, field.shape)
+        return cls(
+            wall, _arcs(wall, field.shape), band, band_arc, np.maximum(_smooth(np.bincount(band_arc, minlength=ARCS)), 1)
+        )
 
     def cut_arcs(self, hu: Hu) -> Arcs:
         """Where the edge runs through a lung: neither air nor tissue, from one end of the body's own wall to the other."""
         nothing = np.zeros(ARCS, bool)
         mean = _smooth(np.bincount(self.band_arc, hu.ravel()[self.band], ARCS)) / self.counted
-        if not (mean > TISSUE_HU).any():
+        if not ((mean > AIR_HU) & (mean <= TISSUE_HU)).any():
             return nothing
         thick = cv2.morphologyEx((hu > SOFT_HU).view(np.uint8), cv2.MORPH_OPEN, disk(SKIN_PX))
         near_body = cv2.dilate(largest(thick), disk(NEAR_PX)).ravel()[self.band] > 0
@@ -102,6 +101,13 @@ class _Edge:
         if not (lung.any() and wall.any()):
             return nothing
         return _between(lung, wall)
+
+
+def _arcs(pixels: npt.NDArray[np.intp], shape: tuple[int, ...]) -> npt.NDArray[np.intp]:
+    """The arc round the middle of a picture of this `shape` that each of its `pixels` lies on."""
+    rows, columns = shape
+    angle = np.arctan2(pixels // columns - (rows / 2 - 0.5), pixels % columns - (columns / 2 - 0.5))
+    return np.asarray(np.minimum((angle / (2 * np.pi) + 0.5) * ARCS, ARCS - 1), np.intp)
 
 
 def _between(lung: Arcs, wall: Arcs) -> Arcs:

@@ -73,11 +73,11 @@ class Rays:
         np.maximum.at(reach, self.angle.ravel()[inside], self.radius.ravel()[inside])
         return reach
 
-    def through(self, hu: Hu, part: Rays | None = None) -> Rays:
-        """The same rays, or the `part` that was cut from them, through one slice, whose bone they meet."""
+    def through(self, hu: Hu) -> Rays:
+        """The same rays through one slice, whose bone they meet."""
         x = np.abs(np.arange(hu.shape[1]) - self.middle + 0.5)
         bone = np.flatnonzero((hu > BONE_HU) & (x > CENTRAL_MM / WORK_MM))
-        return replace(part or self, bone=(self.angle.ravel()[bone], self.radius.ravel()[bone]))
+        return replace(self, bone=(self.angle.ravel()[bone], self.radius.ravel()[bone]))
 
     def cut(self, box: tuple[slice, slice]) -> Rays:
         """The rays as a part of the slice sees them."""
@@ -121,16 +121,6 @@ def flanked(met: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     halves = cv2.copyMakeBorder(met.reshape(2, -1).astype(np.uint8), 0, 0, ARC_GAP, ARC_GAP, cv2.BORDER_CONSTANT, value=0)
     bridged = cv2.morphologyEx(halves, cv2.MORPH_CLOSE, np.ones((1, ARC_GAP), np.uint8))
     return np.asarray(bridged[:, ARC_GAP:-ARC_GAP].ravel() > 0)
-
-
-def to_spine(met: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """The rays that are met, and those between the spine and the first of them on each side."""
-    whole = met.copy()
-    for half in (whole[: RAYS // 2], whole[: RAYS // 2 - 1 : -1]):
-        known = np.flatnonzero(half)
-        if len(known) and known[0] < RAYS // 6:
-            half[: known[0]] = True
-    return whole
 
 
 def _arc(reach: Line, touching: npt.NDArray[np.bool_]) -> Line:

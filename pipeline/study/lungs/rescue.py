@@ -15,13 +15,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.study.lungs.along import fluid
-from pipeline.study.lungs.consolidation import mirrored
 from pipeline.study.lungs.network import Share
 from pipeline.study.lungs.plausible import PIXEL_CM2, pieces
-from pipeline.study.lungs.shapes import Bits, disk, off_middle
+from pipeline.study.lungs.shapes import Bits, disk, mirrored, off_middle
 
-SOFT_HU = (-300, 150)
+SOFT_HU = (-700, 150)
 """HU between which, over 3 x 3 pixels, tissue is soft and no bone."""
 EDGE_PX = 3
 """Pixels inside the body's edge where nothing joins."""
@@ -33,9 +31,11 @@ SOLID_CM2 = 8.0
 """cm2 that a piece of it exceeds."""
 MUCH = 0.25
 """Share of the largest lung that a slice shows, if it is asked about for that."""
+BEYOND_PX = 4
+"""Pixels beyond the outline of all lungs within which soft tissue may be lung: there it may be ill in every slice."""
 THICK_PX = 2
 """Pixels: what is thinner than twice this, 8 mm, does not join."""
-LEAST_CM2 = 1.5
+LEAST_CM2 = 1.0
 """cm2 that a piece exceeds that joins."""
 DENSE_HU = -500
 """HU above which, over 3 x 3 pixels, lung is diseased."""
@@ -47,14 +47,16 @@ LIKELY = 0.5
 """Share of lung of every pixel that joins."""
 SURE = 0.9
 """Share of lung from which the network is sure of a pixel."""
-MOSTLY = 0.3
+MOSTLY = 0.15
 """Part of a piece that it is sure of."""
 NEARLY_ALL = 0.8
 """The same of a piece near the midline, of a lobe, and of what measures as fluid."""
 LATERAL = 0.45
 """Share of half the lungs' width within which, on average, a piece lies near the midline, where aorta and great vessels are."""
 CENTRAL_CM2 = 4.0
-"""cm2 that such a piece exceeds."""
+"""cm2 that such a piece exceeds, unless it is embedded."""
+EMBEDDED = 0.6
+"""Share of the ring round it that is lung, if it is: a nodule at the spine."""
 LOBE_CM2 = 8.0
 """cm2 that a piece exceeds that may be a lobe, or its base where the slice below shows no lung; a dome's tip is smaller."""
 ROUND = 0.8
@@ -66,11 +68,21 @@ BESIDE = 0.1
 AT_WALL = 0.1
 """Share of that ring that lies outside the lungs' outline, if the piece lies at the chest wall."""
 FAT_HU = (-130.0, -20.0)
-"""HU of fat, by the median of a piece."""
+"""HU of fat."""
+FAT = 0.5
+"""Share of a piece that measures as fat, from which the network has to be surer of it."""
 RING_PX = 3
 """Pixels: how wide that ring is."""
 FLUID = 0.3
 """Share of a piece that measures what fluid measures, from which it stays out."""
+FLUID_HU = (-2, 16)
+"""HU between which the mean of watery tissue is that of fluid; consolidated lung is denser."""
+FLUID_PX = 9
+"""Pixels: side of the square over which that mean is taken, wide enough to average noise out."""
+WATERY = 0.7
+"""Share of that square that is watery, or its mean says nothing."""
+WATERY_HU = (-40, 120)
+"""HU of what may be fluid: bronchi, fat and ribs beside it have no say in its mean."""
 
 
 Hu = npt.NDArray[np.int16]
@@ -87,17 +99,6 @@ class Slice:
     share: Share
     outline: Bits
     off: Line
-
-
-def refused(lungs: Bits, hu: Hu, bodies: Bits) -> list[int]:
-    """The slices with much soft tissue beside the lungs [S, r, c], to the side: those that the network is asked about."""
-    areas = lungs.sum(axis=(1, 2))
-    asked = []
-    for at, free, _, off in _candidates(lungs, hu, bodies, np.flatnonzero(areas > MUCH * areas.max())):
-        solid = cv2.morphologyEx(free * (off >= OUTER).astype(np.uint8), cv2.MORPH_OPEN, disk(SOLID_PX))
-        if pieces(solid, SOLID_CM2):
-            asked.append(at)
-    return asked
 
 
 def restored(lungs: Bits, hu: Hu, bodies: Bits, share: Share) -> Bits:
@@ -134,12 +135,14 @@ def _candidates(lungs: Bits, hu: Hu, bodies: Bits, places: npt.NDArray[np.intp])
         return
     columns = np.flatnonzero(bodies.any(axis=(0, 1)))
     middle = (int(columns[0]) + int(columns[-1]) + 1) // 2
+    outline = _outline(lungs.max(axis=0), middle)
+    wide = cv2.dilate(outline, disk(BEYOND_PX))
     for at in places.tolist():
-        outline = _outline(lungs[max(at - 1, 0) : at + 2].max(axis=0), middle)
         smooth = cv2.blur(hu[at], (3, 3))
         soft = (smooth > SOFT_HU[0]) & (smooth < SOFT_HU[1]) & (lungs[at] == 0)
-        free = np.asarray(outline * soft * cv2.erode(bodies[at], disk(EDGE_PX)), np.uint8)
-        yield at, free, outline, off_middle(outline, middle)
+        free = np.asarray(wide * soft * cv2.erode(bodies[at], disk(EDGE_PX)), np.uint8)
+        near = lungs[max(at - 1, 0) : at + 2].max(axis=0)
+        yield at, free, outline, off_middle(near | mirrored(near, middle), middle)
 
 
 def _outline(mask: Bits, middle: int) -> Bits:
@@ -156,7 +159,9 @@ def _belongs(piece: Piece, seen: Slice) -> bool:
 
     What is not beside lung is large: a whole lobe, or all that a slice shows of a lung.
     """
-    if FAT_HU[0] < np.median(seen.hu[piece]) < FAT_HU[1] or _sureness(piece, seen) < MOSTLY:
+    hu = seen.hu[piece]
+    is_fat = ((hu > FAT_HU[0]) & (hu < FAT_HU[1])).mean() > FAT
+    if _sureness(piece, seen) < (NEARLY_ALL if is_fat else MOSTLY):
         return False
     if seen.lung[_ring(piece)].mean() < BESIDE:
         return _is_lobe(piece, seen)
@@ -174,7 +179,8 @@ def _is_known(piece: Piece, seen: Slice, near: list[Share]) -> bool:
     if _is_lobe(piece, seen) and seen.lung[_ring(piece)].mean() < ROUND:
         return any(agreed)
     if seen.off[np.nonzero(piece)[1]].mean() < LATERAL:
-        return _is_surer(piece, seen) and _cm2(piece) > CENTRAL_CM2 and all(agreed)
+        is_embedded = seen.lung[_ring(piece)].mean() > EMBEDDED
+        return _is_surer(piece, seen) and (_cm2(piece) > CENTRAL_CM2 or is_embedded) and all(agreed)
     return any(agreed) if seen.outline[_ring(piece)].mean() < 1 - AT_WALL else agreed[0]
 
 
@@ -208,3 +214,10 @@ def _joined(lung: Bits, more: Bits, likely: Bits) -> Bits:
     return np.asarray(
         whole | (cv2.morphologyEx(whole, cv2.MORPH_CLOSE, disk(2)) & cv2.dilate(more, disk(2)) & likely), np.uint8
     )
+
+
+def fluid(hu: Hu) -> Piece:
+    """Where what is neither air, fat nor bone measures as little as fluid."""
+    watery = ((hu > WATERY_HU[0]) & (hu < WATERY_HU[1])).astype(np.uint8)
+    count, total = (cv2.boxFilter(x, cv2.CV_32S, (FLUID_PX, FLUID_PX), normalize=False) for x in (watery, hu * watery))
+    return np.asarray((count > WATERY * FLUID_PX**2) & (total > FLUID_HU[0] * count) & (total < FLUID_HU[1] * count))

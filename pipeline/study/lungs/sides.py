@@ -19,7 +19,11 @@ Hu = npt.NDArray[np.int16]
 
 def sides(air: Bits, hu: Hu, middle: int) -> tuple[Bits, Bits]:
     """(patient's right, patient's left): the air of one slice on either side of the midline, the seam in neither."""
-    path = _seam(hu, middle) if _touching(air, middle) else np.full(len(air), middle)
+    path = np.full(len(air), middle)
+    if _touching(air, middle):
+        rows = np.flatnonzero(air[:, middle])
+        around = slice(max(0, int(rows[0]) - BAND), int(rows[-1]) + BAND + 1)
+        path[around] = _seam(hu[around], middle)
     columns = np.arange(air.shape[1])
     return air & (columns < path[:, None]), air & (columns > path[:, None])
 

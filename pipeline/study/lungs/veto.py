@@ -59,19 +59,6 @@ Places = npt.NDArray[np.bool_]
 Line = npt.NDArray[np.float64]
 
 
-def questions(lungs: Bits, hu: Hu) -> list[int]:
-    """The slices whose lungs [S, r, c] hold a thick piece of dense tissue or, near the middle, of dark air: to ask about."""
-    central = _from_middle(lungs) < CENTRAL
-    usual_hu = _usual_hu(lungs, hu)
-    dark_hu = usual_hu - DARK * _to_air_hu(usual_hu)
-    return [at for at, each in enumerate(zip(lungs, hu, strict=True)) if _is_questionable(*each, central, dark_hu)]
-
-
-def _is_questionable(lung: Bits, hu: Hu, central: Places, dark_hu: float) -> bool:
-    smooth = cv2.blur(hu, (3, 3))
-    return bool(pieces(_thick(lung * ((smooth > DIM_HU) | (smooth < dark_hu) & central)), ASKED_CM2))
-
-
 def without_organs(lungs: Bits, hu: Hu, share: Share) -> Bits:
     """`lungs` [S, r, c], the lowest first, less the thick pieces that `share` says are none."""
     below = np.minimum(share, lungs)[[0, *range(len(lungs) - 1)]]

@@ -7,16 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.study.lungs.air import WORK_MM
-from pipeline.study.lungs.along import bridged
-from pipeline.study.lungs.consolidation import bordering_hu, bronchial, consolidated, mirrored
 from pipeline.study.lungs.rays import RAYS, Line, Rays, arched, around, flanked
-from pipeline.study.lungs.shapes import Bits, closed, disk, filled, window
+from pipeline.study.lungs.shapes import BESIDE_PX, Bits, chosen, closed, disk, filled, window
 from pipeline.study.lungs.sides import sides
 
 CHORD_MM = 45.0
 """mm: radius of the closing that bridges what a pleural lesion takes from the lung's outline."""
-INNER_MM = 6.0
-"""mm: radius of the closing that takes vessels in."""
+INNER_PX = 3
+"""Pixels: radius of the closing that takes vessels in, 6 mm."""
 ALONG_MM = 80.0
 """mm along z within which slices below and above say how far the chest wall is."""
 SLACK_MM = 2.0
@@ -29,8 +27,6 @@ DENT_RAYS = RAYS * 12 // 360
 """Rays (12 degrees) beside a dent that belong to it."""
 MIDLINE_MM = 18.0
 """mm from the midline within which soft tissue is mediastinum and joins no lung at large."""
-CLOSE_MM = 4.0
-"""mm of that where the other lung's mirror, or other slices, show lung."""
 SMALL_MM2 = 80.0
 """mm2: a smaller pocket at the outline is lesion or vessel, whatever it measures."""
 HOLE_MM2 = 200.0
@@ -42,11 +38,7 @@ CENTRAL_MM = 30.0
 DEPTH_MM = 30.0
 """mm along a ray that a pocket may be deep, and lung inside it may back it."""
 BELOW_MM = 32.0
-"""mm along z within which lung below supports a pocket; so much deeper a diaphragm's dome has widened."""
-RING_PX = 5
-"""Pixels: width of the ring round a hole in which lung is looked for BELOW_MM deeper."""
-RING = 0.6
-"""Share of that ring that is still lung there, if the hole is no dome."""
+"""mm along z within which lung below supports a pocket."""
 SUPPORTED = 0.4
 """Share of a pocket that has lung below, if it is lesion and not diaphragm."""
 AIRY_HU = -150
@@ -57,77 +49,38 @@ FAT_HU = (-130, -30)
 """HU of fat; a pocket that is mostly fat is none of the lung."""
 THICK_PX = 4
 """Pixels: what is thicker than twice this (16 mm) may be liver, spleen or muscle, and needs proof."""
-SICKER_HU = 200
-"""HU that lung beside a thick pocket is denser than this slice's median where disease goes on into the pocket."""
-DEFICIT = 0.77
-"""Share of the other lung's area below which a lung is short, and the other one's mirror believed: a heart takes less."""
-BESIDE_PX = 16
-"""Pixels beside the bodies that are looked at with them: more than any rule here looks far."""
-PASSES = 2
-"""How often a side is looked through: what lies behind a consolidation found by the mirror borders on it then."""
 
 Hu = npt.NDArray[np.int16]
 
 
 def closed_lungs(air: Bits, hu: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64]) -> Bits:
     """Lung air [S, r, c] -> lungs [S, r, c], from the lowest slice up, so that each knows the lung below."""
-    whole = Rays.round_middle(bodies, hu)
-    box = window(bodies.max(axis=0), BESIDE_PX)
-    halves = [[half[box] for half in sides(mask, image, whole.middle)] for mask, image in zip(air, hu, strict=True)]
-    rays = whole.cut(box)
-    through = [whole.through(image, rays) for image in hu]
-    part = (slice(None), *box)
+    rays = Rays.round_middle(bodies, hu)
+    pairs = np.stack([sides(mask, image, rays.middle) for mask, image in zip(air, hu, strict=True)], axis=1)
+    free = np.stack([_inside(image, mask) for image, mask in zip(hu, bodies, strict=True)])
+    free &= np.abs(np.arange(hu.shape[2]) - rays.middle + 0.5) > MIDLINE_MM / WORK_MM
     lungs = np.zeros_like(air)
-    lungs[part] = _closed(halves, hu[part], bodies[part], z_mm, through)
+    for side in pairs:
+        box = window(side.max(axis=0), BESIDE_PX)
+        part = (slice(None), *box)
+        lungs[part] |= _closed(side[part], hu[part], free[part], z_mm, rays.cut(box))
     return lungs
 
 
-def _closed(halves: list[list[Bits]], hu: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64], through: list[Rays]) -> Bits:
-    """The same of the part of the slices that holds the bodies, `halves` being the air of each side, slice by slice."""
-    walls = [
-        _wall_reach(np.stack([rays.reach(half[side]) for half, rays in zip(halves, through, strict=True)]), z_mm)
-        for side in (0, 1)
-    ]
-    lungs = np.zeros(hu.shape, np.uint8)
-    inside = np.stack([_inside(image, mask) for image, mask in zip(hu, bodies, strict=True)])
-    from_middle = np.abs(np.arange(hu.shape[2]) - through[0].middle + 0.5)
-    everywhere, close = (inside & (from_middle > least_mm / WORK_MM) for least_mm in (MIDLINE_MM, CLOSE_MM))
-    for i, (image, rays) in enumerate(zip(hu, through, strict=True)):
+def _closed(air: Bits, hu: Hu, free: Bits, z_mm: npt.NDArray[np.float64], rays: Rays) -> Bits:
+    """One lung of every slice, of the part of the slices that is near it; what is `free` may join."""
+    wall = _wall_reach(np.stack([rays.reach(mask) for mask in air]), z_mm)
+    lungs = np.zeros_like(air)
+    for i, image in enumerate(hu):
         first = min(max(i - 1, 0), int(np.searchsorted(z_mm, z_mm[i] - BELOW_MM)))
         below = lungs[first:i].max(axis=0, initial=0)
-        deep = lungs[first] if i else np.zeros_like(lungs[0])
-        free = everywhere[i]
-        pair = [_whole(half, image, free, (below, deep), wall[i], rays) for half, wall in zip(halves[i], walls, strict=True)]
-        lungs[i] = _with_consolidation(pair, image, (free, close[i]), rays)
-    return bridged(lungs, hu, close, z_mm, through)
+        lungs[i] = _whole(air[i], image, free[i], below, wall[i], rays.through(image))
+    return lungs
 
 
 def _inside(hu: Hu, body: Bits) -> Bits:
     """Where lung may be beyond its air, the midline aside: inside the body, not bone."""
     return np.asarray((hu < 200) * cv2.erode(body, disk(4)), np.uint8)
-
-
-def _with_consolidation(pair: list[Bits], hu: Hu, free: tuple[Bits, Bits], rays: Rays) -> Bits:
-    """Both lungs, each with what is consolidated; the larger first, as the other's mirror.
-
-    Pixels are `free` to join at large, or, closer to the midline, only where the mirror shows lung.
-    """
-    first, second = (0, 1) if cv2.countNonZero(pair[0]) >= cv2.countNonZero(pair[1]) else (1, 0)
-    for side, other in ((first, second), (second, first)):
-        own = np.arange(hu.shape[1]) < rays.middle if side == 0 else np.arange(hu.shape[1]) >= rays.middle
-        short = cv2.countNonZero(pair[side]) < DEFICIT * cv2.countNonZero(pair[other])
-        mirror = mirrored(pair[other], rays.middle) if short else np.zeros_like(pair[side])
-        others = cv2.dilate(pair[other], disk(1))  # air that reaches over the midline is no bronchus of this side
-        here = np.asarray((free[0] | (free[1] & mirror)) & own & (1 - others), np.uint8)
-        for _ in range(PASSES):  # what lies behind a consolidation found by the mirror borders on it
-            more = consolidated(pair[side], mirror, hu, here, rays)
-            if not more.any():
-                break
-            holes = filled(pair[side]) & ~pair[side]
-            whole = cv2.morphologyEx(pair[side] | more, cv2.MORPH_CLOSE, disk(3))
-            enclosed = filled(whole) & ~(holes | whole)
-            pair[side] = whole & ~holes | enclosed & ~cv2.morphologyEx(enclosed, cv2.MORPH_OPEN, disk(THICK_PX))
-    return np.asarray(pair[0] | pair[1])
 
 
 def _wall_reach(reach: Line, z_mm: npt.NDArray[np.float64]) -> Line:
@@ -141,45 +94,31 @@ def _wall_reach(reach: Line, z_mm: npt.NDArray[np.float64]) -> Line:
     return wall
 
 
-def _whole(side: Bits, hu: Hu, free: Bits, lower: tuple[Bits, Bits], wall: Line, rays: Rays) -> Bits:
+def _whole(air: Bits, hu: Hu, free: Bits, below: Bits, wall: Line, rays: Rays) -> Bits:
     """One lung of one slice: its vessels, its holes, and what a pleural lesion took from its outline."""
-    if not side.any():
-        return side
-    inner = closed(side, INNER_MM / WORK_MM)
-    below, deep = lower
+    if not air.any():
+        return air
+    inner = cv2.morphologyEx(air, cv2.MORPH_CLOSE, disk(INNER_PX))
     reach = rays.reach(inner)
     backed = below | rays.within(np.where(reach > CENTRAL_MM / WORK_MM, reach + np.float32(DEPTH_MM / WORK_MM), 0))
     lesions = _lesions(_pockets(reach, free, wall, rays), hu, backed, small_mm2=SMALL_MM2, ragged=0)
-    lung = inner | (lesions & ~_organs(lesions, inner, hu, below))
+    lung = inner | (lesions & ~_organs(lesions, below))
     lung = cv2.morphologyEx(lung, cv2.MORPH_CLOSE, disk(2))
     holes = filled(lung) & ~lung
     if holes.any():
-        lung |= _lesions(holes, hu, below | _ringed(holes, deep), small_mm2=HOLE_MM2, ragged=RAGGED)
-    return np.asarray(cv2.morphologyEx(lung, cv2.MORPH_OPEN, disk(1)) | side, np.uint8)
+        lung |= _lesions(holes, hu, below, small_mm2=HOLE_MM2, ragged=RAGGED)
+    return np.asarray(cv2.morphologyEx(lung, cv2.MORPH_OPEN, disk(1)) | air, np.uint8)
 
 
-def _organs(pockets: Bits, lung: Bits, hu: Hu, below: Bits) -> Bits:
-    """The thick parts of `pockets` that nothing proves to be lung: beside liver, spleen and muscle the `lung` is healthy."""
+def _organs(pockets: Bits, below: Bits) -> Bits:
+    """The thick parts of `pockets` that no lung `below` supports: liver, spleen, muscle, or what the network knows better."""
     thick = cv2.morphologyEx(pockets, cv2.MORPH_OPEN, disk(THICK_PX))
     if not thick.any():
         return np.zeros_like(pockets)
     n, labels = cv2.connectedComponents(thick, connectivity=4)
-    supported = np.bincount(labels[below > 0], minlength=n) > SUPPORTED * np.bincount(labels.ravel(), minlength=n)
-    ill = bordering_hu(labels, n, lung, hu) > float(np.median(hu[lung > 0])) + SICKER_HU
-    organ = ~(supported | ill | bronchial(labels, n, hu, cv2.erode(thick, disk(1)) > 0))
+    organ = np.bincount(labels[below > 0], minlength=n) <= SUPPORTED * np.bincount(labels.ravel(), minlength=n)
     organ[0] = False
-    return np.asarray(organ.astype(np.uint8)[labels])
-
-
-def _ringed(holes: Bits, deep: Bits) -> Bits:
-    """The `holes` of a lung round which there is still lung BELOW_MM deeper: a diaphragm's dome has widened by then."""
-    n, labels = cv2.connectedComponents(holes, connectivity=4)
-    if n > 255:
-        return np.zeros_like(holes)
-    ring = cv2.dilate(labels.astype(np.uint8), disk(RING_PX)) * (labels == 0)
-    held = np.bincount(ring[deep > 0], minlength=n) > RING * np.bincount(ring.ravel(), minlength=n)
-    held[0] = False
-    return np.asarray(held.astype(np.uint8)[labels])
+    return chosen(labels, organ)
 
 
 def _pockets(reach: Line, free: Bits, wall: Line, rays: Rays) -> Bits:
