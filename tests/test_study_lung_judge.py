@@ -326,6 +326,15 @@ def test_soft_tissue_to_the_side_stays_where_the_slice_below_shows_lung():
     assert np.array_equal(without_organs(lungs, small, share), lungs)
 
 
+def test_an_island_that_the_network_denies_leaves_and_a_recess_of_lung_that_it_knows_stays():
+    speck = slice(96, 99), slice(60, 63)
+    for known in (0.02, 0.98):
+        lungs, small, share = let_in(*LATERAL)
+        lungs[1][speck] = 1
+        share[1][speck] = known
+        assert without_organs(lungs, small, share)[1][speck].all() == (known > 0.5)
+
+
 AIRWAY = slice(50, 60), slice(80, 90)
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pipeline.study.lungs.network import Share
 from pipeline.study.lungs.plausible import PIXEL_CM2, pieces
-from pipeline.study.lungs.shapes import Bits, disk, off_middle
+from pipeline.study.lungs.shapes import Bits, chosen, disk, off_middle
 
 SOFT_HU = -300
 """HU above which, over 3 x 3 pixels, tissue is soft."""
@@ -52,7 +52,9 @@ AIR_CM2 = 20.0
 SUPPORTED = 0.8
 """Share of lung in the slice below from which a soft piece to the side stays: below liver, spleen and muscle lie the same."""
 UNSURE = 0.5
-"""Share below which the rim of such a piece goes with it."""
+"""Share below which the rim of such a piece goes with it, and below which most of an island is, if it leaves."""
+ISLAND_CM2 = 4.0
+"""cm2 up to which a region of lung is an island."""
 
 Hu = npt.NDArray[np.int16]
 Places = npt.NDArray[np.bool_]
@@ -100,7 +102,17 @@ def _without(lung: Bits, hu: Hu, share: Share, below: Share, off: Line, usual_hu
                 gone |= piece | (rim & (hu > SOFT_HU))
         elif _is_dome(piece, hu) or (off_mean < CENTRAL and _is_lumen(piece, hu, usual_hu)):
             gone |= piece | rim
-    return np.asarray(lung & ~gone, np.uint8)
+    return _without_islands(np.asarray(lung & ~gone, np.uint8), share)
+
+
+def _without_islands(lung: Bits, share: Share) -> Bits:
+    """`lung` without its small regions that the network denies: specks in a liver, air between back and couch."""
+    n, labels = cv2.connectedComponents(lung, connectivity=4)
+    sizes = np.bincount(labels.ravel(), minlength=n)
+    known = np.bincount(labels[share >= UNSURE], minlength=n)
+    keep = (sizes * PIXEL_CM2 > ISLAND_CM2) | (known > 0.5 * sizes)
+    keep[0] = False
+    return chosen(labels, keep)
 
 
 def _is_dome(piece: Places, hu: Hu) -> bool:
