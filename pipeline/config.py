@@ -87,7 +87,7 @@ class LungConfig(Section, frozen=True):
     """How the lung is found."""
 
     recipe: Literal["chest-wall", "published"] = "chest-wall"
-    judge: Literal["network", "none"] = "network"  # organs out, refused consolidation in (docs/lung.md)
+    judge: Literal["network", "none"] = "network"  # organs out, diseased lung in (docs/lung.md)
     margin_px: int = 13
 
 

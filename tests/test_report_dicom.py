@@ -12,7 +12,7 @@ import pytest
 from pipeline import open_run
 from pipeline.archive import every_slice
 from pipeline.archive.volume import _squared, orient
-from pipeline.config import Config, LungConfig
+from pipeline.config import Config
 from pipeline.errors import ConfigurationError
 from pipeline.phantom import torso
 from pipeline.phantom.images import series
@@ -187,7 +187,7 @@ def test_slices_that_were_chosen_again_are_those_of_the_objects(tmp_path):
     scored = tuple(ScoredSlice(place, 0.0, 0.0, ()) for place in (28, 29, 30, 31))
     assert not {one.slice_index for one in scored} <= {source.place for source in candidate.slices}
     result = StudyResult(study.study_key, "", "OK_WITH_WARNINGS", slices=scored)
-    subject = read_subject(tmp_path / "a", result, candidate, Algorithm(0, "probability", "0" * 64, "covid", "0"), LungConfig())
+    subject = read_subject(tmp_path / "a", result, candidate, Algorithm(0, "probability", "0" * 64, "covid", "0"), Config())
     assert [one.slice_index for one in subject.slices.values()] == [28, 29, 30, 31]
     assert sorted(subject.slices) == [0, 1, 2, 3] == list(range(len(subject.originals)))
     lowest = min(float(one.ImagePositionPatient[2]) for one in subject.originals)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from pipeline.config import SliceConfig
 from pipeline.phantom import chest
-from pipeline.study.lungs import MUCH, OUTLINE, judged_masks, lung_masks, seen, shares
+from pipeline.study.lungs import OUTLINE, judged_masks, lung_masks, seen, shares
 from pipeline.study.lungs.air import lung_air
 from pipeline.study.lungs.field import WALL_PX, unwalled
 from pipeline.study.lungs.network import SIZE, WEIGHTS, LungNet, lung_share, network, seen_by_network
@@ -136,10 +136,13 @@ def test_where_torch_cannot_pack_weights_the_answer_differs_in_the_last_bits_onl
 def test_every_slice_that_may_be_read_is_asked_about_and_no_other(healthy):
     _, small, bodies, lungs = healthy
     areas = lungs.sum(axis=(1, 2))
-    asked = (shares(lungs, small, bodies) < 1).any(axis=(1, 2))
-    assert np.array_equal(asked, areas >= MUCH * areas.max())
-    assert 0 < asked.sum() < len(asked)
-    assert SliceConfig().keep_fraction > MUCH
+    n_asked = []
+    for keep_fraction in (0.1, SliceConfig().keep_fraction, 0.8):
+        asked = (shares(lungs, small, bodies, keep_fraction) < 1).any(axis=(1, 2))
+        assert asked[areas >= keep_fraction * areas.max()].all()
+        assert not asked[areas < keep_fraction / 2 * areas.max()].any()
+        n_asked.append(asked.sum())
+    assert n_asked == sorted(set(n_asked), reverse=True)
 
 
 def test_a_wide_and_a_small_picture_are_answered_alike_where_both_show_the_chest(sick):

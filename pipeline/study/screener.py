@@ -121,8 +121,8 @@ class Preparer:
             masks = np.zeros(volume.hu.shape, bool)
             doubts = np.zeros(len(volume.hu), bool)
         else:
-            lung = self._config.lung
-            masks, doubts = judged_masks(volume.hu, volume.z_mm, volume.spacing_mm, lung.recipe, lung.judge)
+            lung, keep_fraction = self._config.lung, self._config.slices.keep_fraction
+            masks, doubts = judged_masks(volume.hu, volume.z_mm, volume.spacing_mm, lung.recipe, lung.judge, keep_fraction)
         for row, path in given:
             masks[row] = read_mask(self._archive, path, volume.hu.shape[1:], self._decoder)
         return masks, doubts & (not volume.masks)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import LungConfig
+from pipeline.config import Config
 from pipeline.errors import ConfigurationError, Reason, StudyError
 from pipeline.files import storage_error
 from pipeline.records import StudyResult
@@ -45,7 +45,7 @@ def write_dicom(run: Path, folder: Path, *, studies: int = 10, box_from: float =
     n_studies = n_objects = n_left_out = 0
     for result in _chosen(run, keys) if keys else _highest(run, studies):
         try:
-            subject = _subject(manifest, result, network, described.config.lung)
+            subject = _subject(manifest, result, network, described.config)
             objects = _objects(subject, box_from)
         except StudyError as error:
             log.warning("study %s: no DICOM output: %s", result.study_key, error.reason)
@@ -85,10 +85,10 @@ def _results(run: Path) -> Iterator[StudyResult]:
             yield line.result
 
 
-def _subject(manifest: Manifest, result: StudyResult, network: Algorithm, lung: LungConfig) -> Subject:
+def _subject(manifest: Manifest, result: StudyResult, network: Algorithm, config: Config) -> Subject:
     number = next(n for n, entry in enumerate(manifest.entries) if entry.study_key == result.study_key)
     series = next(one for one in manifest.study(number).candidates if one.series_key == result.series_key)
-    return read_subject(Path(manifest.heading.root), result, series, network, lung)
+    return read_subject(Path(manifest.heading.root), result, series, network, config)
 
 
 def _objects(subject: Subject, box_from: float) -> dict[str, Any]:

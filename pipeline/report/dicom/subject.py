@@ -13,7 +13,7 @@ import pydicom
 
 from pipeline.archive import Decoder, every_slice, read_volume
 from pipeline.archive.originals import read_originals
-from pipeline.config import LungConfig, WindowConfig
+from pipeline.config import Config, WindowConfig
 from pipeline.errors import Reason, StudyError
 from pipeline.records import MIN_LUNG_FRACTION, Affine, Detail, ScoredSlice, Series, StudyResult, Volume
 from pipeline.study.lungs import lung_masks
@@ -60,7 +60,7 @@ class Subject:
         return sorted(self.slices, key=lambda place: -self.slices[place].predictions[number].probability)[:count]
 
 
-def read_subject(root: Path, result: StudyResult, series: Series, network: Algorithm, lung: LungConfig) -> Subject:
+def read_subject(root: Path, result: StudyResult, series: Series, network: Algorithm, config: Config) -> Subject:
     """What to make the objects of `result` from; StudyError where its slices are no single-frame CT images."""
     if series.kind != "dicom":
         raise StudyError(Reason.NOT_DICOM, "write")
@@ -70,7 +70,8 @@ def read_subject(root: Path, result: StudyResult, series: Series, network: Algor
         raise StudyError(Reason.PIXEL_FORMAT, "write")
     with Decoder() as decoder:
         volume = read_volume(root, series, range(len(series.slices)), decoder)
-    masks = lung_masks(volume.hu, volume.z_mm, volume.spacing_mm, lung.recipe, lung.judge)
+    lung, keep_fraction = config.lung, config.slices.keep_fraction
+    masks = lung_masks(volume.hu, volume.z_mm, volume.spacing_mm, lung.recipe, lung.judge, keep_fraction)
     place_of = {int(index): place for place, index in enumerate(volume.slice_index)}
     return Subject(
         result=result,

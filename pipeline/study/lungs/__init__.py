@@ -25,8 +25,8 @@ __all__ = ["judged_masks", "lung_masks"]
 OUTLINE = 76
 """Of 255: a little outside the middle of the edge pixel, where a hazy lesion meets the pleura."""
 
-MUCH = 0.25
-"""Share of the largest lung that a slice shows, if the network is asked about it."""
+ASKED = 0.625
+"""Share of the lung that a slice has to show to be read from which the network is asked about it, which may find more."""
 
 Hu = npt.NDArray[np.int16]
 
@@ -37,13 +37,15 @@ def lung_masks(
     spacing_mm: tuple[float, float],
     recipe: str = "chest-wall",
     judge: str = "network",
+    keep_fraction: float = 0.4,
 ) -> Mask:
     """Lung of each slice: hu [S, R, C] ordered by z -> bool [S, R, C]; slices may be dense or centimetres apart.
 
     `judge` is "network" or "none": whether the network takes out organs that the rules of chest-wall
-    let in, and puts in consolidation that they refuse.
+    let in, and puts in diseased lung that they leave out. It is asked about slices that may be read: from
+    a little less than `keep_fraction` of the largest lung on, as `[slices]` says.
     """
-    return judged_masks(hu, z_mm, spacing_mm, recipe, judge)[0]
+    return judged_masks(hu, z_mm, spacing_mm, recipe, judge, keep_fraction)[0]
 
 
 def judged_masks(
@@ -52,6 +54,7 @@ def judged_masks(
     spacing_mm: tuple[float, float],
     recipe: str = "chest-wall",
     judge: str = "network",
+    keep_fraction: float = 0.4,
 ) -> tuple[Mask, Doubts]:
     """The same, and which slices' masks are implausible, bool [S]; those of the published recipe are not judged."""
     nobody = np.zeros(len(hu), bool)
@@ -64,16 +67,20 @@ def judged_masks(
     small, bodies = seen(hu, spacing_mm)
     near = (slice(None), *window(bodies.max(axis=0), BESIDE_PX))
     lungs = np.zeros_like(bodies)
-    lungs[near], doubts = _judged(np.ascontiguousarray(small[near]), np.ascontiguousarray(bodies[near]), z_mm, judge)
+    lungs[near], doubts = _judged(
+        np.ascontiguousarray(small[near]), np.ascontiguousarray(bodies[near]), z_mm, judge, keep_fraction
+    )
     return _grown(unwalled(lungs), hu.shape), doubts
 
 
-def _judged(small: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64], judge: str) -> tuple[Bits, Doubts]:
+def _judged(
+    small: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64], judge: str, keep_fraction: float
+) -> tuple[Bits, Doubts]:  # fmt: skip
     """The same of what lies near the bodies, at WORK_MM a pixel."""
     lungs = closed_lungs(lung_air(small, bodies, z_mm), small, bodies, z_mm)
     if judge == "none":
         return lungs, doubted(lungs, small, bodies)
-    share = shares(lungs, small, bodies)
+    share = shares(lungs, small, bodies, keep_fraction)
     lungs = restored(without_organs(lungs, small, share), small, bodies, share)
     return lungs, doubted(lungs, small, bodies, share)
 
@@ -84,10 +91,10 @@ def seen(hu: Hu, spacing_mm: tuple[float, float]) -> tuple[Hu, Bits]:
     return walled(small, np.stack([body(image) for image in small]))
 
 
-def shares(lungs: Bits, small: Hu, bodies: Bits) -> Share:
-    """How sure the network is of lung at every pixel of slices that may be read, those with much of `lungs`; elsewhere 1."""
+def shares(lungs: Bits, small: Hu, bodies: Bits, keep_fraction: float = 0.4) -> Share:
+    """How sure the network is of lung at every pixel of the slices that may be read; 1 all over the others."""
     areas = lungs.sum(axis=(1, 2))
-    return lung_share(small, bodies, np.flatnonzero(areas >= MUCH * areas.max()).tolist())
+    return lung_share(small, bodies, np.flatnonzero(areas >= ASKED * keep_fraction * areas.max()).tolist())
 
 
 def _grown(masks: Bits, shape: tuple[int, ...]) -> Mask:

@@ -1,9 +1,9 @@
-"""Consolidation that the rules refuse joins again where the network is sure of it and enough else speaks for it.
+"""Diseased lung that the rules leave out joins where the network is sure of it and enough else speaks for it.
 
 The network alone is no mask: on real scans it has taken aortas, domes of livers and vessels of the neck for lung. What joins is
 the rim of dense lung, up to 6 mm, or a thick piece inside the outline of both lungs that lies beside lung or is a whole lobe,
-is neither fluid nor fat, and is known to a neighbouring slice; near the midline and of a lobe the network has to be surer. All
-at WORK_MM a pixel.
+and is known to a neighbouring slice; the network has to be surer of a lobe, near the midline, and of what measures as fluid or
+fat. All at WORK_MM a pixel.
 """
 
 from __future__ import annotations
@@ -20,17 +20,9 @@ from pipeline.study.lungs.plausible import PIXEL_CM2, pieces
 from pipeline.study.lungs.shapes import Bits, disk, mirrored, off_middle
 
 SOFT_HU = (-700, 150)
-"""HU between which, over 3 x 3 pixels, tissue is soft and no bone."""
+"""HU between which, over 3 x 3 pixels, tissue may be diseased lung: darker is air of bronchus or bowel, denser is bone."""
 EDGE_PX = 3
 """Pixels inside the body's edge where nothing joins."""
-OUTER = 0.65
-"""Share of half the lungs' width: how far from the midline soft tissue makes a slice one to ask about."""
-SOLID_PX = 3
-"""Pixels: such tissue is thicker than twice this, 12 mm."""
-SOLID_CM2 = 8.0
-"""cm2 that a piece of it exceeds."""
-MUCH = 0.25
-"""Share of the largest lung that a slice shows, if it is asked about for that."""
 BEYOND_PX = 4
 """Pixels beyond the outline of all lungs within which soft tissue may be lung: there it may be ill in every slice."""
 THICK_PX = 2
@@ -47,7 +39,7 @@ LIKELY = 0.5
 """Share of lung of every pixel that joins."""
 SURE = 0.9
 """Share of lung from which the network is sure of a pixel."""
-MOSTLY = 0.15
+PARTLY = 0.15
 """Part of a piece that it is sure of."""
 NEARLY_ALL = 0.8
 """The same of a piece near the midline, of a lobe, and of what measures as fluid."""
@@ -161,7 +153,7 @@ def _belongs(piece: Piece, seen: Slice) -> bool:
     """
     hu = seen.hu[piece]
     is_fat = ((hu > FAT_HU[0]) & (hu < FAT_HU[1])).mean() > FAT
-    if _sureness(piece, seen) < (NEARLY_ALL if is_fat else MOSTLY):
+    if _sureness(piece, seen) < (NEARLY_ALL if is_fat else PARTLY):
         return False
     if seen.lung[_ring(piece)].mean() < BESIDE:
         return _is_lobe(piece, seen)

@@ -17,10 +17,6 @@ SOFT_HU = -300
 """HU above which, over 3 x 3 pixels, tissue is soft."""
 THICK_PX = 1
 """Pixels: what is thinner than twice this, 4 mm, is outline, vessel or bronchus, and stays."""
-DIM_HU = -400
-"""HU above which, over 3 x 3 pixels, tissue is asked about: soft, or the dome of a diaphragm blurred by thick slices."""
-DARK = 0.3
-"""How far from this study's lung to pure air, of 1, air near the middle is, over 3 x 3 pixels, that is asked about."""
 LUMEN = 0.7
 """How far from this study's lung to pure air, of 1, its darkest quarter is at least: lung beside the heart may be dark too."""
 WALLED_LUMEN = 0.3
@@ -33,8 +29,6 @@ LEAST_TO_AIR_HU = 40
 """HU that these shares are of at least, where the lung itself measures nearly as air."""
 CENTRAL = 0.35
 """Share of half the lungs' width from the middle within which such air lies."""
-ASKED_CM2 = 0.7
-"""cm2 from which a piece of dim tissue or of dark air is asked about."""
 LATERAL = 0.45
 """Share of half the lungs' width from the middle beyond which a piece lies to the side."""
 DENIED = 0.4

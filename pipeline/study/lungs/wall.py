@@ -48,7 +48,7 @@ AIRY = 0.4
 FAT_HU = (-130, -30)
 """HU of fat; a pocket that is mostly fat is none of the lung."""
 THICK_PX = 4
-"""Pixels: what is thicker than twice this (16 mm) may be liver, spleen or muscle, and needs proof."""
+"""Pixels: what is thicker than twice this (16 mm) may be liver, spleen or muscle, and needs lung below."""
 
 Hu = npt.NDArray[np.int16]
 
