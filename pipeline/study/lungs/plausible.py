@@ -74,24 +74,22 @@ def signs(lung: Bits, hu: Hu, body: Bits, share: Share | None = None) -> tuple[b
 
 def _has_organ(lung: Bits, hu: Hu, smooth: Hu, more_hu: int) -> bool:
     """Whether a thick piece of the mask is as dense as an organ: on the whole, or a smaller one throughout."""
-    solid = cv2.morphologyEx((smooth > SOFT_HU) * lung, cv2.MORPH_OPEN, disk(THICK_PX))
-    if any(np.median(hu[piece]) > ORGAN_HU + more_hu for piece in pieces(solid, ORGAN_CM2)):
+    solid = pieces((smooth > SOFT_HU) * lung, ORGAN_CM2, THICK_PX)
+    if any(np.median(hu[piece]) > ORGAN_HU + more_hu for piece in solid):
         return True
-    dense = cv2.morphologyEx((cv2.blur(smooth, (3, 3)) > DENSE_HU + more_hu) * lung, cv2.MORPH_OPEN, disk(DENSE_PX))
-    return bool(pieces(dense, DENSE_CM2))
+    return bool(pieces((cv2.blur(smooth, (3, 3)) > DENSE_HU + more_hu) * lung, DENSE_CM2, DENSE_PX))
 
 
 def _has_denied(lung: Bits, smooth: Hu, share: Share) -> bool:
     """Whether the network takes a thick piece of the mask's soft tissue for an organ."""
-    denied = (smooth > SOFT_HU) & (share < DENIED)
-    return bool(pieces(cv2.morphologyEx(denied * lung, cv2.MORPH_OPEN, disk(DENSE_PX)), DENIED_CM2))
+    return bool(pieces(((smooth > SOFT_HU) & (share < DENIED)) * lung, DENIED_CM2, DENSE_PX))
 
 
-def pieces(mask: Bits, least_cm2: float) -> list[Doubts]:
-    """The connected pieces of `mask` that are larger than so much."""
-    if cv2.countNonZero(mask) * PIXEL_CM2 <= least_cm2:
+def pieces(mask: Bits, least_cm2: float, thick_px: int) -> list[Doubts]:
+    """The connected pieces of `mask` that are larger than so much, what is thinner than twice `thick_px` aside."""
+    if cv2.countNonZero(mask) * PIXEL_CM2 <= least_cm2:  # it would be no more when opened
         return []
-    n, labels = cv2.connectedComponents(mask, connectivity=4)
+    n, labels = cv2.connectedComponents(cv2.morphologyEx(mask, cv2.MORPH_OPEN, disk(thick_px)), connectivity=4)
     sizes = np.bincount(labels.ravel(), minlength=n) * PIXEL_CM2
     return [labels == number for number in range(1, n) if sizes[number] > least_cm2]
 
@@ -104,5 +102,7 @@ def outside_cm2(lung: Bits, body: Bits) -> float:
 def _is_lost(lung: Bits, smooth: Hu, body: Bits) -> bool:
     """Whether much of the body's aerated lung is not in the mask; windpipe and bowel gas are darker."""
     airy = (smooth > LUNG_HU[0]) & (smooth < LUNG_HU[1]) & (lung == 0)
+    if cv2.countNonZero(airy * body) * PIXEL_CM2 <= LOST_CM2:
+        return False
     lost = cv2.countNonZero(cv2.morphologyEx(airy * body, cv2.MORPH_OPEN, disk(THICK_PX)))
     return lost * PIXEL_CM2 > LOST_CM2 and lost > LOST_SHARE * cv2.countNonZero(lung)

@@ -104,7 +104,7 @@ def restored(lungs: Bits, hu: Hu, bodies: Bits, share: Share) -> Bits:
     for at, free, outline, off in _candidates(lungs, hu, bodies, np.flatnonzero(asked)):
         near = [believed[other] for other in (at - 1, at + 1) if 0 <= other < len(hu)] or [np.zeros_like(share[at])]
         likely = np.asarray(free * (share[at] >= LIKELY), np.uint8)
-        thick = pieces(np.asarray(cv2.morphologyEx(likely, cv2.MORPH_OPEN, disk(THICK_PX)), np.uint8), LEAST_CM2)
+        thick = pieces(likely, LEAST_CM2, THICK_PX)
         slice_ = Slice(lungs[at], hu[at], share[at], outline, off)
         found = [piece for piece in thick if _belongs(piece, slice_) and _is_known(piece, slice_, near)]
         whole[at] |= _rim(slice_, near[0]) & likely

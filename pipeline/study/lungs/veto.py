@@ -88,7 +88,7 @@ def _without(lung: Bits, hu: Hu, share: Share, below: Share, off: Line, usual_hu
     soft = cv2.blur(hu, (3, 3)) > SOFT_HU
     limit = np.where(soft, np.where(off > LATERAL, DENIED_LATERALLY, DENIED), DENIED_AIR)
     gone = np.zeros_like(lung)
-    for piece in pieces(_thick(lung * (share < limit)), LEAST_CM2):
+    for piece in pieces(lung * (share < limit), LEAST_CM2, THICK_PX):
         rim = cv2.dilate(piece.astype(np.uint8), disk(THICK_PX)) & (share < UNSURE)
         off_mean = float(off[np.nonzero(piece)[1]].mean())
         if soft[piece].mean() >= 0.5:
@@ -123,7 +123,3 @@ def _is_lumen(piece: Places, hu: Hu, usual_hu: float) -> bool:
     ring = cv2.dilate(piece.astype(np.uint8), disk(THICK_PX + 1)) > rim
     wall = cv2.dilate((hu > WALL_HU).astype(np.uint8), np.ones((3, 3), np.uint8))
     return bool(darker >= (WALLED_LUMEN if wall[ring].mean() >= WALLED else LUMEN))
-
-
-def _thick(mask: Bits) -> Bits:
-    return np.asarray(cv2.morphologyEx(np.asarray(mask, np.uint8), cv2.MORPH_OPEN, disk(THICK_PX)), np.uint8)
