@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.study.lungs.air import SOFT_HU, body
-from pipeline.study.lungs.shapes import Bits, disk, largest
+from pipeline.study.lungs.shapes import Bits, chosen, disk
 
 WALL_PX = 4
 """Pixels: how thick the wall is, and how much wider the pictures become."""
@@ -20,6 +20,8 @@ NEAR_PX = 3
 """Pixels from the body within which the edge is the body's."""
 SKIN_PX = 2
 """Pixels: the table's skins are thinner than twice this, the chest's wall is thicker."""
+LARGE = 0.1
+"""Share of the largest part of the soft tissue from which a part of it is the body's too: lungs may lie between them."""
 ARCS = 180
 """Arcs of 2 degrees round the field's middle, each with a mean of its own."""
 SMOOTH = 1
@@ -93,7 +95,7 @@ class _Edge:
         if not ((mean > AIR_HU) & (mean <= TISSUE_HU)).any():
             return nothing
         thick = cv2.morphologyEx((hu > SOFT_HU).view(np.uint8), cv2.MORPH_OPEN, disk(SKIN_PX))
-        near_body = cv2.dilate(largest(thick), disk(NEAR_PX)).ravel()[self.band] > 0
+        near_body = cv2.dilate(_large_parts(thick), disk(NEAR_PX)).ravel()[self.band] > 0
         if not near_body.any():
             return nothing
         wall = (mean > TISSUE_HU) & (np.bincount(self.band_arc[near_body], minlength=ARCS) > 0)
@@ -101,6 +103,13 @@ class _Edge:
         if not (lung.any() and wall.any()):
             return nothing
         return _between(lung, wall)
+
+
+def _large_parts(soft: Bits) -> Bits:
+    """What lungs that are cut on both sides leave of a body: its front, its back and what lies between them."""
+    n, labels = cv2.connectedComponents(soft, connectivity=4)
+    sizes = np.bincount(labels[soft > 0], minlength=n)
+    return chosen(labels, (sizes > 0) & (sizes >= LARGE * sizes.max()))
 
 
 def _arcs(pixels: npt.NDArray[np.intp], shape: tuple[int, ...]) -> npt.NDArray[np.intp]:

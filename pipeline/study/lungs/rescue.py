@@ -51,6 +51,10 @@ EMBEDDED = 0.6
 """Share of the ring round it that is lung, if it is: a nodule at the spine."""
 LOBE_CM2 = 8.0
 """cm2 that a piece exceeds that may be a lobe, or its base where the slice below shows no lung; a dome's tip is smaller."""
+WHOLE_CM2 = 15.0
+"""cm2 that a piece exceeds that may be a whole lung; of the organs of real series it was never sure of half so much."""
+HALF = 0.5
+"""Part of such a piece that it is sure of."""
 ROUND = 0.8
 """Share of the ring round a piece that is lung, from which it may be a dome's tip, which lung surrounds."""
 AGREED = 0.5
@@ -177,7 +181,9 @@ def _is_known(piece: Piece, seen: Slice, near: list[Share]) -> bool:
 
 
 def _is_lobe(piece: Piece, seen: Slice) -> bool:
-    """Whether a piece is so large, and the network so sure of it, that it is taken for a lobe or a part of one."""
+    """Whether a piece is so large, and the network so sure of it, that it is taken for a lobe, or a part of one, or a lung."""
+    if _cm2(piece) > WHOLE_CM2:
+        return _sureness(piece, seen) >= HALF
     return _is_surer(piece, seen) and _cm2(piece) > LOBE_CM2
 
 
