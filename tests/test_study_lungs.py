@@ -352,6 +352,16 @@ def test_a_wall_is_drawn_where_the_field_cuts_a_lung_and_not_where_it_cuts_the_t
     assert not body(cut)[100, 2]
 
 
+def test_lungs_that_the_field_cuts_on_both_sides_are_walled_though_they_part_the_soft_tissue():
+    y, x = np.ogrid[-59.5:60, -59.5:60]
+    cut = np.full((120, 120), 40, np.int16)
+    cut[np.abs(y + 0 * x) < 35] = -850
+    cut[(y + 5) ** 2 + x**2 < 20**2] = 40  # a heart that touches neither front nor back
+    cut[np.hypot(x, y) > 60] = -2000
+    found = walled(cut[None], body(cut)[None])[1][0][WALL_PX:-WALL_PX, WALL_PX:-WALL_PX]
+    assert found[np.hypot(x, y) < 55].all()
+
+
 def test_a_thin_chest_wall_keeps_the_lungs_inside_the_body():
     """Of whatever place among the pixels: the wall of a child is as thick as two of them."""
     for row, column in np.ndindex(2, 2):
