@@ -42,7 +42,7 @@ SURE = 0.9
 PARTLY = 0.15
 """Part of a piece that it is sure of."""
 NEARLY_ALL = 0.8
-"""The same of a piece near the midline, of a lobe, and of what measures as fluid."""
+"""The same of a piece near the midline, of a lobe, and of what measures as fluid or fat."""
 LATERAL = 0.45
 """Share of half the lungs' width within which, on average, a piece lies near the midline, where aorta and great vessels are."""
 CENTRAL_CM2 = 4.0
@@ -52,7 +52,7 @@ EMBEDDED = 0.6
 LOBE_CM2 = 8.0
 """cm2 that a piece exceeds that may be a lobe, or its base where the slice below shows no lung; a dome's tip is smaller."""
 WHOLE_CM2 = 15.0
-"""cm2 that a piece exceeds that may be a whole lung; of the organs of real series it was never sure of half so much."""
+"""cm2 that a piece exceeds that may be a whole lung; of such organs in real series it was sure of a third at most."""
 HALF = 0.5
 """Part of such a piece that it is sure of."""
 ROUND = 0.8
@@ -70,7 +70,7 @@ FAT = 0.5
 RING_PX = 3
 """Pixels: how wide that ring is."""
 FLUID = 0.3
-"""Share of a piece that measures what fluid measures, from which it stays out."""
+"""Share of a piece that measures what fluid measures, from which the network has to be surer of it."""
 FLUID_HU = (-2, 16)
 """HU between which the mean of watery tissue is that of fluid; consolidated lung is denser."""
 FLUID_PX = 9
