@@ -95,7 +95,10 @@ def _tried(code: bytes, ask: Ask) -> Words | None:
 
 
 def _head(frame: bytes) -> _Head | None:
-    """None for codes of several scans or colours, in which blocks do not simply follow each other."""
+    """None for codes of several scans or colours, in which blocks do not simply follow each other.
+
+    Raises StudyError DECODE_ERROR where the depth is neither 8 nor 12 bits, the only two that there are: a decoder may take it.
+    """
     head: _Head | None = None
     tables: dict[int, tuple[int, int]] = {}
     for marker, begin, end in jpeg_segments(frame):
@@ -104,6 +107,8 @@ def _head(frame: bytes) -> _Head | None:
         elif marker in (BASELINE, EXTENDED) and end - begin == 9 and frame[begin + 5] == 1:
             size = int.from_bytes(frame[begin + 1 : begin + 3], "big"), int.from_bytes(frame[begin + 3 : begin + 5], "big")
             head = _Head(begin, frame[begin], *size)
+    if head and head.bits not in (BLOCK, DEEP_BITS):
+        raise StudyError(Reason.DECODE_ERROR, "decode")
     if head is None or head.rows + 2 * BLOCK > MAX_MATRIX or frame[head.frame + 8] not in tables:
         return None
     factors, factor_bytes = tables[frame[head.frame + 8]]
