@@ -95,16 +95,16 @@ def test_the_published_recipe_asks_no_network(sick, monkeypatch):
 
 def test_threads_other_questions_and_their_order_change_no_bit_of_an_answer(sick):
     _, small, bodies, _ = sick
-    whole = lung_share(small, bodies, range(len(small)))
+    whole = lung_share(small, bodies, range(len(small)), bodies)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        again = lung_share(small, bodies, range(len(small))[::-1])
+        again = lung_share(small, bodies, range(len(small))[::-1], bodies)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
     assert whole.tobytes() == again.tobytes()
-    one = lung_share(small, bodies, [6])
+    one = lung_share(small, bodies, [6], bodies)
     assert one[6].tobytes() == whole[6].tobytes()
     assert (np.delete(one, 6, axis=0) == 1).all()
 
@@ -114,7 +114,8 @@ def test_the_answer_for_inference_is_what_the_plain_network_says(sick):
     hu = np.stack([cv2.resize(image, SIZE[::-1], interpolation=cv2.INTER_AREA) for image in sick[1]])
     plain = LungNet().eval()
     plain.load_state_dict(load_file(WEIGHTS))
-    share = lung_share(hu, np.ones(hu.shape, np.uint8), [0, 6])
+    everywhere = np.ones(hu.shape, np.uint8)
+    share = lung_share(hu, everywhere, [0, 6], everywhere)
     for place, near in ((0, [0, 0, 1]), (6, [6, 5, 7])):
         planes = torch.from_numpy(seen_by_network(hu[near].astype(np.float32))[None])
         with torch.inference_mode():
@@ -125,10 +126,10 @@ def test_the_answer_for_inference_is_what_the_plain_network_says(sick):
 
 def test_where_torch_cannot_pack_weights_the_answer_differs_in_the_last_bits_only(sick, monkeypatch):
     _, small, bodies, _ = sick
-    packed = lung_share(small, bodies, [6])
+    packed = lung_share(small, bodies, [6], bodies)
     monkeypatch.setattr("torch._C._has_mkldnn", False)
     network.cache_clear()
-    plain = lung_share(small, bodies, [6])
+    plain = lung_share(small, bodies, [6], bodies)
     network.cache_clear()
     np.testing.assert_allclose(plain, packed, atol=1e-4)
 
@@ -147,13 +148,26 @@ def test_every_slice_that_may_be_read_is_asked_about_and_no_other(healthy):
 
 def test_a_wide_and_a_small_picture_are_answered_alike_where_both_show_the_chest(sick):
     _, small, bodies, _ = sick
-    narrow = lung_share(small, bodies, [6])[6]
-    wide = lung_share(
-        *(np.pad(part, ((0, 0), (30, 30), (30, 30)), constant_values=value) for part, value in ((small, -1024), (bodies, 0))),
-        [6],
-    )
+    narrow = lung_share(small, bodies, [6], bodies)[6]
+    pads = ((0, 0), (30, 30), (30, 30))
+    padded = np.pad(bodies, pads)
+    wide = lung_share(np.pad(small, pads, constant_values=-1024), padded, [6], padded)
     assert np.array_equal(wide[6, 30:-30, 30:-30] > 0.5, narrow > 0.5)
-    assert lung_share(small[:, :60, :60], bodies[:, :60, :60] * 0, [6]).shape == (len(small), 60, 60)
+    assert lung_share(small[:, :60, :60], bodies[:, :60, :60] * 0, [6], bodies[:, :60, :60]).shape == (len(small), 60, 60)
+
+
+def test_what_lies_beyond_the_view_of_the_network_is_as_the_rules_have_it(sick):
+    """Of a large patient, or one whose arms lie beside the chest: neither do arms join, nor does a lung leave."""
+    _, small, bodies, lungs = sick
+    beside = ((0, 0), (0, 0), (60, 60))
+    wide, arms = np.pad(small, beside, constant_values=40), np.pad(bodies, beside, constant_values=1)
+    found = np.pad(lungs, beside)
+    found[6, :, :9] = 1
+    share = shares(found, wide, arms)
+    seen = (arms.shape[2] - SIZE[1]) // 2
+    for side in (np.s_[:, :, :seen], np.s_[:, :, -seen:]):
+        assert np.array_equal(share[6][side[1:]], found[6][side[1:]])
+        assert np.array_equal(restored(without_organs(found, wide, share), wide, arms, share)[side], found[side])
 
 
 def test_soft_tissue_no_denser_than_lesion_that_the_network_denies_makes_a_slice_implausible():

@@ -9,7 +9,7 @@ import pytest
 from pipeline.phantom import chest
 from pipeline.study.lungs import lung_masks
 from pipeline.study.lungs.air import _lumens, all_shrunk, body, shrunk
-from pipeline.study.lungs.field import WALL_PX, walled
+from pipeline.study.lungs.field import WALL_PX, unwalled, walled
 from pipeline.study.lungs.published import published_mask
 from pipeline.study.lungs.rays import RAYS, Rays, _bridged
 from pipeline.study.lungs.shapes import BESIDE_PX, chosen, closed, largest, window
@@ -360,6 +360,67 @@ def test_lungs_that_the_field_cuts_on_both_sides_are_walled_though_they_part_the
     cut[np.hypot(x, y) > 60] = -2000
     found = walled(cut[None], body(cut)[None])[1][0][WALL_PX:-WALL_PX, WALL_PX:-WALL_PX]
     assert found[np.hypot(x, y) < 55].all()
+
+
+def chest_on_a_table():
+    """A chest (HU, [240, 240]) whose lungs meet in front, on a table of foam in a skin; and its lungs."""
+    y, x = np.ogrid[-119.5:120, -119.5:120]
+    hu = np.full((240, 240), -1000, np.int16)
+    hu[196:220] = -930
+    hu[195] = hu[220] = 0
+    hu[(x / 112) ** 2 + (y / 75) ** 2 < 1] = 40
+    lung = (x / 100) ** 2 + (y / 60) ** 2 < 1
+    lung &= ~((np.abs(x) < 30) & (y > -45)) & ~((np.abs(x) < 12) & (y > -55))
+    hu[lung] = -850
+    hu[(np.abs(x) < 12) & (y > 30) & (y < 62)] = 300
+    return hu, lung
+
+
+@pytest.mark.parametrize(("radius", "row", "column"), [(100, 0, 0), (85, 0, 0), (95, 6, -12), (95, 0, 20)])
+@pytest.mark.parametrize("padding_hu", [-1024, -2000])
+def test_a_round_field_anywhere_keeps_the_lungs_that_it_cuts_and_takes_in_no_air_and_no_foam_behind_the_back(
+    radius, row, column, padding_hu
+):
+    hu, lung = chest_on_a_table()
+    y, x = np.ogrid[-119.5:120, -119.5:120]
+    seen = np.hypot(y - row, x - column) < radius
+    noise = np.random.default_rng(1).normal(0, 10, (3, *hu.shape))
+    cut = np.where(seen, hu + noise, padding_hu).astype(np.int16)
+    found = unwalled(walled(cut, np.stack([body(image) for image in cut]))[1])
+    well_inside = cv2.erode((seen & lung).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    behind = seen & (y > 76)
+    assert found[:, well_inside].all()
+    assert found[:, behind].mean() < 0.02
+
+
+def test_padding_that_lossy_compression_has_blurred_is_padding():
+    hu, lung = chest_on_a_table()
+    y, x = np.ogrid[-119.5:120, -119.5:120]
+    grey = np.where(np.hypot(y, x) < 90, np.clip(hu + 1024, 0, 2040) / 8, 0).astype(np.uint8)
+    read = cv2.imdecode(cv2.imencode(".jpg", grey, [cv2.IMWRITE_JPEG_QUALITY, 90])[1], cv2.IMREAD_GRAYSCALE)
+    cut = np.stack([read.astype(np.int16) * 8 - 1024] * 2)
+    found = unwalled(walled(cut, np.stack([body(image) for image in cut]))[1])
+    assert found[:, lung & (np.hypot(y, x) < 84)].all()
+
+
+@pytest.mark.parametrize("seed", [3, 8, 13])
+def test_a_narrower_field_gives_what_it_shows_of_the_same_lungs(seed):
+    """Of patients who differ: as scanners reconstruct, a circle with padding round it, or cut to a smaller picture."""
+    phantom = chest(seed, "covid", matrix=192, slices=15, severity=0.4, varied=True)
+    whole = lung_masks(phantom.hu, phantom.z_mm, phantom.spacing_mm)
+    rows, columns = (np.flatnonzero(whole.any(axis=(0, axis))) for axis in (2, 1))
+    y, x = np.ogrid[:192, :192]
+    circle = np.hypot(y - rows.mean(), x - columns.mean()) < 0.46 * np.ptp(columns)
+    box = (slice(None), slice(None), slice(columns[0] + 4, columns[-1] - 3))
+    for hu, wanted in ((np.where(circle, phantom.hu, np.int16(-1024)), whole & circle), (phantom.hu[box], whole[box])):
+        found = lung_masks(np.ascontiguousarray(hu), phantom.z_mm, phantom.spacing_mm)
+        pixel_cm2 = np.prod(phantom.spacing_mm) / 100
+        large = wanted.sum(axis=(1, 2)) > 0.4 * wanted.sum(axis=(1, 2)).max()
+        lost = (wanted & ~found).sum(axis=(1, 2)) / wanted.sum(axis=(1, 2)).clip(1)
+        more = (found & ~wanted).astype(np.uint8)
+        more_cm2 = np.array([cv2.morphologyEx(one, cv2.MORPH_OPEN, np.ones((5, 5))).sum() for one in more]) * pixel_cm2
+        assert (lost[large] < 0.08).mean() >= 0.9
+        assert (more_cm2[large] < 5).mean() >= 0.9
 
 
 def test_a_thin_chest_wall_keeps_the_lungs_inside_the_body():

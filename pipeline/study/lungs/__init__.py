@@ -94,7 +94,7 @@ def seen(hu: Hu, spacing_mm: tuple[float, float]) -> tuple[Hu, Bits]:
 def shares(lungs: Bits, small: Hu, bodies: Bits, keep_fraction: float = 0.4) -> Share:
     """How sure the network is of lung at every pixel of the slices that may be read; 1 all over the others."""
     areas = lungs.sum(axis=(1, 2))
-    return lung_share(small, bodies, np.flatnonzero(areas >= ASKED * keep_fraction * areas.max()).tolist())
+    return lung_share(small, bodies, np.flatnonzero(areas >= ASKED * keep_fraction * areas.max()).tolist(), lungs)
 
 
 def _grown(masks: Bits, shape: tuple[int, ...]) -> Mask:

@@ -6,6 +6,8 @@ stomach and bowel gas: darker than lung, with soft tissue around), and what no l
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -54,9 +56,9 @@ def shrunk(image: Hu, spacing_mm: tuple[float, float]) -> Hu:
 
 def all_shrunk(hu: Hu, spacing_mm: tuple[float, float]) -> Hu:
     """Slices [S, R, C], each as it is shrunk alone."""
-    n = len(hu) - len(hu) % TOGETHER
-    groups = [cv2.split(shrunk(cv2.merge(list(hu[at : at + TOGETHER])), spacing_mm)) for at in range(0, n, TOGETHER)]
-    return np.stack([*(image for group in groups for image in group), *(shrunk(image, spacing_mm) for image in hu[n:])])
+    groups = [list(hu[at : at + TOGETHER]) for at in range(0, len(hu), TOGETHER)]
+    whole = [cv2.merge(group + [group[-1]] * (TOGETHER - len(group))) for group in groups]
+    return np.stack([image for together in whole for image in cv2.split(shrunk(together, spacing_mm))][: len(hu)])
 
 
 def body(image: Hu) -> Bits:
@@ -73,7 +75,7 @@ def lung_air(hu: Hu, bodies: Bits, z_mm: npt.NDArray[np.float64]) -> Bits:
     """Air of the lungs [S, r, c]: lumens taken out, regions followed from the fullest slice up and down."""
     air = ((hu < AIR_HU) & (bodies > 0)).astype(np.uint8)
     usual = _usual_hu(hu, air)
-    lumen_hu = min(-900.0, (usual - 1000.0) / 2)
+    lumen_hu = math.ceil(min(-900.0, (usual - 1000.0) / 2))
     free = [mask & ~_lumens(image, mask, lumen_hu) for image, mask in zip(hu, air, strict=True)]
     regions = [_regions(cv2.morphologyEx(mask, cv2.MORPH_OPEN, disk(1))) for mask in free]
     fullest = int(np.argmax([cv2.countNonZero(mask) for mask in regions]))
@@ -108,7 +110,7 @@ def _usual_hu(hu: Hu, air: Bits) -> float:
     return float(np.median(values)) if len(values) else -850.0
 
 
-def _lumens(image: Hu, air: Bits, lumen_hu: float) -> Bits:
+def _lumens(image: Hu, air: Bits, lumen_hu: int) -> Bits:
     """Dark regions that soft tissue encloses, with their rims."""
     dark = ((cv2.blur(image, (3, 3)) < lumen_hu) & (air > 0)).astype(np.uint8)
     found = np.zeros_like(air)
@@ -136,7 +138,7 @@ def _regions(mask: Bits) -> Bits:
     return chosen(labels, np.where(keep, np.minimum(np.cumsum(keep), 255), 0).astype(np.uint8))
 
 
-def _without_gas(regions: Bits, hu: Hu, lumen_hu: float) -> Bits:
+def _without_gas(regions: Bits, hu: Hu, lumen_hu: int) -> Bits:
     """Numbered `regions` of a basal slice less the small ones with dark spots: gas among stool is no pure lumen."""
     area = np.bincount(regions[regions > 0], minlength=256)
     dark = np.bincount(regions[(regions > 0) & (hu < lumen_hu)], minlength=256)

@@ -3,53 +3,59 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.study.lungs.air import SOFT_HU, body
-from pipeline.study.lungs.shapes import Bits, chosen, disk
+from pipeline.study.lungs.air import SOFT_HU, WORK_MM, body
+from pipeline.study.lungs.rays import BONE_HU
+from pipeline.study.lungs.shapes import Bits, chosen, disk, filled
 
 WALL_PX = 4
 """Pixels: how thick the wall is, and how much wider the pictures become."""
-BAND_PX = 3
-"""Pixels inside the field's edge that are looked at."""
-NEAR_PX = 3
-"""Pixels from the body within which the edge is the body's."""
+PADDING_HU = 8
+"""HU by which padding may differ from slice to slice: lossy compression leaves so much of it."""
+LUNG_HU = (-960, -500)
+"""HU between which what the edge cuts is lung: what is darker is the room's air, what is denser the body's wall."""
+LEAST_CM2 = 3.0
+"""cm2 that a region exceeds that may be a lung: less is the blur of skin, or hair."""
+ENCLOSED = 0.4
+"""Share of such a region's outline, the edge aside, that lies at the body; the rest of a lung's are vessels and lesions."""
+FEW = 3
+"""Of every such row and column of a region one tells what it measures."""
 SKIN_PX = 2
 """Pixels: the table's skins are thinner than twice this, the chest's wall is thicker."""
 LARGE = 0.1
 """Share of the largest part of the soft tissue from which a part of it is the body's too: lungs may lie between them."""
-ARCS = 180
-"""Arcs of 2 degrees round the field's middle, each with a mean of its own."""
-SMOOTH = 1
-"""Arcs on each side over which that mean is taken, against noise."""
-LONGEST = 45
-"""Arcs (90 degrees): a longer run that looks like lung is the table's foam."""
-AIR_HU = -960
-"""HU up to which the edge's mean is the room's air."""
-TISSUE_HU = -500
-"""HU above which the edge's mean is the body's wall; what lies between this and AIR_HU is lung."""
+FRONT = 0.03
+"""The same share of a chest's front, with the sternum, which lungs may part from all else."""
+SPINE_PX = 15
+"""Pixels: how wide the spine is, 30 mm, where most bone is."""
+MIDLINE_PX = 5
+"""Pixels beside its middle that the room's air and the table's foam cross beyond the body, and no lung does."""
 WALL_HU = 0
 """HU of the wall that is drawn: soft tissue."""
 
 Number = TypeVar("Number", np.int16, np.uint8)
 Hu = npt.NDArray[np.int16]
-Arcs = npt.NDArray[np.bool_]
+Labels = npt.NDArray[np.int32]
+SQUARE = np.ones((3, 3), np.uint8)
 
 
 def walled(hu: Hu, bodies: Bits) -> tuple[Hu, Bits]:
     """Slices and bodies [S, r, c], WALL_PX wider on each side; outside the field a soft wall where it cuts through a lung."""
-    edge = _Edge.of(hu[0])
+    edge = _Edge.of(hu)
     wide = _widened(hu, -1024)
     whole = _widened(bodies, 0)
     for i, image in enumerate(wide):
-        arcs = edge.cut_arcs(image)
-        if arcs.any():
-            image.ravel()[edge.wall[arcs[edge.wall_arc]]] = WALL_HU
-            whole[i] = body(image)
+        found = edge.cut(image)
+        if found:
+            wall, outside = found
+            image[wall > 0] = WALL_HU
+            whole[i] = body(image) & (1 - outside)
     return wide, whole
 
 
@@ -66,80 +72,103 @@ def unwalled(masks: npt.NDArray[Number]) -> npt.NDArray[Number]:
     return masks[:, WALL_PX:-WALL_PX, WALL_PX:-WALL_PX]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Edge:
-    """The pixels just outside and just inside the field's edge, numbered row by row, and the arc that each lies on."""
+    """What was reconstructed of slices `hu` [S, r, c], its outermost pixels (numbered row by row), and what lies around it."""
 
-    wall: npt.NDArray[np.intp]
-    wall_arc: npt.NDArray[np.intp]
-    band: npt.NDArray[np.intp]
-    band_arc: npt.NDArray[np.intp]
-    counted: npt.NDArray[np.float64]
-    """How many of those inside lie on an arc and those beside it."""
+    hu: Hu
+    field: Bits
+    inside: npt.NDArray[np.intp]
+    around: Bits
 
     @classmethod
-    def of(cls, image: Hu) -> _Edge:
-        """The edge of slices like `image`, WALL_PX wider."""
-        field = np.pad(_field(image), WALL_PX)
-        wall = np.flatnonzero(cv2.dilate(field, disk(WALL_PX)) & (1 - field))
-        band = np.flatnonzero(field & (1 - cv2.erode(field, disk(BAND_PX))))
-        band_arc = _arcs(band, field.shape)
-        return cls(
-            wall, _arcs(wall, field.shape), band, band_arc, np.maximum(_smooth(np.bincount(band_arc, minlength=ARCS)), 1)
-        )
+    def of(cls, hu: Hu) -> _Edge:
+        """The edge of slices, WALL_PX wider."""
+        field = np.pad(_field(hu), WALL_PX)
+        inside = np.flatnonzero(field & (1 - cv2.erode(field, SQUARE)))
+        return cls(hu, field, inside, np.asarray(cv2.dilate(field, disk(WALL_PX)) & (1 - field), np.uint8))
 
-    def cut_arcs(self, hu: Hu) -> Arcs:
-        """Where the edge runs through a lung: neither air nor tissue, from one end of the body's own wall to the other."""
-        nothing = np.zeros(ARCS, bool)
-        mean = _smooth(np.bincount(self.band_arc, hu.ravel()[self.band], ARCS)) / self.counted
-        if not ((mean > AIR_HU) & (mean <= TISSUE_HU)).any():
-            return nothing
-        thick = cv2.morphologyEx((hu > SOFT_HU).view(np.uint8), cv2.MORPH_OPEN, disk(SKIN_PX))
-        near_body = cv2.dilate(_large_parts(thick), disk(NEAR_PX)).ravel()[self.band] > 0
-        if not near_body.any():
-            return nothing
-        wall = (mean > TISSUE_HU) & (np.bincount(self.band_arc[near_body], minlength=ARCS) > 0)
-        lung = (mean > AIR_HU) & ~wall
-        if not (lung.any() and wall.any()):
-            return nothing
-        return _between(lung, wall)
+    def cut(self, hu: Hu) -> tuple[Bits, Bits] | None:
+        """The wall round a slice [r, c] whose lungs the edge cuts, and what stays outside of it; None: it cuts none."""
+        if not _is_airy(hu.ravel()[self.inside]).any():
+            return None
+        soft = (hu > SOFT_HU).view(np.uint8)
+        _, labels = cv2.connectedComponents(self.field & (1 - soft), connectivity=8)
+        at_edge = set(labels.ravel()[self.inside].tolist()) - {0}
+        lungs = {number for number in at_edge if _is_airy_region(hu[::FEW, ::FEW][labels[::FEW, ::FEW] == number])}
+        if not lungs:
+            return None
+        whole, front = _parts(cv2.morphologyEx(soft, cv2.MORPH_OPEN, disk(SKIN_PX)))
+        lungs -= self._beyond(labels, whole, behind=True) | self._beyond(labels, front, behind=False)
+        lungs = {number for number in lungs if self._is_enclosed((labels == number).view(np.uint8), whole)}
+        if not lungs:
+            return None
+        near = cv2.dilate(_numbered(labels, lungs), disk(WALL_PX + 2)) | cv2.dilate(whole, disk(WALL_PX))
+        return self.around & near, _numbered(labels, at_edge - lungs)
 
+    @cached_property
+    def _midline(self) -> tuple[slice, bool]:
+        """Columns before and behind the spine, and whether it lies below: the patient on the back, or the picture turned."""
+        bone = cv2.blur((self.hu > BONE_HU).sum(axis=(0, 1), dtype=np.float64)[None], (SPINE_PX, 1))
+        start = max(0, int(np.argmax(bone)) - MIDLINE_PX)
+        strip = self.hu[:, :, start : start + 2 * MIDLINE_PX + 1]
+        is_below = _mean_row(strip > BONE_HU) >= _mean_row(strip > SOFT_HU)
+        return slice(WALL_PX + start, WALL_PX + start + strip.shape[2]), is_below
 
-def _large_parts(soft: Bits) -> Bits:
-    """What lungs that are cut on both sides leave of a body: its front, its back and what lies between them."""
-    n, labels = cv2.connectedComponents(soft, connectivity=4)
-    sizes = np.bincount(labels[soft > 0], minlength=n)
-    return chosen(labels, (sizes > 0) & (sizes >= LARGE * sizes.max()))
+    def _beyond(self, labels: Labels, body: Bits, *, behind: bool) -> set[int]:
+        """The regions that cross the midline behind a body, or in front of it: the room's air, and the table's foam."""
+        columns, is_below = self._midline
+        rows = np.flatnonzero(body[:, columns].any(axis=1))
+        if not len(rows):
+            return set()
+        beyond = labels[:, columns][slice(int(rows[-1]) + 1, None) if is_below == behind else slice(int(rows[0]))]
+        return set(beyond[:, 0].tolist()) & set(beyond[:, -1].tolist())
 
-
-def _arcs(pixels: npt.NDArray[np.intp], shape: tuple[int, ...]) -> npt.NDArray[np.intp]:
-    """The arc round the middle of a picture of this `shape` that each of its `pixels` lies on."""
-    rows, columns = shape
-    angle = np.arctan2(pixels // columns - (rows / 2 - 0.5), pixels % columns - (columns / 2 - 0.5))
-    return np.asarray(np.minimum((angle / (2 * np.pi) + 0.5) * ARCS, ARCS - 1), np.intp)
-
-
-def _between(lung: Arcs, wall: Arcs) -> Arcs:
-    """The runs of `lung` that have `wall` at both ends, and the wall itself; none where there is no such run."""
-    start = int(np.flatnonzero(wall)[0])
-    turned = np.roll(lung, -start)
-    walls = np.roll(wall, -start)
-    cut = np.zeros_like(lung)
-    for run in np.split(np.arange(len(lung)), np.flatnonzero(np.diff(turned)) + 1):
-        if turned[run[0]] and len(run) <= LONGEST and walls[run[0] - 1] and walls[(run[-1] + 1) % len(lung)]:
-            cut[run] = True
-    return np.roll(cut | walls, start) if cut.any() else cut
+    def _is_enclosed(self, region: Bits, whole: Bits) -> bool:
+        """Whether the body surrounds a region, the edge aside."""
+        region = filled(region)
+        outline = cv2.dilate(region, SQUARE) & (1 - region) & self.field
+        return cv2.countNonZero(outline & cv2.dilate(whole, SQUARE)) > ENCLOSED * cv2.countNonZero(outline)
 
 
-def _smooth(line: npt.NDArray[np.float64] | npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
-    """The sum over SMOOTH arcs on each side."""
-    return np.convolve(np.concatenate([line[-SMOOTH:], line, line[:SMOOTH]]), np.ones(2 * SMOOTH + 1), "valid")
+def _is_airy(hu: Hu | np.float64) -> npt.NDArray[np.bool_]:
+    """Whether it measures as lung does, neither as the room's air nor as the body's wall."""
+    return np.asarray((hu > LUNG_HU[0]) & (hu <= LUNG_HU[1]))
 
 
-def _field(image: Hu) -> Bits:
-    """The inscribed circle where the corners hold nothing but padding, else the whole picture."""
-    y, x = np.ogrid[: image.shape[0], : image.shape[1]]
-    far = np.hypot(y - image.shape[0] / 2 + 0.5, x - image.shape[1] / 2 + 0.5) - min(image.shape) / 2
-    corners = image[far > 2]
-    empty = corners.size > 0 and int(corners.min()) == int(corners.max())
-    return np.asarray((far <= 0) if empty else np.ones(image.shape, bool), np.uint8)
+def _is_airy_region(hu: Hu) -> bool:
+    """The same of every FEW-th pixel of each FEW-th row of a region, which may be a lung if it is large enough."""
+    return len(hu) * (FEW * WORK_MM) ** 2 / 100 > LEAST_CM2 and bool(_is_airy(np.median(hu)))
+
+
+def _numbered(labels: Labels, numbers: set[int]) -> Bits:
+    """The regions of these `numbers`."""
+    wanted = np.zeros(int(labels.max()) + 1, bool)
+    wanted[list(numbers)] = True
+    return chosen(labels, wanted)
+
+
+def _mean_row(places: npt.NDArray[np.bool_]) -> float:
+    """Of places [S, r, c]."""
+    rows = places.sum(axis=(0, 2))
+    return float(np.average(np.arange(len(rows)), weights=rows)) if rows.any() else 0.0
+
+
+def _parts(soft: Bits) -> tuple[Bits, Bits]:
+    """What lungs that are cut on both sides leave of a body: its LARGE parts, and those that may be its FRONT too."""
+    n, labels = cv2.connectedComponents(soft, connectivity=8)
+    sizes = np.bincount(labels[::FEW, ::FEW][soft[::FEW, ::FEW] > 0], minlength=n)
+    return chosen(labels, sizes > LARGE * sizes.max()), chosen(labels, sizes > FRONT * sizes.max())
+
+
+def _field(hu: Hu) -> Bits:
+    """What was reconstructed, a convex shape: all but the padding that fills the corners of every slice [S, r, c] alike."""
+    corners = hu[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    field = np.ones(hu.shape[1:], np.uint8)
+    if int(corners.max()) - int(corners.min()) > PADDING_HU:
+        return field
+    shown = (np.abs(hu.sum(axis=0, dtype=np.int32) - len(hu) * int(corners[0, 0])) > PADDING_HU * len(hu)).view(np.uint8)
+    contours, _ = cv2.findContours(cv2.morphologyEx(shown, cv2.MORPH_OPEN, SQUARE), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    if contours:
+        field = cv2.fillConvexPoly(np.zeros_like(field), cv2.convexHull(np.concatenate(contours)), (1,))
+    return np.asarray(cv2.erode(field, SQUARE), np.uint8)  # of the outermost pixels a part is padding

@@ -134,8 +134,11 @@ def _windows(slices: npt.NDArray[np.float32]) -> tuple[Planes, Planes]:
     return np.asarray(lung, np.float32), np.asarray(soft, np.float32)
 
 
-def lung_share(hu: Hu, bodies: Bits, places: Sequence[int]) -> Share:
-    """How sure the network is of lung, 0 to 1, at every pixel of `hu` [S, r, c]; 1 where it is not asked, but at `places`."""
+def lung_share(hu: Hu, bodies: Bits, places: Sequence[int], lungs: Bits) -> Share:
+    """How sure the network is of lung, 0 to 1, at every pixel of `hu` [S, r, c]; 1 where it is not asked, but at `places`.
+
+    There, what lies beyond its view is 1 or 0 as the rules have it, whose `lungs` [S, r, c] are.
+    """
     share = np.ones(hu.shape, np.float32)
     if not len(places):
         return share
@@ -146,6 +149,7 @@ def lung_share(hu: Hu, bodies: Bits, places: Sequence[int]) -> Share:
     squares = {place: _squares(shown[place]) for place in {place for three in near.values() for place in three}}
     with _one_thread(), torch.inference_mode():
         for place, three in near.items():
+            share[place] = lungs[place]
             share[place][here] = _asked([squares[each] for each in three])[there]
     return share
 
