@@ -166,10 +166,10 @@ def main():
     wrong = {(row["series"], row["z_mm"]) for row in rows_of(VERDICTS) if row["verdict"] != "right"}
     for number in range(first, first + n):
         counted("phantoms", made(number, matrix), tally, number)
-    for name, hu, masks, z_mm, pixel_cm2 in each_series(Path(sys.argv[4])) if len(sys.argv) > 4 else ():
+    for name, hu, masks, z_mm, spacing_mm in each_series(Path(sys.argv[4])) if len(sys.argv) > 4 else ():
         group = "real, chosen on" if name in CHOSEN_ON else "real, others"
         sound = np.array([(name, f"{z:.1f}") not in wrong for z in z_mm])
-        counted(group, (hu, masks, (float(np.sqrt(pixel_cm2 * 100)),) * 2, sound), tally, 1)
+        counted(group, (hu, masks, spacing_mm, sound), tally, 1)
     print_tally(tally)
 
 

@@ -91,21 +91,22 @@ def points(data):
 
 
 def each_series(data):
-    """(name, hu, masks, z_mm, cm2 a pixel) of what a run would read of every series."""
+    """(name, hu, masks, z_mm, spacing_mm) of what a run would read of every series."""
     for root, folder in folders(data):
         for name in dict.fromkeys(row["series"] for row in rows_of(folder / "points.csv")):
             hu, z_mm, spacing_mm = read_series(root, name)
             places = screened(folder, name, z_mm)
             masks = lung_masks(hu[places], z_mm[places], spacing_mm)
-            yield name, hu[places], masks, z_mm[places], spacing_mm[0] * spacing_mm[1] / 100
+            yield name, hu[places], masks, z_mm[places], spacing_mm
 
 
 def areas(data):
     """One line a slice: how much of it the mask holds, and how dense that is."""
     print("series,z_mm,cm2,mean_hu")
-    for name, hu, masks, z_mm, pixel_cm2 in each_series(data):
+    for name, hu, masks, z_mm, spacing_mm in each_series(data):
         for image, mask, z in zip(hu, masks, z_mm, strict=True):
-            print(f"{name},{z:.1f},{mask.sum() * pixel_cm2:.0f},{image[mask].mean() if mask.any() else float('nan'):.0f}")
+            cm2 = mask.sum() * np.prod(spacing_mm) / 100
+            print(f"{name},{z:.1f},{cm2:.0f},{image[mask].mean() if mask.any() else float('nan'):.0f}")
 
 
 def tile(image, mask, caption):
@@ -134,8 +135,8 @@ def sheets(data, folder):
     """A picture a series, and a page that shows them all."""
     folder.mkdir(parents=True, exist_ok=True)
     body = []
-    for name, hu, masks, z_mm, pixel_cm2 in each_series(data):
-        cv2.imwrite(str(folder / f"{name}.png"), sheet(hu, masks, z_mm, pixel_cm2))
+    for name, hu, masks, z_mm, spacing_mm in each_series(data):
+        cv2.imwrite(str(folder / f"{name}.png"), sheet(hu, masks, z_mm, np.prod(spacing_mm) / 100))
         body.append(f'<h2>{name}</h2><img src="{name}.png" alt="{name}">')
     (folder / "index.html").write_text(SHEET.format(body="".join(body)), encoding="utf-8")
 

@@ -63,10 +63,8 @@ BESIDE = 0.1
 """Share of the ring round a piece that is lung already, unless it is a lobe."""
 AT_WALL = 0.1
 """Share of that ring that lies outside the lungs' outline, if the piece lies at the chest wall."""
-FAT_HU = (-130.0, -20.0)
-"""HU of fat."""
-FAT = 0.5
-"""Share of a piece that measures as fat, from which the network has to be surer of it."""
+FAT_HU = (-130.0, -50.0)
+"""HU of fat, and of a piece's median if it is taken for fat: of that the network has to be surer."""
 RING_PX = 3
 """Pixels: how wide that ring is."""
 FLUID = 0.3
@@ -156,7 +154,7 @@ def _belongs(piece: Piece, seen: Slice) -> bool:
     What is not beside lung is large: a whole lobe, or all that a slice shows of a lung.
     """
     hu = seen.hu[piece]
-    is_fat = ((hu > FAT_HU[0]) & (hu < FAT_HU[1])).mean() > FAT
+    is_fat = FAT_HU[0] < np.median(hu) < FAT_HU[1]
     if _sureness(piece, seen) < (NEARLY_ALL if is_fat else PARTLY):
         return False
     if seen.lung[_ring(piece)].mean() < BESIDE:
