@@ -18,8 +18,8 @@ WALL_PX = 4
 """Pixels: how thick the wall is, and how much wider the pictures become."""
 PADDING_HU = 8
 """HU by which padding may differ from slice to slice: lossy compression leaves so much of it."""
-LUNG_HU = (-960, -500)
-"""HU between which what the edge cuts is lung: what is darker is the room's air, what is denser the body's wall."""
+ROOM_HU = -960
+"""HU up to which what the edge cuts is the room's air; lung, ill as it may be, lies between this and SOFT_HU."""
 LEAST_CM2 = 3.0
 """cm2 that a region exceeds that may be a lung: less is the blur of skin, or hair."""
 ENCLOSED = 0.4
@@ -90,12 +90,13 @@ class _Edge:
 
     def cut(self, hu: Hu) -> tuple[Bits, Bits] | None:
         """The wall round a slice [r, c] whose lungs the edge cuts, and what stays outside of it; None: it cuts none."""
-        if not _is_airy(hu.ravel()[self.inside]).any():
+        at_edge = hu.ravel()[self.inside]
+        if not ((at_edge > ROOM_HU) & (at_edge <= SOFT_HU)).any():
             return None
         soft = (hu > SOFT_HU).view(np.uint8)
         _, labels = cv2.connectedComponents(self.field & (1 - soft), connectivity=8)
-        at_edge = set(labels.ravel()[self.inside].tolist()) - {0}
-        lungs = {number for number in at_edge if _is_airy_region(hu[::FEW, ::FEW][labels[::FEW, ::FEW] == number])}
+        cut = set(labels.ravel()[self.inside].tolist()) - {0}
+        lungs = {number for number in cut if _may_be_lung(hu[::FEW, ::FEW][labels[::FEW, ::FEW] == number])}
         if not lungs:
             return None
         whole, front = _parts(cv2.morphologyEx(soft, cv2.MORPH_OPEN, disk(SKIN_PX)))
@@ -104,7 +105,7 @@ class _Edge:
         if not lungs:
             return None
         near = cv2.dilate(_numbered(labels, lungs), disk(WALL_PX + 2)) | cv2.dilate(whole, disk(WALL_PX))
-        return self.around & near, _numbered(labels, at_edge - lungs)
+        return self.around & near, _numbered(labels, cut - lungs)
 
     @cached_property
     def _midline(self) -> tuple[slice, bool]:
@@ -131,14 +132,9 @@ class _Edge:
         return cv2.countNonZero(outline & cv2.dilate(whole, SQUARE)) > ENCLOSED * cv2.countNonZero(outline)
 
 
-def _is_airy(hu: Hu | np.float64) -> npt.NDArray[np.bool_]:
-    """Whether it measures as lung does, neither as the room's air nor as the body's wall."""
-    return np.asarray((hu > LUNG_HU[0]) & (hu <= LUNG_HU[1]))
-
-
-def _is_airy_region(hu: Hu) -> bool:
-    """The same of every FEW-th pixel of each FEW-th row of a region, which may be a lung if it is large enough."""
-    return len(hu) * (FEW * WORK_MM) ** 2 / 100 > LEAST_CM2 and bool(_is_airy(np.median(hu)))
+def _may_be_lung(hu: Hu) -> bool:
+    """Whether a region is large and dense enough, given every FEW-th pixel of each FEW-th of its rows."""
+    return len(hu) * (FEW * WORK_MM) ** 2 / 100 > LEAST_CM2 and float(np.median(hu)) > ROOM_HU
 
 
 def _numbered(labels: Labels, numbers: set[int]) -> Bits:
