@@ -110,8 +110,9 @@ class _Edge:
     @cached_property
     def _midline(self) -> tuple[slice, bool]:
         """Columns before and behind the spine, and whether it lies below: the patient on the back, or the picture turned."""
-        bone = cv2.blur((self.hu > BONE_HU).sum(axis=(0, 1), dtype=np.float64)[None], (SPINE_PX, 1))
-        start = max(0, int(np.argmax(bone)) - MIDLINE_PX)
+        bone = (self.hu > BONE_HU).view(np.uint8).reshape(-1, self.hu.shape[2])
+        columns = cv2.blur(cv2.reduce(bone, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32F), (SPINE_PX, 1))
+        start = max(0, int(np.argmax(columns)) - MIDLINE_PX)
         strip = self.hu[:, :, start : start + 2 * MIDLINE_PX + 1]
         is_below = _mean_row(strip > BONE_HU) >= _mean_row(strip > SOFT_HU)
         return slice(WALL_PX + start, WALL_PX + start + strip.shape[2]), is_below

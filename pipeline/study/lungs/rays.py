@@ -55,12 +55,11 @@ class Rays:
         """Rays from half the bodies' height, in the column of spine and sternum; one centre for the stack."""
         row, middle = (_centre(bodies, axis) for axis in (2, 1))
         middle = _spine(bodies, hu, middle)
-        y, x = np.indices(bodies.shape[1:], np.float32)
-        y = y - row
+        y, x = (np.arange(n, dtype=np.float32) for n in bodies.shape[1:])
+        y = (y - row)[:, None]
         x = x - middle + 0.5
-        angle = ((np.arctan2(x, -y) / (2 * np.pi) + 0.5) * RAYS).astype(np.intp) % RAYS
-        radius = np.hypot(y, x).astype(np.float32)
-        return cls(middle, angle.astype(np.uint8), radius)
+        angle = ((np.arctan2(x, -y) / (2 * np.pi) + 0.5) * RAYS).astype(np.int32)
+        return cls(middle, (angle % RAYS).astype(np.uint8), np.hypot(y, x).astype(np.float32))
 
     def within(self, reach: Line) -> Bits:
         """The pixels not farther out than `reach` on their ray."""
