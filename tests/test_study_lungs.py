@@ -393,6 +393,18 @@ def test_a_round_field_anywhere_keeps_the_lungs_that_it_cuts_and_takes_in_no_air
     assert found[:, behind].mean() < 0.02
 
 
+def test_hazy_air_in_the_corner_of_a_picture_that_is_cut_to_the_chest_is_no_lung():
+    """Blur and cloth make it as dense as lung, and the chest surrounds it."""
+    hu, lung = chest_on_a_table()
+    y, x = np.ogrid[-119.5:120, -119.5:120]
+    corner = (y < 0) & (x > 0) & ((x / 112) ** 2 + (y / 75) ** 2 > 1)
+    hazy = np.where(corner, np.int16(-900), hu)[48:, :210]
+    cut = np.stack([hazy, hazy])
+    found = unwalled(walled(cut, np.stack([body(image) for image in cut]))[1])
+    assert found[:, lung[48:, :210]].all()
+    assert found[:, corner[48:, :210]].mean() < 0.03
+
+
 def test_padding_that_lossy_compression_has_blurred_is_padding():
     hu, lung = chest_on_a_table()
     y, x = np.ogrid[-119.5:120, -119.5:120]

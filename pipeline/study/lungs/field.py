@@ -100,7 +100,7 @@ class _Edge:
         if not lungs:
             return None
         whole, front = _parts(cv2.morphologyEx(soft, cv2.MORPH_OPEN, disk(SKIN_PX)))
-        lungs -= self._beyond(labels, whole, behind=True) | self._beyond(labels, front, behind=False)
+        lungs -= self._beyond(labels, whole, behind=True) | self._beyond(labels, front, behind=False) | _in_corners(labels)
         lungs = {number for number in lungs if self._is_enclosed((labels == number).view(np.uint8), whole)}
         if not lungs:
             return None
@@ -131,6 +131,12 @@ class _Edge:
         region = filled(region)
         outline = cv2.dilate(region, SQUARE) & (1 - region) & self.field
         return cv2.countNonZero(outline & cv2.dilate(whole, SQUARE)) > ENCLOSED * cv2.countNonZero(outline)
+
+
+def _in_corners(labels: Labels) -> set[int]:
+    """The regions that reach a corner of the picture, as no lung does."""
+    ends = [WALL_PX, -WALL_PX - 1]
+    return set(labels[ends][:, ends].ravel().tolist())
 
 
 def _may_be_lung(hu: Hu) -> bool:
