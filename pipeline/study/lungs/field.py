@@ -43,6 +43,7 @@ Number = TypeVar("Number", np.int16, np.uint8)
 Hu = npt.NDArray[np.int16]
 Labels = npt.NDArray[np.int32]
 SQUARE = np.ones((3, 3), np.uint8)
+"""Pixels: one round the middle on each side, for outlines and their neighbours."""
 
 
 def walled(hu: Hu, bodies: Bits) -> tuple[Hu, Bits]:
