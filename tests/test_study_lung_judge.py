@@ -314,6 +314,18 @@ def test_a_whole_lobe_joins_though_no_lung_lies_beside_it_where_the_network_is_s
     assert (whole[1][lobe].mean() > 0.9) == joins
 
 
+@pytest.mark.parametrize(("unsure_rows", "known", "joins"), [(30, 80, True), (30, 60, False), (0, 60, True)])
+def test_what_the_network_is_half_sure_of_is_a_whole_lung_where_a_neighbour_shows_most_of_it(unsure_rows, known, joins):
+    """Of such a piece seven tenths have to be known, as those of an aorta are not; of one that it is sure of a half."""
+    lung = slice(20, 90), slice(80, 120)
+    lungs, small, bodies, share = refused_piece(*lung)
+    share[1, 20 : 20 + unsure_rows, 80:120] = 0.8
+    for other in (0, 2):
+        lungs[other, 20:90, 80:120] = 0
+        share[other, 20:90, 80:120] = known / 100
+    assert (restored(lungs, small, bodies, share)[1][lung].mean() > 0.9) == joins
+
+
 def test_a_piece_that_no_neighbouring_slice_knows_does_not_join():
     lungs, small, bodies, share = refused_piece(*LATERAL)
     for other in (0, 2):

@@ -52,13 +52,15 @@ EMBEDDED = 0.6
 LOBE_CM2 = 8.0
 """cm2 that a piece exceeds that may be a lobe, or its base where the slice below shows no lung; a dome's tip is smaller."""
 WHOLE_CM2 = 15.0
-"""cm2 that a piece exceeds that may be a whole lung; of such organs in real series it was sure of a third at most."""
+"""cm2 that a piece exceeds that may be a whole lung; of organs so large in real series it was sure of a third at most."""
 HALF = 0.5
 """Part of such a piece that it is sure of."""
 ROUND = 0.8
 """Share of the ring round a piece that is lung, from which it may be a dome's tip, which lung surrounds."""
 AGREED = 0.5
 """Share of lung, or of the mask, that a neighbouring slice shows where such a piece lies."""
+WHOLE_AGREED = 0.7
+"""The same of a piece taken for a whole lung of which it is half sure: an aorta beside consolidation is known by less."""
 BESIDE = 0.1
 """Share of the ring round a piece that is lung already, unless it is a lobe."""
 AT_WALL = 0.1
@@ -169,9 +171,10 @@ def _is_known(piece: Piece, seen: Slice, near: list[Share]) -> bool:
     dome, which is lung above and organ below: there the lower one has to agree; and near the midline both, and the network has
     to be surer.
     """
-    agreed = [bool(other[piece].mean() >= AGREED) for other in near]
+    shares = [float(other[piece].mean()) for other in near]
+    agreed = [share >= AGREED for share in shares]
     if _is_lobe(piece, seen) and seen.lung[_ring(piece)].mean() < ROUND:
-        return any(agreed)
+        return max(shares) >= (AGREED if _is_surer(piece, seen) else WHOLE_AGREED)
     if seen.off[np.nonzero(piece)[1]].mean() < LATERAL:
         is_embedded = seen.lung[_ring(piece)].mean() > EMBEDDED
         return _is_surer(piece, seen) and (_cm2(piece) > CENTRAL_CM2 or is_embedded) and all(agreed)
