@@ -17,7 +17,7 @@ from pipeline.study.lungs.shapes import Bits, chosen, disk, filled
 WALL_PX = 4
 """Pixels: how thick the wall is, and how much wider the pictures become."""
 PADDING_HU = 8
-"""HU by which padding may differ from slice to slice: lossy compression leaves so much of it."""
+"""HU by which padding may differ in the mean of all slices: lossy compression leaves no more of it."""
 ROOM_HU = -960
 """HU up to which what the edge cuts is the room's air; lung, ill as it may be, lies between this and SOFT_HU."""
 LEAST_CM2 = 3.0

@@ -52,7 +52,7 @@ EMBEDDED = 0.6
 LOBE_CM2 = 8.0
 """cm2 that a piece exceeds that may be a lobe, or its base where the slice below shows no lung; a dome's tip is smaller."""
 WHOLE_CM2 = 15.0
-"""cm2 that a piece exceeds that may be a whole lung; of organs so large in real series it was sure of a third at most."""
+"""cm2 that a piece exceeds that may be a whole lung; of organs so large in real series as they are, a third is sure."""
 HALF = 0.5
 """Part of such a piece that it is sure of."""
 ROUND = 0.8
