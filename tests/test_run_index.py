@@ -15,6 +15,7 @@ from pipeline.errors import Drained, Reason
 from pipeline.mpi.world import Alone
 from pipeline.run import index as indexing
 from pipeline.run import scan_cache as catalogues
+from pipeline.run import scan_lines
 from pipeline.run.index import IndexSource, Private, index, selection_digest
 from pipeline.run.manifest import read_manifest
 from pipeline.run.paths import MANIFEST
@@ -144,6 +145,17 @@ def test_a_line_torn_by_a_kill_is_read_again_and_harms_no_other(archive, tmp_pat
     assert reads == []
 
 
+def test_a_line_torn_by_a_kill_is_no_reading_even_when_the_next_start_was_killed_too(archive, tmp_path, reads):
+    before, _ = indexed(archive)
+    scan = next((tmp_path / "a-private").glob("scan-*.jsonl"))
+    scan.write_bytes(scan.read_bytes()[:-150])
+    Catalogue(tmp_path / "a-private").__enter__().__exit__()
+    assert scan.read_bytes().endswith(b"\n")
+    reads.clear()
+    assert indexed(archive)[0].sha256 == before.sha256
+    assert len(reads) == 1
+
+
 def test_each_folder_is_listed_once_by_one_rank(archive, monkeypatch):
     listed = []
     list_folder = indexing.list_folder
@@ -192,10 +204,8 @@ def test_nothing_that_identifies_is_logged(archive, caplog):
 
 @pytest.mark.parametrize("same_hash", [False, True])
 def test_of_several_readings_of_a_file_the_last_counts_whatever_else_hashes_alike(same_hash, tmp_path, monkeypatch):
-    from pipeline.run import scan_cache as catalogue
-
     if same_hash:
-        monkeypatch.setattr(catalogue, "hash", lambda _: 0, raising=False)
+        monkeypatch.setattr(scan_lines, "hash", lambda _: 0, raising=False)
     before = [FoundFile("a", 1, 1, (FileRecord(),), ("old",)), FoundFile("b", 2, 2, (FileRecord(),), ("b",))]
     after = [FoundFile("a", 1, 9, (FileRecord(),), ("new",)), FoundFile("c", 3, 3, (FileRecord(Reason.IO_ERROR),))]
     for scan in (before, after):

@@ -113,8 +113,8 @@ class Catalogue:
         """Whether one of the lines, newest first, is of this very file, which is then taken in."""
         for place in places:
             line = self._lines.read(place)
-            seen = _seen.decode(line)
-            if seen.path == file.path:
+            seen = _believed(line)
+            if seen and seen.path == file.path:
                 same = (seen.size, seen.mtime_ns) == (file.size, file.mtime_ns)
                 if same:
                     self._count(seen, place, line)
@@ -180,14 +180,9 @@ class Catalogue:
         return dict(sorted(self._groups.kinds.items()))
 
     def _index_lines(self) -> None:
-        """Note where the lines of earlier scans lie; the last reading of a file wins, a torn line is read over."""
+        """Note where the lines of earlier scans lie."""
         for place, line in self._lines:
-            try:
-                seen = _seen.decode(line)
-            except msgspec.DecodeError:
-                continue  # torn by a kill: the file is read again
-            if AGAIN.isdisjoint([record.reason for record in seen.records]):
-                self._known.add(seen.path, place)
+            self._known.add(line, place)
         self._known.sort()
 
     def _count(self, found: _Seen, place: int, line: bytes) -> None:
@@ -228,6 +223,15 @@ class Catalogue:
                 yield _record.decode(data)
             else:
                 yield from _found.decode(data).records
+
+
+def _believed(line: bytes) -> _Seen | None:
+    """What a line says; None where a kill has torn it, or the file is to be read again although it may not have changed."""
+    try:
+        seen = _seen.decode(line)
+    except msgspec.DecodeError:
+        return None
+    return seen if AGAIN.isdisjoint([record.reason for record in seen.records]) else None
 
 
 _found = msgspec.json.Decoder(FoundFile)

@@ -17,7 +17,8 @@ from pipeline.files import storage_error
 
 WRITTEN, READ = 1 << 16, 1 << 14
 """Bytes that are written together; bytes that are read together: a study's lines lie side by side."""
-RECORDS = b'"records":['
+BEFORE_PATH, BEHIND_PATH, RECORDS = b'{"path":', b'","', b'"records":['
+"""A line's path stands between the first two: within a text of JSON, no quotation mark is without its backslash."""
 
 
 class ScanLines:
@@ -101,16 +102,19 @@ class Places:
 
 
 class KnownPaths:
-    """Where the lines of earlier scans lie, by a hash of the file's path: what has the same hash may be another's."""
+    """Where the lines of earlier scans lie, by a hash of how they begin, with the file's path: the same may be another's.
+
+    Lines are not understood here: a torn one is found like any other.
+    """
 
     def __init__(self) -> None:
         self._hashes = array("q")
         self._places = array("q")
         self._sorted = np.empty(0, np.int64), np.empty(0, np.int64)
 
-    def add(self, path: str, place: int) -> None:
-        """A line about `path`."""
-        self._hashes.append(hash(path))
+    def add(self, line: bytes, place: int) -> None:
+        """A line."""
+        self._hashes.append(hash(line.partition(BEHIND_PATH)[0]))
         self._places.append(place)
 
     def sort(self) -> None:
@@ -125,7 +129,7 @@ class KnownPaths:
     def find(self, paths: Sequence[str]) -> list[list[int]]:
         """Of each path the places of the lines that may be its own, the newest first."""
         hashes, places = self._sorted
-        wanted = np.array([hash(path) for path in paths], np.int64)
+        wanted = np.array([hash(BEFORE_PATH + msgspec.json.encode(path)[:-1]) for path in paths], np.int64)
         firsts = np.searchsorted(hashes, wanted, "left").tolist()
         ends = np.searchsorted(hashes, wanted, "right").tolist()
         return [places[first:end][::-1].tolist() for first, end in zip(firsts, ends, strict=True)]
