@@ -11,7 +11,6 @@ import logging
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-import pipeline
 from pipeline.config import Config
 from pipeline.errors import PipelineError, RankDied, Reason, StudyError
 from pipeline.files import write_whole
 from pipeline.mpi.world import Alone, World
 from pipeline.records import Box, PreparedStudy, Study
 from pipeline.run.deal import Deal
+from pipeline.run.earlier import code_digest
 from pipeline.study.drenet.network import IMAGE_PX, ZOOM_PX
 from pipeline.study.screener import Preparer, frames_of
 
@@ -154,14 +153,6 @@ def rows(prepared: PreparedStudy) -> Iterable[bytes]:
 
 def cache_name(study: Study, config: Config) -> str:
     """The study's file: its key, and a digest of its manifest entry and of the settings and the code that prepare it."""
-    prepares: Any = (study, config.slices, config.lung, config.fill, config.window, _code())
+    prepares: Any = (study, config.slices, config.lung, config.fill, config.window, code_digest(PREPARING))
     digest = hashlib.sha256(msgspec.json.encode(prepares, order="deterministic")).hexdigest()
     return f"{study.study_key}-{digest[:16]}"
-
-
-@cache
-def _code() -> str:
-    """A digest of the modules between an archive's files and prepared slices."""
-    root = Path(pipeline.__file__).parent
-    modules = sorted(path for pattern in PREPARING for path in root.glob(pattern))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()

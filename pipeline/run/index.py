@@ -5,6 +5,7 @@ Root deals folders and batches of files, keeps what comes back in its catalogue,
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
@@ -39,12 +40,17 @@ from pipeline.mpi.world import Alone, World
 from pipeline.pseudonym import fingerprint, pseudonym
 from pipeline.records import Event, Series, Study
 from pipeline.run.deal import Deal
-from pipeline.run.manifest import Heading, write_manifest
+from pipeline.run.earlier import EarlierStudies, code_digest
+from pipeline.run.manifest import Heading, Made, write_manifest
 from pipeline.run.scan_cache import Catalogue
 from pipeline.study.slices import choose_slices
 
 log = logging.getLogger(__name__)
 BATCH = 100
+BUILDING = (
+    "archive/*.py", "config.py", "errors.py", "pseudonym.py", "records.py", "run/index.py", "run/scan_*.py", "study/slices.py",
+)  # fmt: skip
+"""The modules between the records of an archive's files and the lines of its studies."""
 Build = Callable[[str, Sequence[FileRecord], SeriesConfig, bytes], Study]
 
 
@@ -170,18 +176,22 @@ def _write(source: IndexSource, root: Path, private: Private, config: Config, li
     log.info("indexed %d files, %d read anew", catalogue.n_files, source.n_read)
     made_by = (fingerprint(key), selection_digest(config))
     heading = Heading(str(root), *made_by, catalogue.n_files, tuple(events), catalogue.kinds())
-    studies = _studies(catalogue, config, key) if listed is None else _listed(catalogue, listed, config, key)
-    write_manifest(private.folder, heading, studies)
+    digest = hashlib.sha256(msgspec.json.encode((made_by, code_digest(BUILDING)))).hexdigest()[:16]
+    with EarlierStudies(private.folder, digest) as earlier:
+        studies = _studies(catalogue, earlier, config, key) if listed is None else _listed(catalogue, listed, config, key)
+        write_manifest(private.folder, heading, studies, digest)
 
 
-def _studies(catalogue: Catalogue, config: Config, key: bytes) -> Iterator[Study]:
-    """Every study in the order of its key, one in memory at a time."""
+def _studies(catalogue: Catalogue, earlier: EarlierStudies, config: Config, key: bytes) -> Iterator[Made]:
+    """Every study in the order of its key, one in memory at a time; taken over where all of its files are known unchanged."""
     jobs: list[tuple[str, Build, Callable[[str], list[FileRecord]]]] = []
     jobs += [(uid, build_study, catalogue.study) for uid in catalogue.study_uids()]
     jobs += [(folder, build_picture_study, catalogue.pictures) for folder in catalogue.picture_folders()]
     jobs += [(name, _volume_of(patient), catalogue.volume) for name, patient in folder_patients(catalogue.volumes()).items()]
     for name, build, records in sorted(jobs, key=lambda job: pseudonym(key, "study", job[0])):
-        yield _thinned(build(name, records(name), config.series, key), config.slices)
+        sources = catalogue.sources(name) if build is build_study else ""
+        line = earlier.line(pseudonym(key, "study", name), sources)
+        yield Made(line or _thinned(build(name, records(name), config.series, key), config.slices), sources)
 
 
 def _volume_of(patient: str) -> Build:

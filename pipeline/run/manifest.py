@@ -3,8 +3,10 @@
 manifest.jsonl: one header line, then one line a study in order of study_key. scan.jsonl: one line a file ever read, so that
 indexing again reads only what is new or changed, and an index killed half-way goes on where it stopped.
 
-manifest.heads: one line a study with what `Entry` holds, so that gigabytes need not be read to know them. It is deleted before
+manifest.heads: one line a study with what `Head` holds, so that gigabytes need not be read to know them. It is deleted before
 a manifest is written and made after it, and may be missing.
+
+A study whose files are what they were is taken from the earlier manifest as it stands there (earlier.py).
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
+from msgspec.structs import astuple
 
 from pipeline.errors import ConfigurationError, Reason
 from pipeline.files import write_whole
@@ -75,12 +78,25 @@ class Manifest:
         with self.path.open("rb") as file:
             file.seek(entry.offset)
             line = file.read(entry.length)
-        if _digest(line) != entry.digest:
+        if line_digest(line) != entry.digest:
             raise ConfigurationError(f"the manifest in {self.path.parent} is damaged: delete it and index again")
         return line
 
 
-class _Head(msgspec.Struct):
+class Head(Entry, frozen=True, array_like=True, gc=False):
+    """A line of manifest.heads: an entry, and a digest of what its study was made of, "" where that is made anew each time."""
+
+    sources: str = ""
+
+
+class Made(NamedTuple):
+    """A study for the manifest, or its line in the earlier one, and the `sources` of its head."""
+
+    study: Study | bytes
+    sources: str = ""
+
+
+class _Part(msgspec.Struct):
     """The part of a study's line that `Entry` keeps."""
 
     study_key: str
@@ -88,14 +104,18 @@ class _Head(msgspec.Struct):
     cost: float = 1.0
 
 
-class _Sums(msgspec.Struct, array_like=True):
-    """First line of manifest.heads: the manifest's digest and its length."""
+_part = msgspec.json.Decoder(_Part)
+
+
+class Sums(msgspec.Struct, array_like=True):
+    """First line of manifest.heads: the manifest's digest and its length; what its studies were made by, their files aside."""
 
     sha256: str
     length: int
+    made_by: str = ""
 
 
-def write_manifest(private: Path, heading: Heading, studies: Iterable[Study]) -> None:
+def write_manifest(private: Path, heading: Heading, studies: Iterable[Study | Made], made_by: str = "") -> None:
     """Write the manifest whole; readable by its owner only."""
     (private / MANIFEST_HEADS).unlink(missing_ok=True)
     total = hashlib.sha256()
@@ -105,24 +125,27 @@ def write_manifest(private: Path, heading: Heading, studies: Iterable[Study]) ->
     def lines() -> Iterator[bytes]:
         nonlocal end
         for record in chain([heading], studies):
-            line = msgspec.json.encode(record) + b"\n"
+            study, sources = record if isinstance(record, Made) else (record, "")
+            line = study if isinstance(study, bytes) else msgspec.json.encode(study) + b"\n"
             total.update(line)
-            if isinstance(record, Study):
-                heads.extend(msgspec.json.encode(_entry(record, line, end)) + b"\n")
+            if not isinstance(study, Heading):
+                part = _part.decode(line) if isinstance(study, bytes) else study
+                heads.extend(msgspec.json.encode((*astuple(_entry(part, line, end)), sources)) + b"\n")
             end += len(line)
             moved()
             yield line
 
     write_whole(private / MANIFEST, lines(), mode=0o600)
-    sums = msgspec.json.encode(_Sums(total.hexdigest(), end)) + b"\n"
+    sums = msgspec.json.encode(Sums(total.hexdigest(), end, made_by)) + b"\n"
     write_whole(private / MANIFEST_HEADS, (sums, bytes(heads)), mode=0o600)
 
 
-def _entry(head: Study | _Head, line: bytes, offset: int) -> Entry:
-    return Entry(head.study_key, head.status, head.cost, _digest(line), offset, len(line))
+def _entry(part: Study | _Part, line: bytes, offset: int) -> Entry:
+    return Entry(part.study_key, part.status, part.cost, line_digest(line), offset, len(line))
 
 
-def _digest(line: bytes) -> str:
+def line_digest(line: bytes) -> str:
+    """What names a study's line by its content."""
     return hashlib.sha256(line).hexdigest()[:16]
 
 
@@ -150,7 +173,7 @@ def _by_heads(private: Path) -> tuple[list[Entry], str] | None:
     """Entries and digest from manifest.heads; None where it is missing or speaks of another manifest."""
     try:
         first, *lines = (private / MANIFEST_HEADS).read_bytes().splitlines()
-        sums = msgspec.json.decode(first, type=_Sums)
+        sums = msgspec.json.decode(first, type=Sums)
         decoder = msgspec.json.Decoder(Entry)
         entries = [decoder.decode(line) for line in lines]
     except (OSError, ValueError):
@@ -161,14 +184,13 @@ def _by_heads(private: Path) -> tuple[list[Entry], str] | None:
 def _by_reading(private: Path) -> tuple[list[Entry], str]:
     total = hashlib.sha256()
     entries = list[Entry]()
-    decoder = msgspec.json.Decoder(_Head)
     offset = 0
     try:
         with (private / MANIFEST).open("rb") as file:
             for line in file:
                 total.update(line)
                 if offset:
-                    entries.append(_entry(decoder.decode(line), line, offset))
+                    entries.append(_entry(_part.decode(line), line, offset))
                 offset += len(line)
     except msgspec.DecodeError as error:
         raise ConfigurationError(f"the manifest in {private} is damaged: delete it and index again") from error

@@ -137,6 +137,14 @@ class Catalogue:
         """The records of all files of a study."""
         return list(self._records(self._groups.studies[uid]))
 
+    def sources(self, uid: str) -> str:
+        """A digest of all that was read of a study's files: the same means that nothing of them has changed."""
+        self._lines.flush()
+        total = hashlib.sha256()
+        for place, length in sorted(self._groups.studies[uid]):
+            total.update(self._lines.read(place, length))
+        return total.hexdigest()[:16]
+
     def picture_folders(self) -> list[str]:
         """Folders whose pictures are a patient's slices: no DICOM image stands among them."""
         return [folder for folder in self._groups.pictures if folder not in self._groups.dicom_folders]
