@@ -270,7 +270,7 @@ def test_prepared_slices_are_prepared_again_by_other_code(monkeypatch):
     study, config = Study("s1", "p1", "uid", "id"), Config()
     name = cache_name(study, config)
     assert cache_name(study, config) == name
-    monkeypatch.setattr("pipeline.cohort.cache._code", lambda: "of another day")
+    monkeypatch.setattr("pipeline.cohort.cache.code_digest", lambda _: "of another day")
     assert cache_name(study, config) != name
 
 
