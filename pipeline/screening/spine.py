@@ -33,7 +33,7 @@ from pipeline.run.manifest import read_manifest
 from pipeline.run.open_studies import Share, StudyReport, StudySource, journal_findings
 from pipeline.run.pace import Pace
 from pipeline.run.paths import IMAGES, PRIVATE
-from pipeline.run.plan import Plan, Request, describe, plan, read_weights
+from pipeline.run.plan import Plan, Request, describe, described, loaded, plan, read_weights
 from pipeline.run.resume import compact, last_records, noted_records
 from pipeline.run.textfile import Textfile
 from pipeline.run.weights import Weights, weights_of
@@ -43,6 +43,7 @@ from pipeline.screening.kept import Kept
 
 if TYPE_CHECKING:
     from pipeline.run.gather import Summary
+    from pipeline.study.drenet import DreNet
 
 log = logging.getLogger(__name__)
 
@@ -89,27 +90,41 @@ def run(
             if world.rank == 0:
                 check_request(request.archive, request.out, request.networks, request.key_file)
                 stack.enter_context(held(request))
-        source: StudySource | None = None  # which only root has
+        source: StudySource | None = None  # which only root has, as the networks that it loads for the plan
+        own: list[DreNet] = []
         with ExitStack() as preparing:
             with root_first(world):
                 if world.rank == 0 and request.part:
                     preparing.enter_context(hold_briefly(request.out))
-            known = kept.networks if kept else None
-            made = msgspec.json.decode(agreed(world, lambda: msgspec.json.encode(plan(request, known))), type=Plan)
+                if world.rank == 0 and not kept:
+                    own = loaded(request.networks)
+            made = msgspec.json.decode(agreed(world, lambda: msgspec.json.encode(_planned(request, kept, own))), type=Plan)
             begun(made.log(world.rank))
             if made.index_needed:
                 index_archive(world, request, made.config, stop)
             with root_first(world):
                 if world.rank == 0:
                     source = _open(request, made, world.size)
-        networks = kept or [
-            agreed(world, partial(read_weights, one.path, network.sha256))
-            for one, network in zip(request.networks, made.networks, strict=True)
-        ]
+        networks = kept or _networks(world, request, made, own)
         with legs_watched(source, request):
             _screen_dealt(world, made, networks, source, stop, in_hand)
             with root_first(world):
                 return finish(source, request) if source else None
+
+
+def _planned(request: Request, kept: Kept | None, own: Sequence[DreNet]) -> Plan:
+    return plan(request, kept.networks if kept else described(request.networks, own))
+
+
+def _networks(world: Alone | World, request: Request, made: Plan, own: list[DreNet]) -> list[DreNet] | list[bytes]:
+    """Root's `own`; elsewhere the checkpoints' bytes, as root reads them again for the others."""
+    if world.size == 1:
+        return own
+    sent = [
+        agreed(world, partial(read_weights, one.path, network.sha256))
+        for one, network in zip(request.networks, made.networks, strict=True)
+    ]
+    return own or sent
 
 
 def _open(request: Request, made: Plan, size: int) -> StudySource:
@@ -129,7 +144,8 @@ def _open(request: Request, made: Plan, size: int) -> StudySource:
 
 
 def _screen_dealt(
-    world: Alone | World, made: Plan, networks: list[bytes] | Kept, source: StudySource | None, stop: Stop, in_hand: InHand
+    world: Alone | World, made: Plan, networks: list[DreNet] | list[bytes] | Kept, source: StudySource | None, stop: Stop,
+    in_hand: InHand,
 ) -> None:  # fmt: skip
     """Every rank takes studies until none is left; trouble on one rank is every rank's."""
     from pipeline.study.engine import hint

@@ -21,7 +21,7 @@ from pipeline.config import Config
 from pipeline.errors import PipelineError, RankDied, Reason, StudyError
 from pipeline.records import DealtStudy, Line, PreparedStudy, Series, Study, StudyResult, Volume
 from pipeline.study.contact_sheet import write_contact_sheet
-from pipeline.study.drenet import load_checkpoint_bytes
+from pipeline.study.drenet import DreNet, load_checkpoint_bytes
 from pipeline.study.engine import Engine
 from pipeline.study.freed import keep_freed_memory
 from pipeline.study.lungs import judged_masks
@@ -143,19 +143,20 @@ class Outputs:
 class Screener:
     """One rank's replica: the networks, the decoder, and how to take a study through them. A context manager.
 
-    `networks` are checkpoints, or an engine that holds them already.
+    `networks` are loaded, or checkpoints' bytes; or an engine that holds them already.
     """
 
     def __init__(
-        self, archive: Path, config: Config, networks: Sequence[bytes] | Engine, outputs: Outputs = Outputs(), *,
-        local_rank: int = 0, tick: Callable[[], None] = lambda: None,
+        self, archive: Path, config: Config, networks: Sequence[DreNet] | Sequence[bytes] | Engine,
+        outputs: Outputs = Outputs(), *, local_rank: int = 0, tick: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self._config = config
         self._tick = tick
         self._begins = outputs.begins
         self._preparer = Preparer(archive, config, tick=tick, sheets=outputs.sheets)
         if not isinstance(networks, Engine):
-            networks = Engine([load_checkpoint_bytes(data) for data in networks], config.engine, local_rank=local_rank)
+            loaded = [one if isinstance(one, DreNet) else load_checkpoint_bytes(one) for one in networks]
+            networks = Engine(loaded, config.engine, local_rank=local_rank)
         self._engine = networks
         self._album = Album(outputs.pack, config.run) if outputs.pack else None
 
