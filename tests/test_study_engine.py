@@ -1,6 +1,7 @@
 """Every engine gives the network's own numbers, whoever computes them and whatever stands beside a slice."""
 
 import subprocess
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -391,3 +392,29 @@ def test_a_slice_without_a_look_is_what_the_last_layer_says_with_that_looks_weig
             cut.concat_net.weight.view(2, 8, -1)[:, look] = 0.0
         (expected,), _ = Engine([cut], EngineConfig(name="torch")).predict(_rows(study, slice(0, 2)))
         assert without[0][0][look] == pytest.approx(expected.probability, abs=1e-5)
+
+
+def test_a_graph_is_compiled_in_a_thread_that_takes_denormal_numbers_as_its_maker_does(monkeypatch, network, study):
+    seen = []
+    exact = openvino._exact
+
+    def noted(*given):
+        seen.append((threading.current_thread(), (torch.full((8,), 1e-39) * 1.0).sum().item()))
+        return exact(*given)
+
+    monkeypatch.setattr(openvino, "_exact", noted)
+    engine = Engine([network], EngineConfig(name="openvino"))
+    engine.predict(study)
+    ((thread, total),) = seen
+    assert thread is not threading.current_thread()
+    assert total == 0  # flushed, as `open_device` asks for
+
+
+def test_a_graph_that_cannot_be_compiled_is_the_devices_fault_and_no_studys(monkeypatch, network, study):
+    def broken(*_):
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(openvino, "_exact", broken)
+    engine = Engine([network], EngineConfig(name="openvino"))
+    with pytest.raises(DeviceError, match="choose engine = torch"):
+        engine.predict(study)

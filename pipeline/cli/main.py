@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import logging
 import sys
 
@@ -27,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(given)
     options.given = given
     options.is_program = arguments is None
+    if options.is_program:
+        atexit.register(gc.freeze)  # all ends with the process: to look for garbage first would take half a second
     if options.quiet:
         be_quiet()
     _log_to_terminal(quiet=options.quiet)

@@ -6,7 +6,6 @@ payload (columns and tables) holds no host, time, rank or attempt, so its digest
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import shutil
 import sys
@@ -25,6 +24,7 @@ import numpy.typing as npt
 from pipeline.errors import ConfigurationError
 from pipeline.files import storage_error, sync, write_whole
 from pipeline.records import Found, Provenance, StudyResult
+from pipeline.run.collector import uncollected
 from pipeline.run.describe_csv import sidecar
 from pipeline.run.hdf5_sink import Sink
 from pipeline.run.journal import LastRecord, decode, raw, read_raw
@@ -50,7 +50,7 @@ class Summary:
 
 def gather(run: Path, networks: Sequence[Network], provenance: Provenance | None = None) -> Summary:
     """Rebuild every derived file of `run`, whose studies were screened with `networks`."""
-    with _uncollected():
+    with uncollected():  # records hold no cycles
         return _gather(run, provenance, Scores(tuple(networks)))
 
 
@@ -158,18 +158,6 @@ def _parquet(folder: Path, scores: Scores) -> Iterator[Callable[[StudyResult], N
 
         yield add
         write_slices(parquet, batch, networks)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """No garbage collection: records hold no cycles, and the collector would walk through a million records again and again."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _results(records: dict[str, LastRecord]) -> Iterator[StudyResult]:

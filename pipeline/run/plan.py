@@ -21,6 +21,7 @@ from pipeline.archive import IDENTITY_RULE
 from pipeline.config import Config, differing_fields, results_digest
 from pipeline.errors import ConfigurationError
 from pipeline.pseudonym import fingerprint, key_of
+from pipeline.run.collector import uncollected
 from pipeline.run.index import selection_digest
 from pipeline.run.manifest import read_heading
 from pipeline.run.paths import MANIFEST, PRIVATE, RUN_TOML, journal_path, log_path, pack_path, part_home
@@ -139,9 +140,10 @@ def loaded(asked: Sequence[Weights]) -> list[DreNet]:
     """The networks of the checkpoints, each read once. Raises ConfigurationError."""
     if not asked:
         raise ConfigurationError("no weights: name a checkpoint with --weights")
-    from pipeline.study.drenet import load_checkpoint
+    with uncollected():  # to load torch makes objects by the hundred thousand, and none of them is garbage
+        from pipeline.study.drenet import load_checkpoint
 
-    return [load_checkpoint(one.path) for one in asked]
+        return [load_checkpoint(one.path) for one in asked]
 
 
 def described(asked: Sequence[Weights], networks: Sequence[DreNet]) -> list[Network]:

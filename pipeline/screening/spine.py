@@ -37,7 +37,7 @@ from pipeline.run.plan import Plan, Request, describe, described, loaded, plan, 
 from pipeline.run.resume import compact, last_records, noted_records
 from pipeline.run.textfile import Textfile
 from pipeline.run.weights import Weights, weights_of
-from pipeline.screening.ending import finish, legs_watched
+from pipeline.screening.ending import LoadedAhead, finish, legs_watched
 from pipeline.screening.indexing import held, index_archive
 from pipeline.screening.kept import Kept
 
@@ -152,7 +152,7 @@ def _screen_dealt(
     from pipeline.study.screener import Outputs, Screener, lost_line  # torch is for who screens: to index needs none
 
     path = made.journal(world.rank)
-    begins = networks.begins if isinstance(networks, Kept) else _nobody
+    begins = networks.begins if isinstance(networks, Kept) else LoadedAhead() if world.rank == 0 else _nobody
     outputs = Outputs(Path(made.out) / IMAGES if made.contact_sheet else None, made.pack(world.rank), begins)
     ready = networks.engine if isinstance(networks, Kept) else networks
 

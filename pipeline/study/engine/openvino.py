@@ -2,12 +2,16 @@
 
 OpenVINO's Python package reports its use over the network from the moment it is imported; a run makes no connection, so the
 module that would do it is barred first.
+
+Graphs are compiled in a thread while the first study is read, without Python's lock. The thread inherits how its maker takes
+denormal numbers. Who computes first waits for it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -24,28 +28,42 @@ DETAILS = (N_DETAILS, 2, DETAIL_PX, DETAIL_PX)
 WHOLE = (1, 2, IMAGE_PX, IMAGE_PX)
 """A slice, or its second look. Shapes that vary would make memory grow."""
 Shape = tuple[int, ...]
+Requests = Mapping[Shape, Any]
+"""A compiled graph for each shape, ready to compute."""
 TINY = 1e-6
 """The least that a range of rounded numbers may be wide, where all of them are 0."""
 
 
 def openvino_features(trunk: ResNet, config: EngineConfig, dtype: torch.dtype) -> Features:
     """The trunk (taking planes) in `dtype`. Raises DeviceError where the processor lacks it."""
-    openvino = import_openvino()
-    core = openvino.Core()
-    if dtype == torch.bfloat16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if dtype == torch.bfloat16 and not _has_bf16():
         raise DeviceError(
             f"precision = {config.precision}, but OpenVINO knows no bf16 on this processor: choose fp32, or engine = torch"
         )
+    return _compiled_meanwhile(partial(_exact, trunk, config, dtype))
+
+
+def _has_bf16() -> bool:
+    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _exact(trunk: ResNet, config: EngineConfig, dtype: torch.dtype) -> Requests:
+    openvino = import_openvino()
+    core = openvino.Core()
     model = _model(openvino, trunk, _Exact(openvino.opset13))
     requests: dict[Shape, Any] = {}
     for shape in (WHOLE, DETAILS):
         model.reshape(shape)
         requests[shape] = core.compile_model(model, "CPU", hints(config, dtype)).create_infer_request()
-    return partial(_infer, requests)
+    return requests
 
 
 def rounded_features(trunk: ResNet, config: EngineConfig, roundings: Sequence[Rounding]) -> Features:
     """The trunk (taking planes) in int8, each of DETAILS and WHOLE rounded as `roundings` says."""
+    return _compiled_meanwhile(partial(_rounded, trunk, config, roundings))
+
+
+def _rounded(trunk: ResNet, config: EngineConfig, roundings: Sequence[Rounding]) -> Requests:
     openvino = import_openvino()
     core = openvino.Core()
     requests: dict[Shape, Any] = {}
@@ -53,7 +71,14 @@ def rounded_features(trunk: ResNet, config: EngineConfig, roundings: Sequence[Ro
         model = _model(openvino, trunk, _Rounded(openvino.opset13, rounding))
         model.reshape(shape)
         requests[shape] = core.compile_model(model, "CPU", hints(config, torch.float32)).create_infer_request()
-    return partial(_infer, requests)
+    return requests
+
+
+def _compiled_meanwhile(compiled: Callable[[], Requests]) -> Features:
+    pool = ThreadPoolExecutor(1)
+    features = partial(_infer, pool.submit(compiled))
+    pool.shutdown(wait=False)
+    return features
 
 
 class _Exact:
@@ -147,7 +172,10 @@ def hints(config: EngineConfig, dtype: torch.dtype) -> dict[str, object]:
     }
 
 
-def _infer(requests: Mapping[Shape, Any], planes_NPHW: Tensor) -> Tensor:
-    request = requests[tuple(planes_NPHW.shape)]
+def _infer(compiling: Future[Requests], planes_NPHW: Tensor) -> Tensor:
+    try:
+        request = compiling.result()[tuple(planes_NPHW.shape)]
+    except RuntimeError as error:
+        raise DeviceError("OpenVINO cannot compile the network on this processor: choose engine = torch") from error
     request.infer({0: planes_NPHW.contiguous().numpy()})
     return torch.from_numpy(request.get_output_tensor(0).data).clone()  # the request writes over its output next time
