@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
 from pipeline.phantom import chest
+from pipeline.study.engine.device import has_bf16
 from pipeline.study.lungs import seen
 from pipeline.study.lungs.air import lung_air
 from pipeline.study.lungs.field import WALL_PX
@@ -130,7 +131,10 @@ def rate(step):
 
 
 def trained(cohort, half_way):
-    """The network after STEPS steps; bf16 only makes training faster. What is interrupted goes on from `half_way`."""
+    """The network after STEPS steps; what is interrupted goes on from `half_way`.
+
+    bf16 only makes training faster, and only where the processor has it.
+    """
     torch.manual_seed(5)
     places, likely = chances(cohort)
     net = LungNet().to(memory_format=torch.channels_last)
@@ -158,7 +162,7 @@ def resumed(half_way, net, optimiser):
 def stepped(net, optimiser, views):
     """One step of training; its loss."""
     planes, labels, weights = views
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16("torch")):
         logits = net(planes.to(memory_format=torch.channels_last))
     loss = loss_of(logits.float(), labels, weights)
     optimiser.zero_grad(set_to_none=True)
