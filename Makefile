@@ -13,7 +13,7 @@ test: test-env
 	$(VENV)/bin/python -m pytest -q $(SPREAD) -m "not long and not slow and not slurm and not browser"
 
 test-long: test-env  # what `make test` leaves out for its length, ten minutes or so
-	$(VENV)/bin/python -m pytest -q -m "long and not slow"
+	$(VENV)/bin/python -m pytest -q $(SPREAD) -m "long and not slow"
 
 test-slow: test-env
 	$(VENV)/bin/python -m pytest -q -m "slow and not slurm"

@@ -139,7 +139,7 @@ def test_places_chosen_again_are_the_same_on_any_ranks_in_parts_and_after_a_kill
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_clutter_is_accounted_for_alike_on_any_number_of_ranks(ranks, screened, digest, archive, weights, drenet, tmp_path):
     done = drenet("screen", archive, "--weights", weights, "--out", tmp_path / "run", ranks=ranks)
     assert done.returncode == 0, done.stdout
@@ -385,7 +385,7 @@ def test_full_storage_stops_a_run_with_74_and_it_is_resumed(plain, weights, dren
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("ranks", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), 3])
 def test_full_storage_on_one_rank_stops_all_with_74_and_is_resumed(ranks, screened, archive, weights, drenet, tmp_path):
     screen = ("screen", archive, "--weights", weights, "--out", tmp_path / "run")
     fault = "storage_of_last_rank_fails_at_second_study"
@@ -406,7 +406,7 @@ def test_a_failure_that_passes_leaves_no_trace_in_the_tables(plain, weights, dre
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_failure_that_passes_leaves_no_trace_among_clutter_either(ranks, screened, archive, weights, drenet, tmp_path):
     screen = ("screen", archive, "--weights", weights, "--out", tmp_path / "run")
     (tmp_path / "marks").mkdir()
