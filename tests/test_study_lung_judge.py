@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from pipeline.config import SliceConfig
 from pipeline.phantom import chest
-from pipeline.study.lungs import OUTLINE, judged_masks, lung_masks, seen, shares
+from pipeline.study.lungs import APART_MM, OUTLINE, judged_masks, lung_masks, seen, shares
 from pipeline.study.lungs.air import lung_air
 from pipeline.study.lungs.field import WALL_PX, unwalled
 from pipeline.study.lungs.network import SIZE, WEIGHTS, LungNet, lung_share, network, seen_by_network
@@ -85,6 +85,33 @@ def test_without_a_judge_the_mask_is_that_of_the_rules(sick):
     grown = [cv2.resize(mask * np.uint8(255), size, interpolation=cv2.INTER_LINEAR) > OUTLINE for mask in unwalled(lungs)]
     assert np.array_equal(rules, np.stack(grown))
     assert np.array_equal(doubts, doubted(lungs, small, bodies))
+
+
+@pytest.mark.parametrize(("n", "step_mm", "stacks"), [(15, 8.0, 1), (40, 4.8, 1), (40, 2.0, 3), (3, 0.5, 3), (1, 0.0, 1)])
+def test_the_slices_that_the_judge_compares_lie_millimetres_apart(sick, monkeypatch, n, step_mm, stacks):
+    asked = []
+
+    def share(lungs, small, *_):
+        asked.append(small[:, 0, 0].astype(float) * step_mm)
+        return np.ones(small.shape, np.float32)
+
+    monkeypatch.setattr("pipeline.study.lungs.shares", share)
+    monkeypatch.setattr("pipeline.study.lungs.seen", lambda hu, _: (hu, np.ones(hu.shape, np.uint8)))
+    numbered = np.broadcast_to(np.arange(n, dtype=np.int16)[:, None, None], (n, 64, 64))
+    lung_masks(np.ascontiguousarray(numbered), np.arange(n) * step_mm, (2.0, 2.0))
+    assert len(asked) == stacks
+    assert sorted(np.concatenate(asked)) == list(np.arange(n) * step_mm)
+    assert all((np.diff(one) > 0.7 * APART_MM).all() for one in asked)
+
+
+def test_the_dome_of_a_liver_stays_out_of_a_dense_series_too():
+    """Phantoms whose slices lie 2 mm apart: beside slices as near as that the judge took their domes for lung."""
+    phantom = chest(81005, "bacterial", matrix=128, slices=120, varied=True)
+    mask, _ = judged_masks(phantom.hu, phantom.z_mm, phantom.spacing_mm)
+    areas, square = mask.sum(axis=(1, 2)), np.ones((3, 3), np.uint8)
+    organs = (mask & ~phantom.lung & ~phantom.effusion)[areas >= 0.4 * areas.max()].astype(np.uint8)
+    pixels = max(cv2.morphologyEx(organ, cv2.MORPH_OPEN, square).sum() for organ in organs)
+    assert pixels * np.prod(phantom.spacing_mm) / 100 < 5
 
 
 def test_the_published_recipe_asks_no_network(sick, monkeypatch):

@@ -28,6 +28,9 @@ OUTLINE = 76
 ASKED = 0.625
 """Share of the lung that a slice has to show to be read from which the network is asked about it, which may find more."""
 
+APART_MM = 6.0
+"""Millimetres, or about as many, that the network's slices lie apart: it was trained on such, and nearer ones look alike."""
+
 Hu = npt.NDArray[np.int16]
 
 
@@ -80,9 +83,19 @@ def _judged(
     lungs = closed_lungs(lung_air(small, bodies, z_mm), small, bodies, z_mm)
     if judge == "none":
         return lungs, doubted(lungs, small, bodies)
-    share = shares(lungs, small, bodies, keep_fraction)
-    lungs = restored(without_organs(lungs, small, share), small, bodies, share)
-    return lungs, doubted(lungs, small, bodies, share)
+    doubts = np.zeros(len(lungs), bool)
+    for apart in _far_apart(z_mm):
+        share = shares(lungs[apart], small[apart], bodies[apart], keep_fraction)
+        lungs[apart] = restored(without_organs(lungs[apart], small[apart], share), small[apart], bodies[apart], share)
+        doubts[apart] = doubted(lungs[apart], small[apart], bodies[apart], share)
+    return lungs, doubts
+
+
+def _far_apart(z_mm: npt.NDArray[np.float64]) -> list[slice]:
+    """Stacks of slices that lie about APART_MM or more from each other: one of all, but several of a dense series."""
+    step_mm = float(np.median(np.diff(z_mm))) if len(z_mm) > 1 else APART_MM
+    step = min(max(round(APART_MM / step_mm), 1), len(z_mm)) if step_mm > 0 else 1
+    return [slice(first, None, step) for first in range(step)]
 
 
 def seen(hu: Hu, spacing_mm: tuple[float, float]) -> tuple[Hu, Bits]:
