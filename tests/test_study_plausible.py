@@ -67,6 +67,16 @@ def test_a_lobe_that_the_mask_leaves_out_is_lost():
     assert signs(lung, hu, body) == (False, False, True)
 
 
+@pytest.mark.parametrize(("share", "lost"), [(0.9, True), (0.2, True), (0.0, False)])
+def test_air_that_the_network_is_sure_is_no_lung_is_not_lost(share, lost):
+    """As that beside a patient who is cut by the picture's edge, behind the wall that is drawn there."""
+    lung, _, hu, body = drawn()
+    known = np.where(lung > 0, 0.95, 0).astype(np.float32)
+    lung[100:, :120] = 0
+    known[100:, :120] = share
+    assert signs(lung, hu, body, known) == (False, False, lost)
+
+
 def test_windpipe_and_bowel_gas_are_not_lost_lung():
     lung, _, hu, body = drawn()
     hu[110:140, 105:135] = -1000

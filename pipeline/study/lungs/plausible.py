@@ -39,6 +39,8 @@ LOST_CM2 = 6.0
 """cm2 of such lung outside the mask from which a slice is implausible."""
 LOST_SHARE = 0.1
 """Share of the mask that it must exceed as well: of a large lung 8 cm2 are little."""
+NO_LUNG = 0.05
+"""Share of lung up to which the network is sure that air is none: the room's, behind a wall drawn where a picture cuts the body."""
 THICK_PX = 3
 """Pixels: what is thinner than twice this is vessel, rim of a dome, or bronchus."""
 PIXEL_CM2 = WORK_MM**2 / 100
@@ -69,7 +71,7 @@ def signs(lung: Bits, hu: Hu, body: Bits, share: Share | None = None) -> tuple[b
         has_organ = _has_organ(lung, hu, smooth, 0)
     else:
         has_organ = _has_denied(lung, smooth, share) or _has_organ(lung, hu, smooth, KNOWN_HU)
-    return has_organ, outside_cm2(lung, body) > OUTSIDE_CM2, _is_lost(lung, smooth, body)
+    return has_organ, outside_cm2(lung, body) > OUTSIDE_CM2, _is_lost(lung, smooth, body, share)
 
 
 def _has_organ(lung: Bits, hu: Hu, smooth: Hu, more_hu: int) -> bool:
@@ -99,9 +101,11 @@ def outside_cm2(lung: Bits, body: Bits) -> float:
     return cv2.countNonZero(cv2.morphologyEx(lung & (1 - body), cv2.MORPH_OPEN, SQUARE)) * PIXEL_CM2
 
 
-def _is_lost(lung: Bits, smooth: Hu, body: Bits) -> bool:
-    """Whether much of the body's aerated lung is not in the mask; windpipe and bowel gas are darker."""
+def _is_lost(lung: Bits, smooth: Hu, body: Bits, share: Share | None) -> bool:
+    """Whether much of the body's aerated lung is not in the mask; windpipe and bowel gas are darker, or known to the network."""
     airy = (smooth > LUNG_HU[0]) & (smooth < LUNG_HU[1]) & (lung == 0)
+    if share is not None:
+        airy &= share > NO_LUNG
     if cv2.countNonZero(airy * body) * PIXEL_CM2 <= LOST_CM2:
         return False
     lost = cv2.countNonZero(cv2.morphologyEx(airy * body, cv2.MORPH_OPEN, disk(THICK_PX)))
