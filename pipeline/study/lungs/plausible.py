@@ -40,7 +40,7 @@ LOST_CM2 = 6.0
 LOST_SHARE = 0.1
 """Share of the mask that it must exceed as well: of a large lung 8 cm2 are little."""
 NO_LUNG = 0.05
-"""Share of lung up to which the network is sure that air is none: the room's, behind a wall drawn where a picture cuts the body."""
+"""Share of lung up to which the network is sure that air is none: the room's, behind the wall drawn where a body is cut."""
 THICK_PX = 3
 """Pixels: what is thinner than twice this is vessel, rim of a dome, or bronchus."""
 PIXEL_CM2 = WORK_MM**2 / 100
@@ -102,7 +102,7 @@ def outside_cm2(lung: Bits, body: Bits) -> float:
 
 
 def _is_lost(lung: Bits, smooth: Hu, body: Bits, share: Share | None) -> bool:
-    """Whether much of the body's aerated lung is not in the mask; windpipe and bowel gas are darker, or known to the network."""
+    """Whether much of the body's aerated lung is not in the mask; windpipe and bowel gas are darker, the room's is known."""
     airy = (smooth > LUNG_HU[0]) & (smooth < LUNG_HU[1]) & (lung == 0)
     if share is not None:
         airy &= share > NO_LUNG
