@@ -13,8 +13,10 @@ from pydicom import dcmread
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import UID
 
-from pipeline.archive import Decoder, read_volume
+from pipeline.archive import Decoder, list_folder, read_volume, scan_file
+from pipeline.archive._decode_child import is_harmless
 from pipeline.archive.lossless_jpeg import is_consistent
+from pipeline.archive.reading import read_frames
 from pipeline.errors import StudyError
 from pipeline.phantom.chest import chest
 from pipeline.records import SliceSource
@@ -181,6 +183,41 @@ def test_the_codestream_of_another_encoder_agrees_with_its_values(syntax, real_d
     frame = next(generate_frames(dcmread(path).PixelData, number_of_frames=1))
     words = np.asarray(imagecodecs.ljpeg_decode(frame)).astype(np.int32)
     assert is_consistent(frame, words)
+
+
+# ---- JPEG 2000: where code-blocks end ----
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["CT1_J2KR", "CT2_J2KR"])
+def test_a_sound_slice_that_another_encoder_wrote_is_not_doubted(name, real_data, decoder):
+    """Kakadu leaves out the last bytes of code-blocks that every decoder puts there by itself; in the second, three."""
+    root = real_data / "transfer-syntaxes"
+    file = next(file for file in list_folder(root, "")[1] if file.path == name)
+    (header,) = scan_file(root, file).records[-1].headers
+    (frame,) = read_frames(root, [header.source])
+    pixels = decoder.decode(frame, header.source)
+    assert np.array_equal(pixels.values, dcmread(root / name).pixel_array)
+    assert not pixels.is_damaged
+
+
+LOSSLESS_J2K, LOSSY_J2K = BASE + ".4.90", BASE + ".4.91"
+
+
+@pytest.mark.parametrize(
+    ("said", "syntax", "harmless"),
+    [
+        ("PTERM check failure: 4 synthesized 0xFF markers read", LOSSLESS_J2K, True),
+        ("PTERM check failure: 5 synthesized 0xFF markers read", LOSSLESS_J2K, False),
+        ("PTERM check failure: 15 synthesized 0xFF markers read", LOSSY_J2K, True),
+        ("PTERM check failure: 16 synthesized 0xFF markers read", LOSSY_J2K, False),
+        ("PTERM check failure: 3 remaining bytes in code block (40 used / 43)", LOSSLESS_J2K, False),
+        ("Non conformant codestream TPsot==TNsot.", LOSSLESS_J2K, True),
+        ("tile 1 is truncated", LOSSLESS_J2K, False),
+    ],
+)
+def test_what_openjpeg_says_of_sound_code_is_no_damage(said, syntax, harmless):
+    assert is_harmless(f"JPEG2K warning: {said}".encode(), syntax) == harmless
 
 
 # ---- RLE: lengths ----
