@@ -42,9 +42,9 @@ def test_a_network_of_three_classes_is_trained_evaluated_and_screens(cohort, dre
     with (run / "studies.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 12
-    assert all(0 < float(row["probability"]) < 1 and row["above_threshold"] in "01" for row in rows)
+    assert all(0 < float(row["three_class"]) < 1 and row["three_class_above"] in "01" for row in rows)
     assert drenet("evaluate", run, "--labels", labels).returncode == 0
-    with (run / "evaluation" / "probability" / "patients.csv").open() as file:
+    with (run / "evaluation" / "three_class" / "patients.csv").open() as file:
         assert sorted(row["positive"] for row in csv.DictReader(file)) == ["0"] * 8 + ["1"] * 4
 
 
