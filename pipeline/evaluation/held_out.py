@@ -67,8 +67,8 @@ def localisation(folder: Path, network: DreNet, labels: Mapping[str, str]) -> di
     cache.mkdir(exist_ok=True)
     tallies: dict[str, list[tuple[Tally, Tally]]] = {"all": []}
     with Preparer(folder / "archive", config) as preparer:
-        for number in range(len(manifest.entries)):
-            study = manifest.study(number)
+        studies = (manifest.study(number) for number in range(len(manifest.entries)))
+        for study in sorted(studies, key=lambda study: study.patient_id):  # by keys the draws would differ with each new key
             name = study.patient_id.rpartition("CANARYID-")[2]
             label = labels[study.patient_key]
             lesion = np.load(folder / "archive-truth" / "masks" / f"{name}.npz")["lesion"]

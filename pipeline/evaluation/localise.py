@@ -27,7 +27,7 @@ from pipeline.study.engine.shown import lung_integral, lung_shares
 
 Mask = npt.NDArray[np.bool_]
 N_FINDINGS = 2
-N_RESAMPLES = 1000
+N_RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
