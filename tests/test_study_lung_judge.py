@@ -88,7 +88,7 @@ def test_without_a_judge_the_mask_is_that_of_the_rules(sick):
 
 
 @pytest.mark.parametrize(("n", "step_mm", "stacks"), [(15, 8.0, 1), (40, 4.8, 1), (40, 2.0, 3), (3, 0.5, 3), (1, 0.0, 1)])
-def test_the_slices_that_the_judge_compares_lie_millimetres_apart(sick, monkeypatch, n, step_mm, stacks):
+def test_the_slices_that_the_judge_compares_lie_millimetres_apart(monkeypatch, n, step_mm, stacks):
     asked = []
 
     def share(lungs, small, *_):
