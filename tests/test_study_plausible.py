@@ -67,9 +67,9 @@ def test_a_lobe_that_the_mask_leaves_out_is_lost():
     assert signs(lung, hu, body) == (False, False, True)
 
 
-@pytest.mark.parametrize(("share", "lost"), [(0.9, True), (0.2, True), (0.0, False)])
+@pytest.mark.parametrize(("share", "lost"), [(0.9, True), (0.2, True), (0.01, False), (0.0, True)])
 def test_air_that_the_network_is_sure_is_no_lung_is_not_lost(share, lost):
-    """As that beside a patient who is cut by the picture's edge, behind the wall that is drawn there."""
+    """As that beside a patient who is cut by the picture's edge, behind the wall that is drawn there; 0 is beyond its view."""
     lung, _, hu, body = drawn()
     known = np.where(lung > 0, 0.95, 0).astype(np.float32)
     lung[100:, :120] = 0

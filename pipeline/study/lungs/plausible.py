@@ -105,7 +105,7 @@ def _is_lost(lung: Bits, smooth: Hu, body: Bits, share: Share | None) -> bool:
     """Whether much of the body's aerated lung is not in the mask; windpipe and bowel gas are darker, the room's is known."""
     airy = (smooth > LUNG_HU[0]) & (smooth < LUNG_HU[1]) & (lung == 0)
     if share is not None:
-        airy &= share > NO_LUNG
+        airy &= (share > NO_LUNG) | (share == 0)  # it never says exactly 0: that is beyond its view, where it knows nothing
     if cv2.countNonZero(airy * body) * PIXEL_CM2 <= LOST_CM2:
         return False
     lost = cv2.countNonZero(cv2.morphologyEx(airy * body, cv2.MORPH_OPEN, disk(THICK_PX)))
