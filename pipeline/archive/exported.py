@@ -1,11 +1,11 @@
-"""Exported pictures of one patient -> a volume: each with its own greys, all in the size of the first, the feet first.
+"""Exported pictures of one patient -> a volume: each by its own greys, all in the size of the first, the feet first.
 
 Pictures above LARGEST_PX are read smaller: networks see a third of them. One whose greys mean nothing is left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.decode import Decoder
-from pipeline.archive.greys import AIR_HU, Grey, content, own_table, table_of
+from pipeline.archive.greys import AIR_HU, Floats, Grey, content, own_tables, table_of
 from pipeline.archive.reading import read_frames
 from pipeline.archive.scan import MAX_PICTURE
 from pipeline.archive.stored import Words
@@ -76,22 +76,25 @@ def read_pictures(root: Path, series: Series, wanted: Sequence[int], decoder: De
 
 
 def _usable(frames: Sequence[bytes], sources: Sequence[SliceSource], shape: tuple[int, int], decoder: Decoder) -> list[Picture]:
-    found = []
-    for frame, source in zip(frames, sources, strict=True):
-        try:
-            found.append(Picture(picture_hu(decoder.decode_picture(frame), source, shape), source))
-        except StudyError as error:
-            if error.reason != Reason.GREY_UNKNOWN:
-                raise
-    return found
+    found = pictures_hu((decoder.decode_picture(frame) for frame in frames), sources, shape)
+    return [Picture(hu, source) for hu, source in zip(found, sources, strict=True) if hu is not None]
 
 
-def picture_hu(stored: Words, source: SliceSource, shape: tuple[int, int]) -> Hu:
-    """The picture in `shape`, by its own greys or the configuration's (`source.slope`). Raises StudyError GREY_UNKNOWN."""
-    grey = sized(_unmarked(stored), shape)
-    table = table_of(source.intercept, source.intercept + 255 * source.slope) if source.slope else own_table(grey)
+def pictures_hu(stored: Iterable[Words], sources: Sequence[SliceSource], shape: tuple[int, int]) -> list[Hu | None]:
+    """A patient's pictures in `shape`, by their greys or the configuration's window; None where greys mean nothing.
+
+    Of `stored` only one is held at a time. The window of the configuration is in `SliceSource.slope` and `intercept`.
+    """
+    pictures = [sized(_unmarked(each), shape) for each in stored]
+    given = [table_of(each.intercept, each.intercept + 255 * each.slope) for each in sources if each.slope]
+    tables = given or own_tables(pictures)
+    return [None if table is None else _in_hu(grey, table) for grey, table in zip(pictures, tables, strict=True)]
+
+
+def _in_hu(grey: Grey, table: Floats) -> Hu:
+    """What is no anatomy is air."""
     inside = content(grey)
-    hu = np.full(shape, round(AIR_HU), np.int16)
+    hu = np.full(grey.shape, round(AIR_HU), np.int16)
     hu[inside] = np.clip(np.rint(table), LOWEST_HU, HIGHEST_HU).astype(np.int16)[grey[inside]]
     return hu
 

@@ -1,19 +1,21 @@
-"""What the greys of an exported slice stand for, from the slice itself: no window is written into a JPEG or PNG.
+"""What the greys of exported slices stand for, from the slices themselves: no window is written into a JPEG or PNG.
 
 Of all windows that one is taken under which the air around the body, the air inside it and the body's soft tissue are likeliest
 to be what they are in every chest. What a window cuts off is known to be soft tissue or air, and is given back as such.
+
+Slices of a patient mostly come out of one viewer: those that do not contradict each other are taken to be of one window, which
+tells fat in one window from muscle in another where a slice alone cannot.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-
-from pipeline.errors import Reason, StudyError
 
 WORK_PX = 256
 AIR_HU = -1000.0
@@ -23,16 +25,19 @@ LOWS_HU = np.arange(-1700.0, -480.0, 40.0)
 STEPS_HU = 2.0 * 1.05 ** np.arange(44)
 """HU that black stands for, and HU from one grey to the next, on the coarse grid of windows: 510 to 4,200 HU wide."""
 EVERY_HU = np.arange(-2600.0, 3400.0, 4.0)
-PIXELS, LUNG_SHARE = 60.0, 0.3
-"""How many independent pixels each tissue counts for against what is usual, and the lung's part: it differs among people."""
+PIXELS, LUNG_PART, FULL_LUNGS = 60.0, 0.3, 0.1
+"""How many independent pixels each tissue counts for against what is usual; the lungs' part of that, for they differ among
+people; and the share of a picture from which on they count in full: less is windpipe and bowel as much as lung."""
+DOUBT = 30.0
+"""A picture contradicts a window that is less likely than its best by this, in logs: half of one for each of its PIXELS."""
 BLACK_ABOVE_HU, WHITE_BELOW_HU = (-1000.0, 60.0), (-235.0, 50.0)
 """No window is usual whose black lies (far) above air or whose white lies below the published code's."""
 WHITE = 12
 """Greys below white over which a cut-off soft tissue rises."""
 LEAST_SHARES = (0.02, 0.01, 0.03)
 """Of the picture: what counts as air around the body, as air in it, as a body."""
-LEAST_AIR_LOG, LEAST_SOFT_LOG = -5.2, -5.0
-"""Mean log of the shares that greys have: chests lie above, pictures of other things below."""
+LEAST_LOG = -5.2
+"""Mean log of the shares that the greys of each have: chests lie above, pictures of other things below."""
 WHITE_FROM, BLACK_TO, LEAST_CONTENT = 250, 2, 0.3
 """The greys of a margin that is no anatomy, and the least share of a picture that is no margin."""
 CUT, CUT_LUNG, CUT_EDGE = 0.04, 0.05, 0.5
@@ -53,12 +58,13 @@ class Greys:
     soft: Floats
 
 
-def own_table(grey: Grey) -> Floats:
-    """The HU of each grey [256] in the picture `grey` [R, C]. Raises StudyError GREY_UNKNOWN."""
-    met = met_greys(grey)
-    low, step = _likeliest(met)
-    _check(met, low, step)
-    return table_of(low, low + 255 * step)
+def own_tables(pictures: Sequence[Grey]) -> list[Floats | None]:
+    """The HU of each grey [256] in each picture [R, C] of a patient; None where it shows no chest, or its lungs are black."""
+    mets = [met_greys(grey) for grey in pictures]
+    tables: list[Floats | None] = []
+    for met, (low, step) in zip(mets, _windows(mets), strict=True):
+        tables.append(table_of(low, low + 255 * step) if _shows_chest(met, low, step) else None)
+    return tables
 
 
 def content(grey: Grey) -> tuple[slice, slice]:
@@ -145,16 +151,13 @@ def _shares(small: Grey, part: Bits) -> Floats:
 
 @cache
 def _expected() -> Floats:
-    """Cumulative shares by HU [around, in hollows, soft tissue with little, some, much fat] of every chest."""
+    """Cumulative shares by HU [around, in hollows, soft tissue] of every chest, lean or fat, with contrast or not."""
     air = 0.30 * _normal(AIR_HU, 18) + 0.25 * _normal(AIR_HU, 60) + 0.15 * _level(-1000, -700)
     around = 0.22 + air + 0.05 * _normal(LUNG_HU, 70) + 0.03 * _level(-1000, 100)
-    hollow = 0.80 * _normal(LUNG_HU, 55) + 0.15 * _level(-1000, -400) + 0.05 * _level(-1000, 100)
-    soft = [
-        0.80 * ((1 - fat) * _normal(50, 30) + fat * _normal(-100, 25)) + 0.08 * _level(-110, 60) + 0.08 * _level(80, 500)
-        + 0.04 * _level(-500, -100)
-        for fat in (0.15, 0.35)
-    ]  # fmt: skip
-    return np.stack([around, hollow, *soft])
+    hollow = 0.70 * _normal(LUNG_HU, 55) + 0.10 * _normal(-960, 35) + 0.15 * _level(-1000, -400) + 0.05 * _level(-1000, 100)
+    muscle_and_fat = 0.47 * _normal(50, 30) + 0.16 * _normal(-100, 25) + 0.08 * _level(-110, 60)
+    soft = muscle_and_fat + 0.14 * _level(80, 500) + 0.15 * _level(-800, -100)
+    return np.stack([around, hollow, soft])
 
 
 def _normal(mean: float, spread: float) -> Floats:
@@ -182,19 +185,29 @@ def _coarse() -> tuple[Floats, Floats, npt.NDArray[np.float32]]:
     return lows, steps, _logs(lows, steps).astype(np.float32)
 
 
-def _likeliest(met: Greys) -> tuple[float, float]:
-    """(HU of black, HU a grey) of the likeliest window."""
+def _windows(mets: Sequence[Greys]) -> list[tuple[float, float]]:
+    """(HU of black, HU a grey) of each picture: the likeliest window for all that do not contradict it, then for the others."""
     lows, steps, logs = _coarse()
-    best = int(np.argmax(_likelihood(met, lows, steps, logs)))
-    low = float(lows[best])
-    step = float(steps[best])
+    behind = [(said := _likelihood(met, lows, steps, logs)).max() - said for met in mets]
+    found: dict[int, tuple[float, float]] = {}
+    while left := [number for number in range(len(mets)) if number not in found]:
+        best = int(np.argmin(sum(np.minimum(behind[number], DOUBT) for number in left)))
+        agreed = [number for number in left if behind[number][best] < DOUBT]
+        window = _refined([mets[number] for number in agreed], float(lows[best]), float(steps[best]))
+        found |= dict.fromkeys(agreed, window)
+    return [found[number] for number in range(len(mets))]
+
+
+def _refined(mets: Sequence[Greys], low: float, step: float) -> tuple[float, float]:
+    """(HU of black, HU a grey) of the window near one that is likeliest for all."""
     for reach_hu, reach in ((40.0, 0.05), (8.0, 0.01)):
         near_lows, near_steps = np.meshgrid(
             low + reach_hu * np.linspace(-1, 1, 11), step * (1 + reach * np.linspace(-1, 1, 11)), indexing="ij"
         )
         lows = near_lows.ravel()
         steps = near_steps.ravel()
-        best = int(np.argmax(_likelihood(met, lows, steps, _logs(lows, steps))))
+        logs = _logs(lows, steps)
+        best = int(np.argmax(sum(_likelihood(met, lows, steps, logs) for met in mets)))
         low = float(lows[best])
         step = float(steps[best])
     return low, step
@@ -202,22 +215,21 @@ def _likeliest(met: Greys) -> tuple[float, float]:
 
 def _likelihood(met: Greys, lows: Floats, steps: Floats, logs: npt.NDArray[np.floating]) -> Floats:
     outside, inside, soft = (part / max(part.sum(), 1e-9) for part in (met.outside, met.inside, met.soft))
-    lung = LUNG_SHARE if met.outside.sum() >= LEAST_SHARES[0] else 1.0
-    said = logs[:, 0] @ outside + lung * (logs[:, 1] @ inside) + np.max(logs[:, 2:] @ soft, axis=1)
+    part = LUNG_PART if met.outside.sum() >= LEAST_SHARES[0] else 1.0
+    lung = part * min(1.0, met.inside.sum() / FULL_LUNGS)
+    said = logs[:, 0] @ outside + lung * (logs[:, 1] @ inside) + logs[:, 2] @ soft
     black = np.maximum(lows - BLACK_ABOVE_HU[0], 0)
     white = np.maximum(WHITE_BELOW_HU[0] - lows - 255 * steps, 0)
     return np.asarray(PIXELS * said - (black / BLACK_ABOVE_HU[1]) ** 2 / 2 - (white / WHITE_BELOW_HU[1]) ** 2 / 2)
 
 
-def _check(met: Greys, low: float, step: float) -> None:
-    """Raises StudyError GREY_UNKNOWN where the greys are not a chest's in any window, or the lungs are black in this one."""
+def _shows_chest(met: Greys, low: float, step: float) -> bool:
+    """Whether the greys are a chest's in this window, and its lungs are not black."""
     parts = (met.outside, met.inside, met.soft)
     shares = [float(part.sum()) for part in parts]
-    outside, inside, *soft = _logs(np.array([low]), np.array([step]))[0]
-    means = [float(logs @ part) / max(share, 1e-9) for logs, part, share in zip((outside, inside), parts, shares, strict=False)]
-    body = max(float(logs @ met.soft) / max(shares[2], 1e-9) for logs in soft)
-    seen = [share >= least and mean >= LEAST_AIR_LOG for share, least, mean in zip(shares, LEAST_SHARES, means, strict=False)]
+    logs = _logs(np.array([low]), np.array([step]))[0]
+    means = [float(log @ part) / max(share, 1e-9) for log, part, share in zip(logs, parts, shares, strict=True)]
+    seen = [share >= least and mean >= LEAST_LOG for share, least, mean in zip(shares, LEAST_SHARES, means, strict=True)]
     strange = shares[0] >= LEAST_SHARES[0] and not seen[0]
     dark = shares[1] >= LEAST_SHARES[1] and met.inside[2:].sum() < shares[1] / 2
-    if shares[2] < LEAST_SHARES[2] or body < LEAST_SOFT_LOG or strange or dark or not any(seen):
-        raise StudyError(Reason.GREY_UNKNOWN, "volume")
+    return seen[2] and any(seen[:2]) and not strange and not dark

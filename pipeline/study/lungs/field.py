@@ -110,12 +110,16 @@ class _Edge:
 
     @cached_property
     def _midline(self) -> tuple[slice, bool]:
-        """Columns before and behind the spine, and whether it lies below: the patient on the back, or the picture turned."""
+        """Columns before and behind the spine, and whether it lies below: the patient on the back, or the picture turned.
+
+        Pictures in windows that cut bone off show none: there the body's middle stands for it, and patients lie on their backs.
+        """
         bone = (self.hu > BONE_HU).view(np.uint8).reshape(-1, self.hu.shape[2])
         columns = cv2.blur(cv2.reduce(bone, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32F), (SPINE_PX, 1))
-        start = max(0, int(np.argmax(columns)) - MIDLINE_PX)
+        middle = int(np.argmax(columns)) if columns.any() else _middle(self.hu > SOFT_HU)
+        start = max(0, middle - MIDLINE_PX)
         strip = self.hu[:, :, start : start + 2 * MIDLINE_PX + 1]
-        is_below = _mean_row(strip > BONE_HU) >= _mean_row(strip > SOFT_HU)
+        is_below = not columns.any() or _mean_row(strip > BONE_HU) >= _mean_row(strip > SOFT_HU)
         return slice(WALL_PX + start, WALL_PX + start + strip.shape[2]), is_below
 
     def _beyond(self, labels: Labels, body: Bits, *, behind: bool) -> set[int]:
@@ -150,6 +154,12 @@ def _numbered(labels: Labels, numbers: set[int]) -> Bits:
     wanted = np.zeros(int(labels.max()) + 1, bool)
     wanted[list(numbers)] = True
     return chosen(labels, wanted)
+
+
+def _middle(places: npt.NDArray[np.bool_]) -> int:
+    """The column with half of the places [S, r, c] on each side."""
+    before = np.cumsum(places.sum(axis=(0, 1)))
+    return int(np.searchsorted(before, before[-1] / 2))
 
 
 def _mean_row(places: npt.NDArray[np.bool_]) -> float:
