@@ -106,6 +106,16 @@ def test_slices_of_a_patient_tell_each_other_fat_from_muscle():
     assert max(max(errors_of(hu, fat, place)) for hu, place in zip(together, places, strict=True)) < WITHIN_HU
 
 
+def test_lungs_that_run_out_at_the_edge_of_a_cropped_picture_are_not_taken_for_air_around(chests):
+    phantom, places = chests[1], (8, 11, 14)
+    rows, columns = (np.flatnonzero(phantom.lung.any(axis=axes)) for axes in ((0, 2), (0, 1)))
+    part = slice(rows[0] + 10, rows[-1] - 10), slice(columns[0] + 10, columns[-1] - 10)
+    stored = [exported(phantom.hu[place], (-1350, 150), marks=False)[..., 0].astype(np.int32)[part] for place in places]
+    for place, hu in zip(places, pictures_hu(stored, [OWN] * 3, stored[0].shape), strict=True):
+        lung = phantom.lung[place][part]
+        assert abs(np.median(hu[lung]) - np.median(phantom.hu[place][part][lung])) < WITHIN_HU
+
+
 def test_each_window_of_a_patient_whose_pictures_are_in_two_is_found(chests):
     places, windows = [5, 8, 11, 14, 17, 19], [(-1450, 50), (-1000, 400)]
     stored = [exported(chests[0].hu[place], windows[place % 2])[..., 0].astype(np.int32) for place in places]

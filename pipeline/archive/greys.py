@@ -40,9 +40,6 @@ LEAST_LOG = -5.2
 """Mean log of the shares that the greys of each have: chests lie above, pictures of other things below."""
 WHITE_FROM, BLACK_TO, LEAST_CONTENT = 250, 2, 0.3
 """The greys of a margin that is no anatomy, and the least share of a picture that is no margin."""
-CUT, CUT_LUNG, CUT_EDGE = 0.04, 0.05, 0.5
-"""Share of the step from lung to soft tissue by which air must differ from lung: it does by a sixth; least shares
-of lung in a picture and of soft tissue along its edge where that may be."""
 
 Grey = npt.NDArray[np.uint8]
 Bits = npt.NDArray[np.uint8]
@@ -101,32 +98,20 @@ def table_of(low: float, high: float) -> Floats:
 
 
 def met_greys(grey: Grey) -> Greys:
-    """The greys of each tissue, told apart by where they lie."""
+    """The greys of each tissue, told apart by where they lie.
+
+    Air around the body holds a corner of the picture; what else the picture's edge cuts is lung, as in the body.
+    """
     small = _small(grey[content(grey)])
     threshold, _ = cv2.threshold(small, 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     bright = (small > threshold).astype(np.uint8)
     body = _largest(cv2.morphologyEx(bright, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)))
     _, regions = cv2.connectedComponents(1 - body, connectivity=4)
-    border = np.unique(np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]]))
-    around = np.isin(regions, border[border > 0]).astype(np.uint8)
+    corners = (regions * (1 - bright))[[0, 0, -1, -1], [0, -1, 0, -1]]
+    around = np.isin(regions, corners[corners > 0]).astype(np.uint8)
     hollow = cv2.erode((1 - body) * (1 - around), np.ones((3, 3), np.uint8))
     parts = (_eroded(around) & (1 - bright), hollow & (1 - bright), _eroded(body))
-    met = Greys(*(_shares(small, part) for part in parts))
-    edge = np.concatenate([bright[0], bright[-1], bright[:, 0], bright[:, -1]])
-    return _with_cut_lungs(met) if edge.mean() > CUT_EDGE else met
-
-
-def _with_cut_lungs(met: Greys) -> Greys:
-    """Air that is as grey as the air inside is no air around: the picture's edge cuts body and lungs."""
-    outside, inside, soft = (_middle(part) for part in (met.outside, met.inside, met.soft))
-    if met.inside.sum() >= CUT_LUNG and abs(outside - inside) < CUT * (soft - inside):
-        return Greys(np.zeros(256), met.inside + met.outside, met.soft)
-    return met
-
-
-def _middle(part: Floats) -> int:
-    """The median grey."""
-    return int(np.searchsorted(np.cumsum(part), part.sum() / 2))
+    return Greys(*(_shares(small, part) for part in parts))
 
 
 def _small(grey: Grey) -> Grey:
