@@ -7,6 +7,7 @@ import pytest
 import pipeline
 from pipeline.archive import Decoder, greys
 from pipeline.archive.exported import from_head, pictures_hu
+from pipeline.archive.padding import beyond_field
 from pipeline.config import Config, FillConfig, SeriesConfig
 from pipeline.phantom.chest import chest
 from pipeline.pseudonym import make_key
@@ -122,6 +123,22 @@ def test_each_window_of_a_patient_whose_pictures_are_in_two_is_found(chests):
     together = pictures_hu(stored, [OWN] * len(stored), stored[0].shape)
     assert max(max(errors_of(hu, chests[0], place)) for hu, place in zip(together, places, strict=True)) < WITHIN_HU
     assert pictures_hu([], [], (256, 256)) == []
+
+
+@pytest.mark.parametrize("quality", [0, 75, 90])
+def test_padding_round_a_field_is_found_under_letters_and_compression(chests, quality):
+    y, x = np.ogrid[-127.5:128, -127.5:128]
+    circle = np.hypot(y, x) < 105
+    slices = [np.where(circle, chests[0].hu[place], -1024) for place in (6, 10, 14, 18)]
+    files = [encoded(exported(hu, (-1450, 50)), quality) for hu in slices]
+    greys_of = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) for data in files]
+    beyond = beyond_field(greys_of)
+    assert (beyond & (np.hypot(y, x) < 102)).mean() < 0.005
+    assert (~beyond & (np.hypot(y, x) > 111)).mean() < 0.005
+    assert beyond_field(greys_of[:2]) is None
+    bare = [exported(hu, (-1450, 50), marks=False)[..., 0] for hu in chests[0].hu[6:18:4]]
+    bare[0][0, 0] = 255
+    assert beyond_field(bare) is None
 
 
 @pytest.mark.parametrize("window", [(-1000, -235), (-1450, 50), (-1000, 400)])

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pipeline.archive.allowance import Allowance
 from pipeline.archive.decode import Decoder
 from pipeline.archive.greys import AIR_HU, Floats, Grey, content, own_tables, table_of
+from pipeline.archive.padding import Mask, beyond_field
 from pipeline.archive.reading import read_frames
 from pipeline.archive.scan import MAX_PICTURE
 from pipeline.archive.stored import Words
@@ -33,7 +34,6 @@ LEAST_LUNG, LEAST_TREND = 0.02, 0.3
 """Share of a picture from which on its lungs tell where it lies, and the correlation from which on they tell the order."""
 
 Hu = npt.NDArray[np.int16]
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +88,17 @@ def pictures_hu(stored: Iterable[Words], sources: Sequence[SliceSource], shape: 
     pictures = [sized(_unmarked(each), shape) for each in stored]
     given = [table_of(each.intercept, each.intercept + 255 * each.slope) for each in sources if each.slope]
     tables = given or own_tables(pictures)
-    return [None if table is None else _in_hu(grey, table) for grey, table in zip(pictures, tables, strict=True)]
+    beyond = beyond_field(pictures)
+    return [None if table is None else _in_hu(grey, table, beyond) for grey, table in zip(pictures, tables, strict=True)]
 
 
-def _in_hu(grey: Grey, table: Floats) -> Hu:
+def _in_hu(grey: Grey, table: Floats, beyond: Mask | None) -> Hu:
     """What is no anatomy is air."""
     inside = content(grey)
     hu = np.full(grey.shape, round(AIR_HU), np.int16)
     hu[inside] = np.clip(np.rint(table), LOWEST_HU, HIGHEST_HU).astype(np.int16)[grey[inside]]
+    if beyond is not None:
+        hu[beyond] = round(AIR_HU)
     return hu
 
 
