@@ -20,8 +20,9 @@ FLAT, APART = 4, 4
 """Greys by which the corners of all pictures may differ, and by which the mean of the pictures leaves that of the corners."""
 LARGEST_MARK, WHITE = 0.01, 200
 """Share of a picture and mean grey of letters and bars: smaller and whiter than bodies and tables."""
-STILL, STILL_SHARE = 24, 0.9
-"""Greys by which a mark's white differs among pictures, in this share of it: compression leaves no more."""
+STILL, ALIKE, MOSTLY = 24, 2, 0.9
+"""Greys by which the white of a mark differs among pictures, compressed as each is, and by which any part of one differs where
+all are compressed alike; in this share of it."""
 
 Mask = npt.NDArray[np.bool_]
 
@@ -38,20 +39,20 @@ def beyond_field(pictures: Sequence[Grey]) -> Mask | None:
     shown = cv2.morphologyEx(
         (np.abs(mean - corners.mean()) > APART).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)
     )
-    is_still = stack.max(axis=0) - stack.min(axis=0) <= STILL
-    anatomy = _without_marks(shown, mean > WHITE, is_still)
+    anatomy = _without_marks(shown, mean > WHITE, stack.max(axis=0) - stack.min(axis=0))
     outlines, _ = cv2.findContours(anatomy, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     if not outlines:
         return None
     return np.asarray(cv2.fillConvexPoly(np.zeros_like(shown), cv2.convexHull(np.concatenate(outlines)), (1,)) == 0)
 
 
-def _without_marks(shown: Bits, white: Mask, is_still: Mask) -> Bits:
-    """What is shown [R, C], without its small white parts that are the same in every picture."""
+def _without_marks(shown: Bits, white: Mask, differing: Grey) -> Bits:
+    """What is shown [R, C], without its small parts that are the same in every picture, or whose white is."""
     n, labels, stats, _ = cv2.connectedComponentsWithStats(shown, connectivity=8)
-    whites = np.bincount(labels[white], minlength=n)
-    still_whites = np.bincount(labels[white & is_still], minlength=n)
-    is_small = stats[:, cv2.CC_STAT_AREA] < LARGEST_MARK * shown.size
-    is_mark = is_small & (whites > 0) & (still_whites > STILL_SHARE * whites)
+    areas = stats[:, cv2.CC_STAT_AREA]
+    alike, whites, still_whites = (
+        np.bincount(labels[where], minlength=n) for where in (differing <= ALIKE, white, white & (differing <= STILL))
+    )
+    is_mark = (areas < LARGEST_MARK * shown.size) & ((alike > MOSTLY * areas) | (still_whites > MOSTLY * whites))
     is_mark[0] = True
     return np.asarray(~is_mark[labels], np.uint8)
