@@ -141,6 +141,15 @@ def test_padding_round_a_field_is_found_under_letters_and_compression(chests, qu
     assert beyond_field(bare) is None
 
 
+def test_the_white_wall_of_a_chest_in_the_corners_of_cropped_pictures_is_no_padding(chests):
+    rows, columns = (np.flatnonzero(chests[1].lung.any(axis=axes)) for axes in ((0, 2), (0, 1)))
+    part = slice(rows[0] + 8, rows[-1] - 8), slice(columns[0] + 8, columns[-1] - 8)
+    cropped = [exported(chests[1].hu[place], (-1000, -235), marks=False)[..., 0][part] for place in (8, 10, 12, 14)]
+    for grey in cropped:
+        grey[[0, 0, -1, -1], [0, -1, 0, -1]] = 255
+    assert beyond_field(cropped) is None
+
+
 @pytest.mark.parametrize("window", [(-1000, -235), (-1450, 50), (-1000, 400)])
 def test_no_picture_has_its_whole_body_for_a_lung(chests, window):
     phantom, places = chests[0], [5, 8, 11, 14, 17, 20]

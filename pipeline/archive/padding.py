@@ -36,6 +36,9 @@ def beyond_field(pictures: Sequence[Grey]) -> Mask | None:
     if int(corners.max()) - int(corners.min()) > FLAT:
         return None
     mean = stack.mean(axis=0, dtype=np.float32)
+    bright, _ = cv2.threshold(mean.astype(np.uint8), 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    if corners.mean() > bright:
+        return None  # a frame, or the chest's wall in a picture cut to the lungs
     shown = cv2.morphologyEx(
         (np.abs(mean - corners.mean()) > APART).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)
     )
