@@ -334,7 +334,7 @@ def test_a_real_series_in_a_narrow_field_or_of_a_large_patient_keeps_its_lungs_a
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", ["ricord-ge", "pe-ge16"])
-def test_a_window_that_cuts_bone_off_lets_in_no_air_below_the_table_and_loses_no_lung_at_the_edge(real_data, name):
+def test_a_window_that_cuts_bone_off_lets_in_no_air_below_the_table_and_loses_no_lung(real_data, name):
     """Exported pictures often show no bone to find the midline by: 136 and 39 cm2 had come in, and half a lung was lost."""
     if not (real_data / "unseen").exists():
         pytest.skip("the series of other scanners are not there")
