@@ -37,6 +37,7 @@ from pipeline.pseudonym import read_or_make_key
 from pipeline.records import Box, PreparedStudy
 from pipeline.run.journal import journal_files, read_lines
 from pipeline.study.drenet import formula_network, save_checkpoint
+from pipeline.study.drenet.checkpoint import kept_of
 from pipeline.study.engine import Engine
 
 N_SLICES, REPEATS = 12, 9
@@ -63,7 +64,9 @@ def main() -> None:
     network = formula_network(options.width)
     found: dict[str, Any] = {"machine": described(), "seed": 0, "engine": {}}
     for precision in PRECISIONS:
-        found["engine"][precision] = engine_figures(Engine([network], EngineConfig(name=options.engine, precision=precision)))
+        found["engine"][precision] = engine_figures(
+            Engine([kept_of(network)], EngineConfig(name=options.engine, precision=precision))
+        )
         print(f"engine, {precision}: {found['engine'][precision]}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(network, Path(folder) / "weights.safetensors")

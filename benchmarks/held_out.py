@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pipeline.evaluation.held_out import HELD_OUT, held_out
-from pipeline.study.drenet.shipped import shipped_weights
+from pipeline.study.shipped import shipped_weights
 
 
 def figures_in(folder):

@@ -12,15 +12,16 @@ import cv2
 import numpy as np
 import torch
 from lung_judge_views import FLUID, LESION, LUNG, RULES, STORED, view, weights_of
+from lung_net import LungNet
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
 
 from pipeline.phantom import chest
-from pipeline.study.engine.device import has_bf16
+from pipeline.study.engine.choice import has_bf16
 from pipeline.study.lungs import seen
 from pipeline.study.lungs.air import lung_air
 from pipeline.study.lungs.field import WALL_PX
-from pipeline.study.lungs.network import AIR_HU, LungNet
+from pipeline.study.lungs.network import AIR_HU
 from pipeline.study.lungs.wall import closed_lungs
 
 LABELS = ("covid", "bacterial", "healthy")

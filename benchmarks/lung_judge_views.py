@@ -6,8 +6,9 @@ Every function takes `draw`, a numpy Generator; `stack` is HU float32 [3, R, C],
 
 import cv2
 import numpy as np
+from lung_net import seen_by_network
 
-from pipeline.study.lungs.network import AIR_HU, SIZE, seen_by_network
+from pipeline.study.lungs.network import AIR_HU, SIZE
 
 REST, LUNG, LESION, FLUID = range(4)
 RULES = 8

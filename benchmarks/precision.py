@@ -10,9 +10,10 @@ repeat it with the weights you use.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,9 +22,14 @@ from phantom_studies import dealt_studies
 from pipeline.archive import Decoder, read_volume
 from pipeline.config import Config, EngineConfig
 from pipeline.records import DealtStudy, PreparedStudy
-from pipeline.study.drenet import DreNet, DreNetOutput, formula_network, load_checkpoint
+from pipeline.study.anchors import N_LARGE, N_SMALL
+from pipeline.study.drenet import DreNet, formula_network, load_checkpoint
+from pipeline.study.drenet.checkpoint import kept_of
+from pipeline.study.engine.by_slice import BySlice
 from pipeline.study.engine.device import open_device
 from pipeline.study.engine.fast import fast_network, planes
+from pipeline.study.engine.one_pass import N_SMALL_ANCHORS
+from pipeline.study.engine.openvino import CompiledTrunk
 from pipeline.study.engine.shown import anchors_in_lung, lung_integral
 from pipeline.study.lungs import lung_masks
 from pipeline.study.slices import choose_slices, prepare
@@ -32,8 +38,12 @@ N_STUDIES = 4
 ENGINES = [("torch", "mixed"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino", "mixed"), ("openvino", "bf16")]
 
 
+Said = Callable[..., tuple[float, np.ndarray]]
+"""(image, zoom, anchors in lung, forced anchors or None) of a slice -> its probability, the anchors of its details."""
+
+
 class Scores(NamedTuple):
-    """One study: a probability and six box numbers a slice."""
+    """One study: a probability and six anchors a slice."""
 
     probability: np.ndarray
     boxes: np.ndarray
@@ -65,26 +75,50 @@ def prepared(archive: Path, dealt: DealtStudy) -> PreparedStudy:
     return prepare(volume, masks, series.seed, config)
 
 
-@torch.inference_mode()
 def scored(
     network: DreNet, engine: tuple[str, str], studies: list[PreparedStudy], boxes: list[np.ndarray | None]
 ) -> list[Scores]:
     """Every study by one engine, slice by slice."""
     config = EngineConfig(name=engine[0], precision=engine[1])
-    device = open_device(config, 0)
-    fast = fast_network(network, config, device)
+    said = (said_by_openvino if engine[0] == "openvino" else said_by_torch)(network, config)
     result = []
     for study, forced in zip(studies, boxes, strict=True):
-        outputs = []
-        for row in range(len(study.images)):
-            one = slice(row, row + 1)
-            image, zoom = (planes(torch.from_numpy(stack[one]).to(device)) for stack in (study.images, study.zoom))
-            in_lung = torch.from_numpy(anchors_in_lung(lung_integral(study.lung[row]))[None]).to(device)
-            index = None if forced is None else torch.from_numpy(forced[one]).to(device)
-            outputs.append(DreNetOutput(*(part.cpu() for part in fast(image, zoom, index, in_lung))))
-        probability = torch.cat([o.concat_logits for o in outputs]).softmax(1)[:, network.metadata.positive]
-        result.append(Scores(probability.numpy(), torch.cat([o.detail_index for o in outputs]).numpy()))
+        in_lung = [anchors_in_lung(lung_integral(lung)) for lung in study.lung]
+        given = zip(study.images, study.zoom, in_lung, [None] * len(in_lung) if forced is None else forced, strict=True)
+        probability, anchors = zip(*(said(*each) for each in given), strict=True)
+        result.append(Scores(np.array(probability), np.stack(anchors)))
     return result
+
+
+def said_by_openvino(network: DreNet, config: EngineConfig) -> Said:
+    """A slice's probability and the anchors of its details, which may be forced."""
+    kept = kept_of(network)
+    by_slice = BySlice(kept, CompiledTrunk(kept, config))
+
+    def said(*given: Any) -> tuple[float, np.ndarray]:
+        looked = by_slice(*given)
+        return looked.probability, looked.anchors
+
+    return said
+
+
+def said_by_torch(network: DreNet, config: EngineConfig) -> Said:
+    """The same."""
+    device = open_device(config, 0)
+    fast = fast_network(network, config, device)
+    first_large = np.repeat([0, N_SMALL_ANCHORS], (N_SMALL, N_LARGE))
+
+    @torch.inference_mode()
+    def said(
+        image: np.ndarray, zoom: np.ndarray, in_lung: np.ndarray, forced: np.ndarray | None
+    ) -> tuple[float, np.ndarray]:  # fmt: skip
+        image_, zoom_ = (planes(torch.from_numpy(grey[None]).to(device)) for grey in (image, zoom))
+        index = None if forced is None else torch.from_numpy((forced - first_large)[None]).to(device)
+        output = fast(image_, zoom_, index, torch.from_numpy(in_lung[None]).to(device))
+        probability = output.concat_logits.softmax(1)[0, network.metadata.positive]
+        return float(probability), output.detail_index[0].cpu().numpy() + first_large
+
+    return said
 
 
 def compared(reference: list[Scores], other: list[Scores]) -> str:

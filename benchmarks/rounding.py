@@ -24,7 +24,7 @@ from pipeline.mpi.world import Alone
 from pipeline.records import PreparedStudy
 from pipeline.run.index import Private, index
 from pipeline.run.manifest import read_manifest
-from pipeline.study.drenet import DreNet, load_checkpoint
+from pipeline.study.checkpoint import Checkpoint, read_checkpoint
 from pipeline.study.engine import Engine
 from pipeline.study.screener import Preparer
 
@@ -37,7 +37,7 @@ Patient = tuple[bool, list[list[float]]]
 def main() -> None:
     """Print what moved, by network."""
     archive = Path(sys.argv[1])
-    networks = [load_checkpoint(path) for path in sys.argv[2:]]
+    networks = [read_checkpoint(path) for path in sys.argv[2:]]
     engines = [[Engine([one], EngineConfig(precision=precision)) for precision in PRECISIONS] for one in networks]
     seen: list[list[Patient]] = [[] for _ in networks]
     for number, (label, study) in enumerate(prepared(archive), start=1):
@@ -65,7 +65,7 @@ def prepared(archive: Path) -> Iterator[tuple[str, PreparedStudy]]:
                 print(f"one patient is left out: {error.reason}")
 
 
-def tell(networks: list[DreNet], seen: list[list[Patient]]) -> None:
+def tell(networks: list[Checkpoint], seen: list[list[Patient]]) -> None:
     """One line a network, of all patients until now."""
     for network, patients in zip(networks, seen, strict=True):
         target = np.array([positive for positive, _ in patients])

@@ -13,7 +13,7 @@ import pytest
 import pipeline
 from pipeline.cohort.cache import PREPARING
 from pipeline.run.index import BUILDING
-from pipeline.study.drenet.shipped import shipped_weights
+from pipeline.study.shipped import shipped_weights
 from tests.tools import environment, program
 
 ROOT = Path(__file__).parents[1]
@@ -172,7 +172,7 @@ def test_every_glob_over_source_files_matches_something():
 def test_the_code_that_prepares_slices_is_all_that_cached_slices_are_named_after():
     named = {path.relative_to(HOUSE).parts[0:2] for glob in PREPARING for path in HOUSE.glob(glob)}
     study = {name for room, name in named if room == "study"}
-    assert study == {"fill.py", "lungs", "screener.py", "slices.py", "within.py"}
+    assert study == {"compiled.py", "fill.py", "lungs", "screener.py", "slices.py", "within.py"}
     assert {room for room, _ in named} == {"archive", "study", "weights"}
     assert {name for room, name in named if room == "weights"} == {"lungs"}
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.evaluation.held_out import HELD_OUT, held_out, patient_figures
 from pipeline.evaluation.intervals import wilson
-from pipeline.study.drenet.shipped import shipped_weights
+from pipeline.study.shipped import shipped_weights
 
 CARD = Path(__file__).parents[1] / "docs" / "held-out.json"
 

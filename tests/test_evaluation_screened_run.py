@@ -25,7 +25,7 @@ from pipeline.phantom import CohortPlan, write_cohort
 from pipeline.pseudonym import make_key, pseudonym, read_key
 from pipeline.records import DRAWN
 from pipeline.run.run_toml import Network
-from pipeline.study.drenet.shipped import shipped_weights
+from pipeline.study.shipped import shipped_weights
 
 
 @dataclass(frozen=True)

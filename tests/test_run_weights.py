@@ -23,7 +23,7 @@ from pipeline.run.gather import gather
 from pipeline.run.status import read_status
 from pipeline.run.weights import TAKEN, Weights, above_of, check_names, column_names, weights_of
 from pipeline.study.drenet import formula_network, load_checkpoint, save_checkpoint
-from pipeline.study.drenet.shipped import CURRENT, shipped_weights
+from pipeline.study.shipped import CURRENT, shipped_weights
 from tests.fabricate_run import NETWORK, fabricated_run
 
 TASK = "covid-vs-bacterial"

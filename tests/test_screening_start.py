@@ -12,13 +12,13 @@ from pipeline.config import Config, EngineConfig
 from pipeline.phantom import write_archive
 from pipeline.run.collector import uncollected
 from pipeline.screening import ending, spine
-from pipeline.study.drenet import checkpoint
+from pipeline.study import checkpoint
 from tests.tools import environment, program
 
 TABLES = ("h5py", "jinja2", "pandas", "pyarrow")
 """What gathering and the report are made with."""
-OTHERS = ("matplotlib", "pydicom", "scipy", "sklearn", "torchvision", "transformers")
-"""What a run of one study never uses."""
+OTHERS = ("matplotlib", "pydicom", "scipy", "sklearn", "torch", "torchvision", "transformers")
+"""What a run of one study by OpenVINO never uses."""
 
 
 def test_a_rank_loads_nothing_of_tables_and_charts_before_its_first_study(weights, tmp_path):
@@ -48,8 +48,8 @@ def test_the_tables_libraries_are_loaded_once_in_a_thread_while_a_study_is_compu
 
 def test_who_screens_alone_reads_each_checkpoint_once(monkeypatch, plain, weights, tmp_path):
     read = []
-    whole = checkpoint._read
-    monkeypatch.setattr(checkpoint, "_read", lambda path: read.append(path) or whole(path))
+    whole = checkpoint.read_file
+    monkeypatch.setattr(checkpoint, "read_file", lambda path: read.append(path) or whole(path))
     monkeypatch.setattr(spine, "read_weights", lambda path, _: pytest.fail(f"{path} is read again"))
     pipeline.screen(plain.archive, weights, tmp_path / "run", config=Config(engine=EngineConfig(name="openvino")))
     assert read == [weights]

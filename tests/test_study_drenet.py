@@ -9,9 +9,11 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 
 from pipeline.errors import ConfigurationError
+from pipeline.study.anchors import LARGE_LEVELS, SMALL_LEVELS, anchors, overlapping
+from pipeline.study.checkpoint import drenet_layout
 from pipeline.study.drenet import DreNet, formula_network, load_checkpoint, load_checkpoint_bytes, save_checkpoint
 from pipeline.study.drenet.checkpoint import checkpoint_bytes, load_start
-from pipeline.study.drenet.network import LARGE_LEVELS, SMALL_LEVELS, anchors, cut, hard_nms, overlapping, second_look
+from pipeline.study.drenet.network import cut, hard_nms, second_look
 
 WIDTH = 1 / 16
 
@@ -167,6 +169,7 @@ def test_the_published_layout_has_336_keys_of_the_documented_shapes():
     with torch.device("meta"):
         shapes = {key: tuple(value.shape) for key, value in DreNet().state_dict().items() if not key.startswith("attention")}
     assert len(shapes) == 336
+    assert shapes == {key: shape for key, (shape, _) in drenet_layout(1.0, 2).items() if not key.startswith("attention")}
     assert shapes["pretrained_model.conv1.weight"] == (64, 3, 7, 7)
     assert shapes["pretrained_model.layer4.0.conv2.weight"] == (512, 512, 3, 3)
     assert shapes["pretrained_model.layer1.0.downsample.1.num_batches_tracked"] == ()

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from pipeline.config import EngineConfig, SliceConfig
 from pipeline.errors import DeviceError
 from pipeline.study.drenet import formula_network
+from pipeline.study.drenet.checkpoint import kept_of
 from pipeline.study.drenet.network import cut_boxes
 from pipeline.study.engine import Engine, engine, graph
 from pipeline.study.engine import owned as owned_pass
@@ -56,8 +57,7 @@ def test_shares_of_lung_are_those_of_the_host_to_the_bit():
 @pytest.fixture
 def owned(networks, monkeypatch):
     """Makes engines that ask an owner; on the processor, in a GPU's stead."""
-    monkeypatch.setattr(engine, "OwnedPass", engine.OwnedPass)  # what a program sets is put back
-    monkeypatch.setattr(engine, "SLOTS", engine.SLOTS)
+    monkeypatch.setattr(engine, "opened", engine.opened)  # what a program sets is put back
     made = []
 
     def make():
@@ -89,7 +89,7 @@ def _ended(pid):
 
 
 def test_a_study_computed_by_the_owner_is_that_of_the_engine(networks, owned):
-    alone = Engine(networks[:1], EngineConfig(name="torch"))
+    alone = Engine([kept_of(networks[0])], EngineConfig(name="torch"))
     asking = owned()
     assert asking._at_once == SLOTS
     for n_slices in (1, 6):
@@ -146,7 +146,7 @@ def test_a_rank_whose_owner_is_killed_says_so_and_the_next_start_has_a_new_one(o
 def test_an_owner_that_cannot_serve_tells_why_to_who_waits(networks, monkeypatch):
     monkeypatch.setattr(owned_pass, "open_device", lambda *_: CPU)
     with pytest.raises(DeviceError, match=r"cudagraph.*--gpus-per-task"):
-        OwnedPass(networks, EngineConfig(name="cudagraph"), 0)
+        OwnedPass([kept_of(network) for network in networks], EngineConfig(name="cudagraph"), 0)
 
 
 def test_a_device_on_which_neighbours_move_a_slices_numbers_is_refused(networks):
@@ -187,7 +187,7 @@ def test_the_recorded_pass_asks_the_host_nothing_on_the_way(by_index, asks, netw
 def test_it_needs_a_gpu_and_says_so(networks, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DeviceError, match=r"cudagraph.*--gpus-per-task"):
-        Engine(networks, EngineConfig(name="cudagraph"))
+        Engine([kept_of(network) for network in networks], EngineConfig(name="cudagraph"))
 
 
 def test_a_usual_study_fits_into_one_batch():

@@ -10,7 +10,7 @@ from pipeline.config import Config, EngineConfig, RunConfig
 from pipeline.errors import ConfigurationError
 from pipeline.screening.ending import gather_run
 from pipeline.study.drenet import load_checkpoint
-from pipeline.study.engine.device import has_int8
+from pipeline.study.engine.choice import has_int8
 
 INT8 = '[engine]\nprecision = "int8"\n[run]\nimages_top = 0\nimages_flag_at = 2.0\n'
 CONFIG = Config(engine=EngineConfig(precision="int8"), run=RunConfig(images_top=0, images_flag_at=2.0))

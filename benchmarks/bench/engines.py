@@ -17,8 +17,9 @@ from pipeline.config import Config, EngineConfig
 from pipeline.errors import DeviceError
 from pipeline.records import PreparedStudy
 from pipeline.study.drenet import formula_network
+from pipeline.study.drenet.checkpoint import kept_of
 from pipeline.study.engine import Engine
-from pipeline.study.engine.device import has_bf16
+from pipeline.study.engine.choice import has_bf16
 from pipeline.study.screener import Preparer
 
 PRECISIONS = {"fp32": torch.float32, "mixed": None, "bf16": torch.bfloat16}
@@ -34,7 +35,7 @@ def measure(scratch: Path, *, slices: int, repeats: int, width: float) -> dict[s
     peaks = {name: Peak(dtype) for name, dtype in precisions.items() if dtype}
     works: dict[str, Callable[[], Spent]] = {}
     refused = {}
-    network = formula_network(width)
+    network = kept_of(formula_network(width))
     for name, precision in product(("torch", "openvino"), precisions):
         try:
             engine = Engine([network], EngineConfig(name=name, precision=precision))

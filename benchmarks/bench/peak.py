@@ -13,10 +13,9 @@ import torch
 from torch import nn
 
 from benchmarks.bench.clock import Spent, spent
-from pipeline.config import EngineConfig
-from pipeline.study.drenet.network import DETAIL_PX, IMAGE_PX, N_DETAILS
+from pipeline.study.anchors import DETAIL_PX, IMAGE_PX, N_DETAILS
+from pipeline.study.compiled import Compiled, import_openvino
 from pipeline.study.drenet.resnet import ResNet
-from pipeline.study.engine.openvino import hints, import_openvino
 
 SHAPES = ((256, 56, 3), (512, 28, 3), (512, 28, 1))
 """(channels, pixels a side, kernel) of convolutions whose weights and maps stay in a core's second cache."""
@@ -73,9 +72,9 @@ def _convolution(channels: int, side: int, kernel: int, dtype: torch.dtype) -> t
         weight = draw.standard_normal((channels, channels, kernel, kernel)) / np.sqrt(channels * kernel**2)
         made = ops.convolution(made, ops.constant(weight.astype(np.float32)), [1, 1], margin, margin, [1, 1])
     model = openvino.Model([ops.result(made)], [given], "peak")
-    request = openvino.Core().compile_model(model, "CPU", hints(EngineConfig(), dtype)).create_infer_request()
+    graph = Compiled(model, 1, "bf16" if dtype == torch.bfloat16 else "f32")
     image = draw.standard_normal((1, channels, side, side)).astype(np.float32)
-    return lambda: request.infer({0: image}), 2.0 * LAYERS * (channels * kernel * side) ** 2
+    return lambda: graph(image), 2.0 * LAYERS * (channels * kernel * side) ** 2
 
 
 def _product(dtype: torch.dtype) -> tuple[Callable[[], Any], float]:

@@ -24,8 +24,9 @@ from benchmarks.phantom_studies import dealt_studies
 from pipeline.archive import Decoder, read_volume
 from pipeline.config import Config, EngineConfig
 from pipeline.study.drenet import formula_network
+from pipeline.study.drenet.checkpoint import kept_of
 from pipeline.study.engine import Engine
-from pipeline.study.engine.device import has_bf16
+from pipeline.study.engine.choice import has_bf16
 from pipeline.study.screener import Preparer
 
 ROUNDS = 3
@@ -54,7 +55,7 @@ def least(taken: dict[str, list[Spent]]) -> dict[str, float]:
 
 def engines(prepared) -> list[Held]:
     """OpenVINO no slower than torch; mixed faster than fp32 where the hardware computes bf16."""
-    network = formula_network(WIDTH)
+    network = kept_of(formula_network(WIDTH))
     kinds = ["torch:fp32", "openvino:fp32", *(["openvino:mixed"] if has_bf16("openvino") else [])]
     works: dict[str, Callable[[], Spent]] = {}
     for kind in kinds:

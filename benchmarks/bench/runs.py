@@ -24,7 +24,7 @@ from pipeline.pseudonym import read_or_make_key
 from pipeline.records import Line
 from pipeline.run.journal import journal_files, read_lines
 from pipeline.study.drenet import formula_network, save_checkpoint
-from pipeline.study.engine.device import has_bf16
+from pipeline.study.engine.choice import has_bf16
 
 RELEASE_BEFORE = "torch:fp32"
 """What the release before computed with: its engine is still here, and the rest of it is not."""

@@ -85,7 +85,7 @@ def _cohort(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from pipeline.phantom import write_archive
     from pipeline.pseudonym import read_or_make_key
-    from pipeline.study.drenet.shipped import shipped_weights
+    from pipeline.study.shipped import shipped_weights
 
     folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)

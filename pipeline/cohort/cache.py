@@ -26,7 +26,7 @@ from pipeline.mpi.world import Alone, World
 from pipeline.records import Box, PreparedStudy, Study
 from pipeline.run.deal import Deal
 from pipeline.run.earlier import code_digest
-from pipeline.study.drenet.network import IMAGE_PX, ZOOM_PX
+from pipeline.study.anchors import IMAGE_PX, ZOOM_PX
 from pipeline.study.screener import Preparer, frames_of
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ PREPARING = (
     "archive/*.py",
     "study/lungs/*.py",
     "weights/lungs/*.safetensors",
+    "study/compiled.py",
     "study/fill.py",
     "study/slices.py",
     "study/within.py",

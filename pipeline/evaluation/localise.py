@@ -21,8 +21,8 @@ import torch
 from pipeline.cohort.cache import CachedSlice, CachedStudy, read_slice
 from pipeline.evaluation.scoring import plain_batch
 from pipeline.records import MIN_LUNG_FRACTION, Box
+from pipeline.study.anchors import ANCHORS_BY_LEVEL, IMAGE_PX
 from pipeline.study.drenet import DreNet
-from pipeline.study.drenet.network import ANCHORS_BY_LEVEL, IMAGE_PX
 from pipeline.study.engine.shown import lung_integral, lung_shares
 
 Mask = npt.NDArray[np.bool_]

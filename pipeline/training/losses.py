@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pipeline.evaluation.scoring import Batch
+from pipeline.study.anchors import N_DETAILS
 from pipeline.study.drenet import Baseline, DreNet, DreNetOutput
-from pipeline.study.drenet.network import N_DETAILS
 from pipeline.training.trunk import TrunkBatch
 
 PARTS = ("raw", "concat", "part", "rank")

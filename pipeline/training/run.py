@@ -24,7 +24,8 @@ from pipeline.mpi.launched import local_rank
 from pipeline.mpi.stop import asked_to_stop
 from pipeline.mpi.world import Alone, World
 from pipeline.run.lock import hold
-from pipeline.study.drenet import Baseline, DreNet, Metadata, load_start
+from pipeline.study.checkpoint import Metadata
+from pipeline.study.drenet import Baseline, DreNet, load_start
 from pipeline.study.engine.device import open_device
 from pipeline.training.events import EVENTS, check_tensorboard, write_events
 from pipeline.training.exchange import Exchange

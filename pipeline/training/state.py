@@ -14,7 +14,8 @@ from pipeline.cohort.tasks import CLASSES, POSITIVE
 from pipeline.errors import ConfigurationError
 from pipeline.files import write_whole
 from pipeline.mpi.world import Alone, World
-from pipeline.study.drenet import Baseline, DreNet, Metadata
+from pipeline.study.checkpoint import Metadata
+from pipeline.study.drenet import Baseline, DreNet
 from pipeline.study.drenet.checkpoint import checkpoint_bytes
 from pipeline.training.losses import PARTS
 from pipeline.training.optimiser import Optimiser

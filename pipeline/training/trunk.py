@@ -16,8 +16,9 @@ from torch.nn.functional import pad
 from pipeline.cohort.cache import CachedStudy, read_slice
 from pipeline.evaluation.scoring import AT_ONCE, planes
 from pipeline.records import MIN_LUNG_FRACTION
+from pipeline.study.anchors import ANCHORS_BY_LEVEL, DETAIL_PX
 from pipeline.study.drenet import DreNet
-from pipeline.study.drenet.network import ANCHORS_BY_LEVEL, DETAIL_PX, cut
+from pipeline.study.drenet.network import cut
 from pipeline.study.engine.fast import normalised
 from pipeline.study.engine.shown import lung_integral, lung_shares
 from pipeline.training.batches import Change, Sample

@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.config import EngineConfig
 from pipeline.records import Box, PreparedStudy
 from pipeline.study.drenet import formula_network
+from pipeline.study.drenet.checkpoint import kept_of
 from pipeline.study.engine import Engine, engine
 from pipeline.study.engine.owned import OwnedPass
 
@@ -27,9 +28,8 @@ def study(n_slices):
 
 def asking_engine(networks):
     """An engine whose owner computes on the processor."""
-    engine.OwnedPass = lambda of, _config, rank: OwnedPass(of, EngineConfig(name="torch"), rank, SLOTS)
-    engine.SLOTS = SLOTS
-    return Engine(networks, EngineConfig(name="cudagraph"))
+    engine.opened = lambda of, _config, rank: (OwnedPass(of, EngineConfig(name="torch"), rank, SLOTS), SLOTS)
+    return Engine([kept_of(network) for network in networks], EngineConfig(name="cudagraph"))
 
 
 if __name__ == "__main__":

@@ -10,10 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.study.drenet.network import Metadata
+from pipeline.study.checkpoint import Metadata
 from pipeline.study.drenet.resnet import ResNet
 
-ARCHITECTURES = ("resnet50", "vgg16", "densenet121")
 VGG_BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """(channels, convolutions) between poolings."""
 DENSE_BLOCKS = (6, 12, 24, 16)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.study.drenet.network import DreNet, Metadata
+from pipeline.study.checkpoint import Metadata
+from pipeline.study.drenet.network import DreNet
 
 
 def formula_network(width: float = 1.0, phase: float = 0.0) -> DreNet:

@@ -10,30 +10,28 @@ pixels of the image, and may reach beyond it: only where details are cut is it p
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
-from pipeline.records import Details
+from pipeline.study.anchors import (
+    DETAIL_PX,
+    IMAGE_PX,
+    LARGE_LEVELS,
+    N_DETAILS,
+    N_LARGE,
+    N_SMALL,
+    PAD_PX,
+    SMALL_LEVELS,
+    ZOOM_PX,
+    anchors,
+    overlapping,
+)
+from pipeline.study.checkpoint import Metadata, pyramid_width
 from pipeline.study.drenet.resnet import ResNet
-
-IMAGE_PX = 448
-ZOOM_PX = 600
-DETAIL_PX = 224
-PAD_PX = 224
-N_SMALL = N_LARGE = 3
-N_DETAILS = N_SMALL + N_LARGE
-MAX_IOU = 0.1
-SMALL_LEVELS = ((48, 32, 14), (96, 64, 7))
-"""(side px, stride px, cells a side), in the order of the anchors' numbers."""
-LARGE_LEVELS = ((192, 128, 4),)
-
 
 Cut = Callable[[Tensor, Tensor, int], Tensor]
 """(images [N, C, H, W], boxes [N, K, 4] within them, size) -> [N * K, C, size, size]."""
@@ -53,61 +51,6 @@ class DreNetOutput(NamedTuple):
     boxes: Tensor
     attention: Tensor
     looks: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Rounding:
-    """How looks of one size are rounded to 8 bits, measured on slices (`study/engine/quantise.py`).
-
-    `tops`: the most that the input of each rounded convolution reaches, in the network's order. `shift`: what is added to each
-    channel [F] of the feature map, so that its mean stays.
-    """
-
-    tops: tuple[float, ...]
-    shift: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Metadata:
-    """What a checkpoint says of itself; `threshold` is the operating point chosen on validation, if any.
-
-    `rounding`, of the details and of the second look, is empty where it was not measured.
-    """
-
-    classes: tuple[str, ...] = ("negative", "positive")
-    positive: int = 1
-    width: float = 1.0
-    architecture: str = "drenet"
-    task: str = ""
-    threshold: float | None = None
-    meaning: str = ""
-    details: Details = "anywhere"
-    rounding: tuple[Rounding, ...] = ()
-    sha256: str = ""
-
-
-def anchors(levels: tuple[tuple[int, int, int], ...]) -> npt.NDArray[np.int64]:
-    """Boxes [A, 4] in pixels of the picture, some beyond its edges; level by level, row by row."""
-    boxes = []
-    for side, stride, n_cells in levels:
-        centre = stride // 2 + stride * np.arange(n_cells)
-        y, x = (grid.ravel() for grid in np.meshgrid(centre, centre, indexing="ij"))
-        half = side // 2
-        boxes.append(np.stack([y - half, x - half, y + half, x + half], axis=1))
-    return np.concatenate(boxes)
-
-
-ANCHORS_BY_LEVEL = tuple(anchors((level,)) for level in (*SMALL_LEVELS, *LARGE_LEVELS))
-"""The anchors [A, 4] of each level of the pyramid, the finest first."""
-
-
-def overlapping(boxes_A4: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """[A, A]: pairs whose IoU exceeds MAX_IOU."""
-    low = np.maximum(boxes_A4[:, None, :2], boxes_A4[None, :, :2])
-    high = np.minimum(boxes_A4[:, None, 2:], boxes_A4[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=2).astype(np.float64)
-    area = (boxes_A4[:, 2:] - boxes_A4[:, :2]).prod(axis=1)
-    return np.asarray(shared / (area[:, None] + area[None, :] - shared) > MAX_IOU)
 
 
 class ProposalPyramid(nn.Module):
@@ -138,7 +81,7 @@ class DreNet(nn.Module):
         super().__init__()
         self.pretrained_model = ResNet(width, n_classes)
         n_features = self.pretrained_model.n_features
-        self.proposal_net = ProposalPyramid(n_features, max(8, int(128 * width)))
+        self.proposal_net = ProposalPyramid(n_features, pyramid_width(width))
         self.concat_net = nn.Linear(n_features * (N_DETAILS + 2), n_classes)
         self.partcls_net = nn.Linear(n_features, n_classes)
         self.attention = nn.Linear(n_features, 1)
@@ -260,7 +203,7 @@ def second_look(zoom_source: Tensor, box_N4: Tensor, cut: Cut = cut_boxes) -> Te
     return cut(zoom_source.detach(), (inside * ZOOM_PX // IMAGE_PX).unsqueeze(1), IMAGE_PX)
 
 
-def network_of(state: dict[str, Tensor], metadata: Metadata) -> DreNet:
+def network_of(state: Mapping[str, Tensor], metadata: Metadata) -> DreNet:
     """A network in eval mode around the very tensors of `state`: nothing is initialised, nothing copied."""
     return filled(empty_network(metadata), state)
 
@@ -273,7 +216,7 @@ def empty_network(metadata: Metadata) -> DreNet:
     return network
 
 
-def filled(network: DreNet, state: dict[str, Tensor]) -> DreNet:
+def filled(network: DreNet, state: Mapping[str, Tensor]) -> DreNet:
     """An empty network with the very tensors of `state`, in eval mode."""
     network.load_state_dict(state, assign=True)
     return network.eval()

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-EXPANSION = 4
-BLOCKS = (3, 4, 6, 3)
-N_CONVOLUTIONS = 3 * sum(BLOCKS)
-"""Those of the blocks, shortcuts aside."""
+from pipeline.study.checkpoint import BLOCKS, EXPANSION
+
 Features = Callable[[Tensor], Tensor]
 """What a trunk computes: images [N, channels, H, W] -> the feature map [N, F, H / 32, W / 32]."""
 

@@ -6,64 +6,60 @@ With `cudagraph` slices of all ranks share batches, once it is proven that none 
 In bf16 only the trunk is; the proposal pyramid, the choice of details and the final linear layers stay fp32. In mixed the first
 look is fp32 too, so that no box moves: bf16 are the looks at the details and the second look, five sevenths of the work; so it
 is in int8.
+
+torch is loaded for the engines that compute by it; OpenVINO's needs none.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.nn.functional import linear
 
 from pipeline.config import EngineConfig
 from pipeline.errors import Reason, StudyError
 from pipeline.records import PreparedStudy, SlicePrediction
-from pipeline.study.drenet import DreNet
-from pipeline.study.drenet.network import N_DETAILS
-from pipeline.study.engine.device import open_device
-from pipeline.study.engine.fast import fast_network
-from pipeline.study.engine.graph import SLOTS
-from pipeline.study.engine.one_pass import OnePass, PassOutput, prediction
-from pipeline.study.engine.owned import OwnedPass
+from pipeline.study.checkpoint import Checkpoint
+from pipeline.study.engine.choice import GPU, check_int8, resolve_engine
+from pipeline.study.engine.last_layer import LastLayer
+from pipeline.study.engine.rows import Floats, Grey, Lung, SliceRows, prediction
 
-Pass = Callable[[Tensor, Tensor, Tensor], PassOutput]
+
+class Pass(Protocol):
+    """Computes some slices: image [N, 448, 448], zoom [N, 600, 600], lung [N, 448, 448]."""
+
+    def __call__(self, image_NHW: Grey, zoom_NHW: Grey, lung_NHW: Lung, /) -> SliceRows:
+        """What all networks say of them."""
 
 
 class Engine:
     """One replica of every network, on one device."""
 
-    def __init__(self, networks: Sequence[DreNet], config: EngineConfig, *, local_rank: int = 0) -> None:
-        if config.name == "cudagraph":
-            self._device = torch.device("cpu")  # of this rank; the GPU is another process's
-            self._networks = list(networks)
-            self._pass: Pass = OwnedPass(networks, config, local_rank)
-            self._at_once = SLOTS
-        else:
-            self._device = open_device(config, local_rank)
-            self._networks = [fast_network(network, config, self._device) for network in networks]
-            self._pass = OnePass(self._networks, self._device)
-            self._at_once = sys.maxsize if self._device.type == "cuda" else 1
-        self._looks: list[list[Tensor]] = []
+    def __init__(self, checkpoints: Sequence[Checkpoint], config: EngineConfig, *, local_rank: int = 0) -> None:
+        check_int8(config)
+        self._last = [LastLayer.of(checkpoint) for checkpoint in checkpoints]
+        self._pass, self._at_once = opened(checkpoints, config, local_rank)
+        self._looks: list[list[Floats]] = []
 
     def predict(
         self, prepared: PreparedStudy, tick: Callable[[], None] = lambda: None
     ) -> tuple[tuple[SlicePrediction, ...], ...]:
         """[slice][network]; `tick` is called between batches. Raises StudyError NONFINITE_OUTPUT."""
-        given = [self._on_device(array) for array in (prepared.images, prepared.zoom, prepared.lung)]
         self._looks = []
-        rows: list[Tensor] = []
+        rows = []
         for start in range(0, len(prepared.images), self._at_once):
-            seen = self._pass(*(array[start : start + self._at_once] for array in given))
-            rows.append(seen.rows.cpu())
+            some = slice(start, start + self._at_once)
+            seen = self._pass(prepared.images[some], prepared.zoom[some], prepared.lung[some])
+            rows.append(seen.rows)
             self._looks.append(seen.looks)
             tick()
-        return _predictions(rows)
+        rows_NnR = np.concatenate(rows)
+        if not np.isfinite(rows_NnR).all():
+            raise StudyError(Reason.NONFINITE_OUTPUT, "infer")
+        return tuple(tuple(prediction(row) for row in of_slice) for of_slice in rows_NnR.tolist())
 
-    @torch.inference_mode()
     def without_each(self) -> list[list[list[float]]]:
         """[slice][network][look]: the probability of each slice predicted last with one look's features left out.
 
@@ -71,30 +67,24 @@ class Engine:
         as it was. No network is computed again.
         """
         of = [
-            [row for features_NF in batches for row in without_each(network, features_NF)]
-            for network, batches in zip(self._networks, zip(*self._looks, strict=True), strict=True)
+            [row for looks_NF in batches for row in last.without_each(looks_NF).tolist()]
+            for last, batches in zip(self._last, zip(*self._looks, strict=True), strict=True)
         ]
         return [list(rows) for rows in zip(*of, strict=True)]
 
-    def _on_device(self, pixels_SHW: npt.NDArray[np.uint8 | np.bool_]) -> Tensor:
-        """A study's slices as they are, a byte a pixel: the device makes planes of them."""
-        pixels = torch.from_numpy(pixels_SHW)
-        return pixels.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else pixels
 
+def opened(checkpoints: Sequence[Checkpoint], config: EngineConfig, local_rank: int) -> tuple[Pass, int]:
+    """How slices are computed, and how many at once."""
+    name = resolve_engine(config.name)
+    if name == "openvino":
+        from pipeline.study.engine.openvino import OpenvinoPass
 
-def without_each(network: DreNet, features_NF: Tensor) -> list[list[float]]:
-    """[slice][look]: the probability with the features of one look at 0."""
-    last = network.concat_net
-    looks_NLF = features_NF.reshape(len(features_NF), N_DETAILS + 2, -1)
-    weights_CLF = last.weight.reshape(last.out_features, N_DETAILS + 2, -1)
-    share_NLC = torch.einsum("nlf,clf->nlc", looks_NLF, weights_CLF)
-    without_NLC = linear(features_NF, last.weight, last.bias).unsqueeze(1) - share_NLC
-    rows: list[list[float]] = torch.softmax(without_NLC, dim=2)[:, :, network.metadata.positive].cpu().tolist()
-    return rows
+        return OpenvinoPass(checkpoints, config), 1
+    if name == "cudagraph":
+        from pipeline.study.engine.graph import SLOTS
+        from pipeline.study.engine.owned import OwnedPass
 
+        return OwnedPass(checkpoints, config, local_rank), SLOTS
+    from pipeline.study.engine.torch_pass import TorchPass
 
-def _predictions(rows: Sequence[Tensor]) -> tuple[tuple[SlicePrediction, ...], ...]:
-    rows_NnR = torch.cat(list(rows))
-    if not torch.isfinite(rows_NnR).all():
-        raise StudyError(Reason.NONFINITE_OUTPUT, "infer")
-    return tuple(tuple(prediction(row) for row in of_slice) for of_slice in rows_NnR.tolist())
+    return TorchPass(checkpoints, config, local_rank), sys.maxsize if name in GPU else 1

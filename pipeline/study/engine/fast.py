@@ -1,12 +1,4 @@
-"""DRE-Net made ready for inference: the same forward pass over two planes, its norms folded, its trunk the engine's.
-
-A grey slice enters DRE-Net as three affine copies of itself, (grey - mean_c) / std_c, padded with 0.0 after that. Cutting,
-resizing, padding and convolving are linear, so two planes carry the same: the grey in 0..1, and the coverage, which is 1 in the
-picture and 0 in any padding. The first convolution takes them with
-
-    w_grey = sum over c of w_c / std_c        w_coverage = - sum over c of w_c * mean_c / std_c
-
-which is exact at every border too, and a third less to cut and resize.
+"""DRE-Net made ready for inference by torch: the same forward pass over two planes (`planes.py`), its norms folded.
 
 Shapes: N slices, P = 2 planes, H x W pixels, F features.
 """
@@ -19,14 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import EngineConfig
-from pipeline.errors import ConfigurationError
 from pipeline.study.drenet import DreNet
-from pipeline.study.drenet.network import Metadata, network_of
+from pipeline.study.drenet.network import network_of
 from pipeline.study.drenet.resnet import Features, ResNet, fold_batch_norms
-from pipeline.study.engine.device import resolve_engine
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+from pipeline.study.engine.planes import MEAN, STD, over_planes
 
 
 def planes(grey_NHW: Tensor) -> Tensor:
@@ -59,11 +47,9 @@ def fast_network(network: DreNet, config: EngineConfig, device: torch.device) ->
     fast = folded_network(network)
     trunk = fast.pretrained_model
     if config.precision == "mixed":
-        fast.closer = _features(deepcopy(trunk), config, device, torch.bfloat16)
-    if config.precision == "int8":
-        fast.closer = _rounded_features(trunk, config, network.metadata)
+        fast.closer = torch_features(deepcopy(trunk), torch.bfloat16, device)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    fast.pretrained_model = FastTrunk(_features(trunk, config, device, dtype), trunk.fc)  # type: ignore[assignment]
+    fast.pretrained_model = FastTrunk(torch_features(trunk, dtype, device), trunk.fc)  # type: ignore[assignment]
     return fast.to(device)
 
 
@@ -73,25 +59,6 @@ def folded_network(network: DreNet) -> DreNet:
     fold_batch_norms(folded.pretrained_model)
     fold_normalisation(folded.pretrained_model)
     return folded
-
-
-def _rounded_features(trunk: ResNet, config: EngineConfig, metadata: Metadata) -> Features:
-    if not metadata.rounding:
-        raise ConfigurationError(
-            f"precision = int8, but the network {metadata.task or metadata.sha256[:8]} does not say how it is rounded: "
-            "`drenet quantise CHECKPOINT ARCHIVE --out NEW` measures it; or choose mixed or fp32"
-        )
-    from pipeline.study.engine.openvino import rounded_features
-
-    return rounded_features(trunk, config, metadata.rounding)
-
-
-def _features(trunk: ResNet, config: EngineConfig, device: torch.device, dtype: torch.dtype) -> Features:
-    if resolve_engine(config.name) == "openvino":
-        from pipeline.study.engine.openvino import openvino_features
-
-        return openvino_features(trunk, config, dtype)
-    return torch_features(trunk, dtype, device)
 
 
 def torch_features(trunk: ResNet, dtype: torch.dtype, device: torch.device) -> Features:
@@ -105,9 +72,5 @@ def torch_features(trunk: ResNet, dtype: torch.dtype, device: torch.device) -> F
 def fold_normalisation(trunk: ResNet) -> None:
     """Work the normalisation into the first convolution, in place: it then takes planes."""
     first = trunk.conv1
-    scale = 1 / torch.tensor(STD, dtype=torch.float64).view(1, 3, 1, 1)
-    shift = -torch.tensor(MEAN, dtype=torch.float64).view(1, 3, 1, 1) * scale
-    weight = first.weight.double()
-    both = torch.cat([(weight * factor).sum(dim=1, keepdim=True) for factor in (scale, shift)], dim=1)
-    first.weight = nn.Parameter(both.float(), requires_grad=False)
-    first.in_channels = both.shape[1]
+    first.weight = nn.Parameter(torch.from_numpy(over_planes(first.weight.detach().numpy())), requires_grad=False)
+    first.in_channels = first.weight.shape[1]

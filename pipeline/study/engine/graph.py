@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import DeviceError
+from pipeline.study.anchors import IMAGE_PX, ZOOM_PX
 from pipeline.study.drenet import DreNet
-from pipeline.study.drenet.network import IMAGE_PX, ZOOM_PX
 from pipeline.study.engine.one_pass import OnePass, PassOutput
 
 SLOTS = 16

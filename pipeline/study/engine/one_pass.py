@@ -1,7 +1,6 @@
-"""Slices to the numbers of their predictions in one pass: nothing is asked of the host on the way, and one tensor comes back.
+"""Slices to the numbers of their predictions in one pass by torch: the host is asked nothing on the way.
 
-Shapes: N slices, H x W pixels, A anchors, K = 6 details, F features of a look; a row holds the probability, then of each detail
-NUMBERS: its box's four edges in pixels of the network's picture, its score, attention, probability and share of lung.
+Shapes: N slices, H x W pixels, A anchors, K = 6 details, F features of a look; a row is what `rows.py` says.
 """
 
 from __future__ import annotations
@@ -13,20 +12,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from pipeline.records import MIN_LUNG_FRACTION, Box, Detail, SlicePrediction
+from pipeline.records import MIN_LUNG_FRACTION
+from pipeline.study.anchors import IMAGE_PX, N_SMALL, SMALL_LEVELS
 from pipeline.study.drenet import DreNet, DreNetOutput
-from pipeline.study.drenet.network import IMAGE_PX, N_SMALL, SMALL_LEVELS
 from pipeline.study.engine.fast import planes
 from pipeline.study.engine.shown import ANCHORS_A4
 
-NUMBERS = 8
 N_SMALL_ANCHORS = sum(n_cells * n_cells for _, _, n_cells in SMALL_LEVELS)
 CORNERS = (((2, 3), 1), ((0, 3), -1), ((2, 1), -1), ((0, 1), 1))
 """(edges of the vertical and the horizontal side, sign): what makes a box's sum of an integral."""
 
 
 class PassOutput(NamedTuple):
-    """What one pass gives: `rows` [N, networks, 1 + K * NUMBERS] in float64; by network, `looks` [N, (K + 2) F]."""
+    """What one pass gives: `rows` [N, networks, ROW] in float64; by network, `looks` [N, (K + 2) F]."""
 
     rows: Tensor
     looks: list[Tensor]
@@ -69,14 +67,3 @@ def _row(output: DreNetOutput, positive: int, share_NA: Tensor) -> Tensor:
     numbers_NK = torch.stack([output.detail_score, output.attention, part_NK], dim=2).double()
     details = torch.cat([output.boxes.double(), numbers_NK, share_NK.unsqueeze(2)], dim=2)
     return torch.cat([probability_N.double().unsqueeze(1), details.flatten(1)], dim=1)
-
-
-def prediction(row: Sequence[float]) -> SlicePrediction:
-    """One slice's row of one network as a record."""
-    details = [row[start : start + NUMBERS] for start in range(1, len(row), NUMBERS)]
-    return SlicePrediction(row[0], tuple(_detail(numbers) for numbers in details))
-
-
-def _detail(numbers: Sequence[float]) -> Detail:
-    box = Box(*numbers[:4])
-    return Detail(box, box, *numbers[4:])

@@ -1,84 +1,109 @@
-"""The OpenVINO engine: DRE-Net's trunk compiled for the two shapes it sees; the rest of the network stays in torch.
+"""The OpenVINO engine: trunk and proposal pyramid compiled for the shapes they see; the rest is numpy's (`by_slice.py`).
 
-OpenVINO's Python package reports its use over the network from the moment it is imported; a run makes no connection, so the
-module that would do it is barred first.
-
-Graphs are compiled in a thread while the first study is read, without Python's lock. The thread inherits how its maker takes
-denormal numbers. Who computes first waits for it.
+Graphs are compiled in a thread while the first study is read, without Python's lock. Who computes first waits for it.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from pipeline.config import EngineConfig
-from pipeline.errors import DeviceError
-from pipeline.study.drenet.network import DETAIL_PX, IMAGE_PX, N_DETAILS, Rounding
-from pipeline.study.drenet.resnet import BLOCKS, Features, ResNet
+from pipeline.errors import ConfigurationError, DeviceError
+from pipeline.records import MIN_LUNG_FRACTION
+from pipeline.study.anchors import DETAIL_PX, IMAGE_PX, N_DETAILS
+from pipeline.study.checkpoint import BLOCKS, Checkpoint, Metadata, Rounding, State
+from pipeline.study.compiled import Compiled, folded, has_bf16, import_openvino
+from pipeline.study.engine.by_slice import BySlice, Looked
+from pipeline.study.engine.planes import over_planes
+from pipeline.study.engine.rows import ROW, Floats, Grey, Lung, SliceRows
+from pipeline.study.engine.shown import ANCHORS_A4, lung_integral, lung_shares
 
 DETAILS = (N_DETAILS, 2, DETAIL_PX, DETAIL_PX)
 WHOLE = (1, 2, IMAGE_PX, IMAGE_PX)
 """A slice, or its second look. Shapes that vary would make memory grow."""
 Shape = tuple[int, ...]
-Requests = Mapping[Shape, Any]
-"""A compiled graph for each shape, ready to compute."""
 TINY = 1e-6
 """The least that a range of rounded numbers may be wide, where all of them are 0."""
 
 
-def openvino_features(trunk: ResNet, config: EngineConfig, dtype: torch.dtype) -> Features:
-    """The trunk (taking planes) in `dtype`. Raises DeviceError where the processor lacks it."""
-    if dtype == torch.bfloat16 and not _has_bf16():
-        raise DeviceError(
-            f"precision = {config.precision}, but OpenVINO knows no bf16 on this processor: choose fp32, or engine = torch"
+class OpenvinoPass:
+    """All networks, a slice at a time. Raises DeviceError, ConfigurationError."""
+
+    def __init__(self, checkpoints: Sequence[Checkpoint], config: EngineConfig) -> None:
+        self._networks = [BySlice(checkpoint, CompiledTrunk(checkpoint, config)) for checkpoint in checkpoints]
+
+    def __call__(self, image_NHW: Grey, zoom_NHW: Grey, lung_NHW: Lung) -> SliceRows:
+        """What all networks say of the slices."""
+        slices = [self._looked(*given) for given in zip(image_NHW, zoom_NHW, lung_NHW, strict=True)]
+        rows = np.stack([rows_nR for rows_nR, _ in slices])
+        looks = zip(*(looks for _, looks in slices), strict=True)
+        return SliceRows(rows, [np.stack(of_network) for of_network in looks])
+
+    def _looked(self, image_HW: Grey, zoom_HW: Grey, lung_HW: Lung) -> tuple[Any, list[Floats]]:
+        share_A = lung_shares(lung_integral(lung_HW), ANCHORS_A4)
+        looked = [network(image_HW, zoom_HW, share_A >= MIN_LUNG_FRACTION) for network in self._networks]
+        return np.stack([_row(one, share_A[one.anchors]) for one in looked]), [one.looks for one in looked]
+
+
+def _row(looked: Looked, share_K: Any) -> Any:
+    numbers = np.column_stack([looked.boxes, looked.score, looked.attention, looked.part, share_K])
+    row = np.concatenate([[looked.probability], numbers.ravel()])
+    assert row.shape == (ROW,)
+    return row
+
+
+class CompiledTrunk:
+    """A network's trunk and pyramid in the precisions that `config` asks for. Raises DeviceError, ConfigurationError."""
+
+    def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
+        state = checkpoint.state
+        if config.precision in ("mixed", "bf16") and not has_bf16():
+            raise DeviceError(
+                f"precision = {config.precision}, but OpenVINO knows no bf16 on this processor: choose fp32, or engine = torch"
+            )
+        first = "bf16" if config.precision == "bf16" else "f32"
+        later = "bf16" if config.precision in ("mixed", "bf16") else "f32"
+        pool = ThreadPoolExecutor(1)
+
+        def compiled(precision: str, model: Callable[..., Any], *given: Any) -> _Awaited:
+            return _Awaited(pool.submit(lambda: Compiled(model(state, *given), config.threads, precision)))
+
+        self.first = compiled(first, trunk_model, WHOLE)
+        self.proposals = compiled("f32", pyramid_model)
+        if config.precision == "int8":
+            roundings = zip((DETAILS, WHOLE), _roundings(checkpoint.metadata), strict=True)
+            self._closer = {shape: compiled("f32", trunk_model, shape, rounding) for shape, rounding in roundings}
+        else:
+            again = self.first if later == first else compiled(later, trunk_model, WHOLE)
+            self._closer = {WHOLE: again, DETAILS: compiled(later, trunk_model, DETAILS)}
+        pool.shutdown(wait=False)
+
+    def closer(self, planes: Floats) -> Floats:
+        """The feature map of details, or of the second look: nothing is chosen by it, so it may be rounded."""
+        return self._closer[planes.shape](planes)
+
+
+class _Awaited:
+    """A graph that is being compiled. Raises DeviceError."""
+
+    def __init__(self, compiling: Future[Compiled]) -> None:
+        self._compiling = compiling
+
+    def __call__(self, given: Floats) -> Floats:
+        return self._compiling.result()(given)
+
+
+def _roundings(metadata: Metadata) -> tuple[Rounding, ...]:
+    if not metadata.rounding:
+        raise ConfigurationError(
+            f"precision = int8, but the network {metadata.task or metadata.sha256[:8]} does not say how it is rounded: "
+            "`drenet quantise CHECKPOINT ARCHIVE --out NEW` measures it; or choose mixed or fp32"
         )
-    return _compiled_meanwhile(partial(_exact, trunk, config, dtype))
-
-
-def _has_bf16() -> bool:
-    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def _exact(trunk: ResNet, config: EngineConfig, dtype: torch.dtype) -> Requests:
-    openvino = import_openvino()
-    core = openvino.Core()
-    model = _model(openvino, trunk, _Exact(openvino.opset13))
-    requests: dict[Shape, Any] = {}
-    for shape in (WHOLE, DETAILS):
-        model.reshape(shape)
-        requests[shape] = core.compile_model(model, "CPU", hints(config, dtype)).create_infer_request()
-    return requests
-
-
-def rounded_features(trunk: ResNet, config: EngineConfig, roundings: Sequence[Rounding]) -> Features:
-    """The trunk (taking planes) in int8, each of DETAILS and WHOLE rounded as `roundings` says."""
-    return _compiled_meanwhile(partial(_rounded, trunk, config, roundings))
-
-
-def _rounded(trunk: ResNet, config: EngineConfig, roundings: Sequence[Rounding]) -> Requests:
-    openvino = import_openvino()
-    core = openvino.Core()
-    requests: dict[Shape, Any] = {}
-    for shape, rounding in zip((DETAILS, WHOLE), roundings, strict=True):
-        model = _model(openvino, trunk, _Rounded(openvino.opset13, rounding))
-        model.reshape(shape)
-        requests[shape] = core.compile_model(model, "CPU", hints(config, torch.float32)).create_infer_request()
-    return requests
-
-
-def _compiled_meanwhile(compiled: Callable[[], Requests]) -> Features:
-    pool = ThreadPoolExecutor(1)
-    features = partial(_infer, pool.submit(compiled))
-    pool.shutdown(wait=False)
-    return features
+    return metadata.rounding
 
 
 class _Exact:
@@ -87,11 +112,11 @@ class _Exact:
     def __init__(self, ops: Any) -> None:
         self._ops = ops
 
-    def constant(self, values: Tensor) -> Any:
-        return self._ops.constant(values.detach().numpy())
+    def constant(self, values: Floats) -> Any:
+        return self._ops.constant(np.ascontiguousarray(values, np.float32))
 
-    def weight(self, conv: Any) -> Any:
-        return self.constant(conv.weight)
+    def weight(self, weight_OIHW: Floats) -> Any:
+        return self.constant(weight_OIHW)
 
     def activation(self, x: Any) -> Any:
         return x
@@ -109,12 +134,12 @@ class _Rounded(_Exact):
     def __init__(self, ops: Any, rounding: Rounding) -> None:
         super().__init__(ops)
         self._tops = iter(rounding.tops)
-        self._shift = torch.tensor(rounding.shift)
+        self._shift = np.asarray(rounding.shift)
 
-    def weight(self, conv: Any) -> Any:
-        top_O111 = conv.weight.detach().abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(TINY)
+    def weight(self, weight_OIHW: Floats) -> Any:
+        top_O111 = np.maximum(np.abs(weight_OIHW).max(axis=(1, 2, 3), keepdims=True), TINY)
         low, high = self.constant(-top_O111), self.constant(top_O111)
-        return self._ops.fake_quantize(self.constant(conv.weight), low, high, low, high, 255)
+        return self._ops.fake_quantize(self.constant(weight_OIHW), low, high, low, high, 255)
 
     def activation(self, x: Any) -> Any:
         low = np.float32(0)
@@ -122,60 +147,66 @@ class _Rounded(_Exact):
         return self._ops.fake_quantize(x, low, high, low, high, 256)
 
     def result(self, map_NCHW: Any) -> Any:
-        return self._ops.add(map_NCHW, self.constant(self._shift.view(1, -1, 1, 1)))
+        return self._ops.add(map_NCHW, self.constant(self._shift.reshape(1, -1, 1, 1)))
 
 
-def _model(openvino: Any, trunk: ResNet, kept: _Exact) -> Any:
+def trunk_model(state: State, shape: Shape, rounding: Rounding | None = None) -> Any:
     """The trunk as OpenVINO's graph, written down layer by layer: its converter gives the same bits, two seconds later."""
+    openvino = import_openvino()
     ops = openvino.opset13
+    kept = _Rounded(ops, rounding) if rounding else _Exact(ops)
 
-    def convolved(conv: Any, x: Any, weight: Any) -> Any:
-        y = ops.convolution(x, weight, [*conv.stride], [*conv.padding], [*conv.padding], [*conv.dilation])
-        return ops.add(y, kept.constant(conv.bias.view(1, -1, 1, 1)))
+    def convolved(x: Any, weight: Any, bias_O: Floats, stride: int = 1) -> Any:
+        margin = [weight.shape[2] // 2] * 2
+        return _with_bias(ops, ops.convolution(x, weight, [stride] * 2, margin, margin, [1, 1]), bias_O)
 
-    def block(part: Any, x: Any) -> Any:
+    def normed(x: Any, conv: str, norm: str, stride: int = 1) -> Any:
+        weight, bias_O = folded(state, conv, norm)
+        return convolved(x, kept.weight(weight), bias_O, stride)
+
+    def block(name: str, x: Any, stride: int) -> Any:
         seen = kept.activation(x)
-        y = kept.activation(ops.relu(convolved(part.conv1, seen, kept.weight(part.conv1))))
-        y = kept.activation(ops.relu(convolved(part.conv2, y, kept.weight(part.conv2))))
-        y = convolved(part.conv3, y, kept.weight(part.conv3))
-        past = x
-        if part.downsample is not None:
-            past = convolved(part.downsample[0], seen, kept.weight(part.downsample[0]))
+        y = kept.activation(ops.relu(normed(seen, f"{name}.conv1", f"{name}.bn1")))
+        y = kept.activation(ops.relu(normed(y, f"{name}.conv2", f"{name}.bn2", stride)))
+        y = normed(y, f"{name}.conv3", f"{name}.bn3")
+        has_shortcut = f"{name}.downsample.0.weight" in state
+        past = normed(seen, f"{name}.downsample.0", f"{name}.downsample.1", stride) if has_shortcut else x
         return ops.relu(ops.add(y, past))
 
-    planes = ops.parameter([-1, 2, -1, -1], np.float32)
-    map_NCHW = ops.relu(convolved(trunk.conv1, planes, kept.constant(trunk.conv1.weight)))
+    given = ops.parameter([*shape], np.float32)
+    weight, bias_O = folded(state, "pretrained_model.conv1", "pretrained_model.bn1")
+    map_NCHW = ops.relu(convolved(given, kept.constant(over_planes(weight)), bias_O, 2))
     map_NCHW = ops.max_pool(map_NCHW, [2, 2], [1, 1], [1, 1], [1, 1], [3, 3]).output(0)
-    for number in range(1, len(BLOCKS) + 1):
-        for part in getattr(trunk, f"layer{number}"):
-            map_NCHW = block(part, map_NCHW)
-    return openvino.Model([ops.result(kept.result(map_NCHW))], [planes], "trunk")
+    for name, stride in _blocks():
+        map_NCHW = block(name, map_NCHW, stride)
+    return openvino.Model([ops.result(kept.result(map_NCHW))], [given], "trunk")
 
 
-def import_openvino() -> Any:
-    """The library without its telemetry; it then falls back to a stub of its own that does nothing."""
-    if "openvino" not in sys.modules:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    import openvino
-
-    return openvino
+def _blocks() -> Iterator[tuple[str, int]]:
+    """Their names and strides."""
+    for stage, n_blocks in enumerate(BLOCKS, start=1):
+        for number in range(n_blocks):
+            yield f"pretrained_model.layer{stage}.{number}", 2 if number == 0 and stage > 1 else 1
 
 
-def hints(config: EngineConfig, dtype: torch.dtype) -> dict[str, object]:
-    """How a graph is compiled: one stream of so many threads, and never another precision than asked for."""
-    return {
-        "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
-        "INFERENCE_NUM_THREADS": config.threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-        "ENABLE_CPU_PINNING": False,  # pinned, all ranks of a node would share the first core
-    }
+def pyramid_model(state: State) -> Any:
+    """A feature map of WHOLE -> the score of each anchor [1, A]."""
+    openvino = import_openvino()
+    ops = openvino.opset13
+
+    def convolved(name: str, x: Any, stride: int, margin: int) -> Any:
+        weight, bias_O = (ops.constant(state[f"proposal_net.{name}.weight"]), state[f"proposal_net.{name}.bias"])
+        return _with_bias(ops, ops.convolution(x, weight, [stride] * 2, [margin] * 2, [margin] * 2, [1, 1]), bias_O)
+
+    side = IMAGE_PX // 32
+    given = ops.parameter([1, state["proposal_net.down1.weight"].shape[1], side, side], np.float32)
+    scores = []
+    map_NCHW: Any = given
+    for level, stride in ((1, 1), (2, 2), (3, 2)):
+        map_NCHW = ops.relu(convolved(f"down{level}", map_NCHW, stride, 1))
+        scores.append(ops.reshape(convolved(f"tidy{level}", map_NCHW, 1, 0), np.array([1, -1]), special_zero=False))
+    return openvino.Model([ops.result(ops.concat(scores, 1))], [given], "proposals")
 
 
-def _infer(compiling: Future[Requests], planes_NPHW: Tensor) -> Tensor:
-    try:
-        request = compiling.result()[tuple(planes_NPHW.shape)]
-    except RuntimeError as error:
-        raise DeviceError("OpenVINO cannot compile the network on this processor: choose engine = torch") from error
-    request.infer({0: planes_NPHW.contiguous().numpy()})
-    return torch.from_numpy(request.get_output_tensor(0).data).clone()  # the request writes over its output next time
+def _with_bias(ops: Any, map_NCHW: Any, bias_O: Floats) -> Any:
+    return ops.add(map_NCHW, ops.constant(bias_O.reshape(1, -1, 1, 1)))

@@ -18,17 +18,15 @@ from pathlib import Path
 
 import msgspec
 import torch
-from torch import Tensor
 
 import pipeline
 from pipeline.config import EngineConfig
 from pipeline.errors import DeviceError
-from pipeline.study.drenet import DreNet
-from pipeline.study.drenet.checkpoint import checkpoint_bytes
+from pipeline.study.checkpoint import Checkpoint, bytes_of
 from pipeline.study.engine.device import open_device
 from pipeline.study.engine.graph import SLOTS
-from pipeline.study.engine.one_pass import PassOutput
 from pipeline.study.engine.region import Region
+from pipeline.study.engine.rows import Grey, Lung, SliceRows
 
 START_S = 300.0
 """So long an owner may take to load its networks and to prove itself."""
@@ -57,16 +55,16 @@ class Order(msgspec.Struct, frozen=True):
 class OwnedPass:
     """One pass, computed by the owner of this rank's GPU beside other ranks' slices. Raises DeviceError where there is none."""
 
-    def __init__(self, networks: Sequence[DreNet], config: EngineConfig, local_rank: int, slots: int = SLOTS) -> None:
+    def __init__(self, networks: Sequence[Checkpoint], config: EngineConfig, local_rank: int, slots: int = SLOTS) -> None:
         device = open_device(config, local_rank)
-        checkpoints = tuple(checkpoint_bytes(network) for network in networks)
+        checkpoints = tuple(map(bytes_of, networks))
         order = Order(_address(config, checkpoints, slots, device), config, checkpoints, local_rank, slots)
         descriptor = os.memfd_create("drenet")
-        self._region = Region(descriptor, slots, [network.concat_net.in_features for network in networks])
+        self._region = Region(descriptor, slots, [network.state["concat_net.weight"].shape[1] for network in networks])
         self._socket = _connected(order, descriptor)
         os.close(descriptor)
 
-    def __call__(self, image_NHW: Tensor, zoom_NHW: Tensor, lung_NHW: Tensor) -> PassOutput:
+    def __call__(self, image_NHW: Grey, zoom_NHW: Grey, lung_NHW: Lung) -> SliceRows:
         """As of one pass; at most `slots` slices."""
         self._region.put(image_NHW, zoom_NHW, lung_NHW)
         try:

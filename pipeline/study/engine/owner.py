@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 
 import msgspec
+import torch
 
 from pipeline.errors import DeviceError
 from pipeline.study.drenet import DreNet
@@ -97,9 +98,10 @@ class Owner:
     def _compute(self) -> None:
         batch = [self._waiting.popleft() for _ in range(min(self._pass.slots, len(self._waiting)))]
         for slot, (client, number) in enumerate(batch):
-            self._pass.put(slot, client.region.image[number], client.region.zoom[number], client.region.lung[number])
+            given = (client.region.image, client.region.zoom, client.region.lung)
+            self._pass.put(slot, *(torch.from_numpy(slices[number]) for slices in given))
         seen = self._pass.run(len(batch))
-        rows, *looks = (tensor.cpu() for tensor in (seen.rows, *seen.looks))
+        rows, *looks = (tensor.cpu().numpy() for tensor in (seen.rows, *seen.looks))
         for slot, (client, number) in enumerate(batch):
             client.region.rows[number] = rows[slot]
             for kept, one in zip(client.region.looks, looks, strict=True):

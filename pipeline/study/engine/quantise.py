@@ -18,13 +18,17 @@ from torch import Tensor, nn
 
 from pipeline.config import EngineConfig
 from pipeline.records import PreparedStudy
+from pipeline.study.anchors import DETAIL_PX, IMAGE_PX
+from pipeline.study.checkpoint import Rounding
+from pipeline.study.compiled import Compiled
 from pipeline.study.drenet import DreNet
-from pipeline.study.drenet.network import DETAIL_PX, IMAGE_PX, Rounding
+from pipeline.study.drenet.checkpoint import kept_of
 from pipeline.study.drenet.resnet import Bottleneck, Features, ResNet
+from pipeline.study.engine.choice import check_int8
 from pipeline.study.engine.device import open_device
 from pipeline.study.engine.fast import FastTrunk, folded_network
 from pipeline.study.engine.one_pass import OnePass
-from pipeline.study.engine.openvino import TINY, rounded_features
+from pipeline.study.engine.openvino import DETAILS, TINY, WHOLE, trunk_model
 
 INT8 = EngineConfig(name="openvino", precision="int8")
 
@@ -35,14 +39,16 @@ def with_rounding(network: DreNet, studies: Sequence[PreparedStudy]) -> DreNet:
 
     It is changed in place, in its metadata alone.
     """
+    check_int8(INT8)
     device = open_device(INT8, 0)
     folded = folded_network(network)
     trunk = folded.pretrained_model
     looks = _looks(folded, device, studies)
     tops = {size: _tops(trunk, looks[size]) for size in looks}
     bare = [Rounding(tops[size], (0.0,) * trunk.n_features) for size in looks]
-    rounded = rounded_features(trunk, INT8, bare)
-    shifts = [_mean(trunk, looks[size]) - _mean(rounded, looks[size]) for size in looks]
+    state = kept_of(network).state
+    rounded = [_rounded(Compiled(trunk_model(state, *of), INT8.threads)) for of in zip((DETAILS, WHOLE), bare, strict=True)]
+    shifts = [_mean(trunk, looks[size]) - _mean(one, looks[size]) for one, size in zip(rounded, looks, strict=True)]
     measured = tuple(replace(one, shift=tuple(shift.tolist())) for one, shift in zip(bare, shifts, strict=True))
     network.metadata = replace(network.metadata, rounding=measured)
     return network
@@ -81,6 +87,10 @@ def _tops(trunk: ResNet, looks: Sequence[Tensor]) -> tuple[float, ...]:
     for hook in hooks:
         hook.remove()
     return tuple(tops[conv] for conv in convolutions)
+
+
+def _rounded(graph: Compiled) -> Features:
+    return lambda planes_NPHW: torch.from_numpy(graph(planes_NPHW.numpy()))
 
 
 def _mean(features: Features, looks: Sequence[Tensor]) -> Tensor:

@@ -9,13 +9,12 @@ import mmap
 import os
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from pipeline.study.drenet.network import IMAGE_PX, N_DETAILS, ZOOM_PX
-from pipeline.study.engine.one_pass import NUMBERS, PassOutput
+from pipeline.study.anchors import IMAGE_PX, ZOOM_PX
+from pipeline.study.engine.rows import ROW, Grey, Lung, SliceRows
 
 ALIGNED = 4096
 """Bytes from whose multiples every array begins."""
@@ -29,7 +28,7 @@ class Region:
             ((slots, IMAGE_PX, IMAGE_PX), np.dtype(np.uint8)),
             ((slots, ZOOM_PX, ZOOM_PX), np.dtype(np.uint8)),
             ((slots, IMAGE_PX, IMAGE_PX), np.dtype(np.bool_)),
-            ((slots, len(looks_F), 1 + N_DETAILS * NUMBERS), np.dtype(np.float64)),
+            ((slots, len(looks_F), ROW), np.dtype(np.float64)),
             *(((slots, n_features), np.dtype(np.float32)) for n_features in looks_F),
         ]
         starts = [0]
@@ -38,17 +37,17 @@ class Region:
         if os.fstat(descriptor).st_size < starts[-1]:
             os.ftruncate(descriptor, starts[-1])
         memory = mmap.mmap(descriptor, starts[-1])
-        tensors = [
-            torch.from_numpy(np.frombuffer(memory, dtype, prod(shape), start).reshape(shape))
+        laid: list[Any] = [
+            np.frombuffer(memory, dtype, prod(shape), start).reshape(shape)
             for (shape, dtype), start in zip(arrays, starts, strict=False)
         ]
-        self.image, self.zoom, self.lung, self.rows, *self.looks = tensors
+        self.image, self.zoom, self.lung, self.rows, *self.looks = laid
 
-    def put(self, image_NHW: Tensor, zoom_NHW: Tensor, lung_NHW: Tensor) -> None:
+    def put(self, image_NHW: Grey, zoom_NHW: Grey, lung_NHW: Lung) -> None:
         """Lay slices down, from the first slot on."""
         for slots, given in zip((self.image, self.zoom, self.lung), (image_NHW, zoom_NHW, lung_NHW), strict=True):
             slots[: len(given)] = given
 
-    def seen(self, n_slices: int) -> PassOutput:
+    def seen(self, n_slices: int) -> SliceRows:
         """What is said of the first `n_slices`, as one's own."""
-        return PassOutput(self.rows[:n_slices].clone(), [looks[:n_slices].clone() for looks in self.looks])
+        return SliceRows(self.rows[:n_slices].copy(), [looks[:n_slices].copy() for looks in self.looks])

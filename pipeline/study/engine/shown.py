@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.records import MIN_LUNG_FRACTION
-from pipeline.study.drenet.network import LARGE_LEVELS, SMALL_LEVELS, anchors
+from pipeline.study.anchors import LARGE_LEVELS, SMALL_LEVELS, anchors
 
 ANCHORS_A4 = anchors((*SMALL_LEVELS, *LARGE_LEVELS))
 

@@ -1,26 +1,22 @@
 """The network that is asked whether tissue is lung: a small U-Net on slices at WORK_MM a pixel, each with its neighbours.
 
-It was trained on synthetic patients only (docs/model-cards.md) and is no mask of its own. It runs on the processor, one slice
-at a time on one thread, whatever engine computes the other networks, so that a mask depends on neither engine nor ranks.
+It was trained on synthetic patients only (docs/model-cards.md) and is no mask of its own. OpenVINO computes it on the
+processor, a slice at a time on one thread, whatever engine computes the other networks, so that a mask depends on neither
+engine nor ranks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.nn.functional import interpolate, max_pool2d, pixel_shuffle, pixel_unshuffle
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from safetensors.numpy import load_file
 
+from pipeline.study.compiled import Array, Compiled, folded, import_openvino
 from pipeline.study.lungs.shapes import Bits
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "lungs" / "judge.safetensors"
@@ -33,6 +29,8 @@ PLANES = 6
 """A slice and its two neighbours, each in two windows."""
 CLASSES = ("rest", "lung", "lesion")
 """What a pixel may be; lung and lesion together are lung, told apart so that lesions weigh more in training."""
+SQUARE = 2
+"""Pixels: the network works at half the size, a square of so many rows and columns in channels."""
 AIR_HU = -1024
 """HU beyond the picture."""
 LUNG_WINDOW = (-0.05, 1.3)
@@ -43,95 +41,9 @@ SOFT_WINDOW = (-1.2, 1.5)
 """Of the second window: kept between these."""
 
 Hu = npt.NDArray[np.int16]
-Planes = npt.NDArray[np.float32]
 Share = npt.NDArray[np.float32]
-Squares = npt.NDArray[np.complex128]
-"""Copied as one number each: four at a time."""
-
-
-class Block(nn.Sequential):
-    """Two 3 x 3 convolutions with their norms."""
-
-    def __init__(self, n_in: int, n_out: int) -> None:
-        first = (nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU())
-        super().__init__(*first, nn.Conv2d(n_out, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU())
-
-    def folded(self, level: int) -> nn.Sequential:
-        """The same for inference at `level`, an index of WIDTHS: each norm in its convolution."""
-        parts = list(self)
-        pairs = [(parts[at], parts[at + 1]) for at in (0, 3)]
-        fused = [fuse_conv_bn_eval(cast(nn.Conv2d, conv), cast(nn.BatchNorm2d, norm)) for conv, norm in pairs]
-        return nn.Sequential(*(Packed(conv, level, "relu") for conv in fused))
-
-
-class Packed(nn.Module):
-    """A convolution for inference at `level`, its weights kept as oneDNN wants them, and what follows it in the same step.
-
-    torch would pack them anew at each call, and takes a slower way for a single small slice.
-    """
-
-    def __init__(self, conv: nn.Conv2d, level: int, then: Literal["relu", "none"]) -> None:
-        super().__init__()
-        self.conv = conv
-        self.then = then
-        self._pad = [int(pad) for pad in cast(tuple[int, int], conv.padding)]
-        size = [1, conv.in_channels, *(n >> level + 1 for n in SIZE)]
-        has_packed = bool(torch._C._has_mkldnn)
-        self._weight = _packed_weight(conv.weight.detach(), self._pad, size) if has_packed else None
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """The convolution of planes whose memory is channels_last."""
-        if self._weight is None:
-            plain: Tensor = self.conv(x_NCHW)
-            return plain.relu() if self.then == "relu" else plain
-        convolve = torch.ops.mkldnn._convolution_pointwise
-        done: Tensor = convolve(x_NCHW, self._weight, self.conv.bias, self._pad, [1, 1], [1, 1], 1, self.then, [], "")
-        return done
-
-
-def _packed_weight(weight: Tensor, pad: list[int], size: list[int]) -> Tensor:
-    packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, pad, [1, 1], [1, 1], 1, size)
-    return packed
-
-
-class LungNet(nn.Module):
-    """Planes [N, PLANES, R, C] -> logits of CLASSES [N, 3, R, C]; inside it works at half the size and less."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        n_first = PLANES * 4
-        self.down = nn.ModuleList(Block(*pair) for pair in zip((n_first, *WIDTHS[:-1]), WIDTHS, strict=True))
-        self.narrow = nn.ModuleList(nn.Conv2d(n, n_less, 1) for n_less, n in pairwise(WIDTHS))
-        self.up = nn.ModuleList(Block(2 * n, n) for n in WIDTHS[:-1])
-        self.out = nn.Conv2d(WIDTHS[0] + n_first, len(CLASSES) * 4, 3, padding=1)
-
-    def forward(self, planes_NPRC: Tensor) -> Tensor:
-        """Logits at every pixel."""
-        return pixel_shuffle(self.halved(pixel_unshuffle(planes_NPRC, 2)), 2)
-
-    def halved(self, first: Tensor) -> Tensor:
-        """The same where squares of 2 x 2 pixels lie in channels: [N, PLANES * 4, R / 2, C / 2] -> [N, 3 * 4, R / 2, C / 2]."""
-        kept = [self.down[0](first)]
-        for block in list(self.down)[1:]:
-            kept.append(block(max_pool2d(kept[-1], 2)))
-        x = kept.pop()
-        for level in reversed(range(len(kept))):
-            wide = interpolate(self.narrow[level](x), scale_factor=2.0, mode="nearest")
-            x = self.up[level](torch.cat([wide, kept[level]], dim=1))
-        logits: Tensor = self.out(torch.cat([x, first], dim=1))
-        return logits
-
-
-def seen_by_network(slices: npt.NDArray[np.float32]) -> Planes:
-    """HU of a slice and the ones below and above [3, R, C] -> PLANES, a window for lung and one for soft tissue."""
-    return np.concatenate(_windows(slices))
-
-
-def _windows(slices: npt.NDArray[np.float32]) -> tuple[Planes, Planes]:
-    """HU as seen in the two windows."""
-    lung = np.clip(slices / 1000 + 1, *LUNG_WINDOW) * 2 - 1
-    soft = np.clip(slices / SOFT_WINDOW_HU, *SOFT_WINDOW)
-    return np.asarray(lung, np.float32), np.asarray(soft, np.float32)
+Weights = Mapping[str, Array]
+"""By the names that they had in training."""
 
 
 def lung_share(hu: Hu, bodies: Bits, places: Sequence[int], lungs: Bits) -> Share:
@@ -145,42 +57,86 @@ def lung_share(hu: Hu, bodies: Bits, places: Sequence[int], lungs: Bits) -> Shar
     here, there = _overlap(hu.shape[1:], bodies)
     shown = np.full((len(hu), *SIZE), AIR_HU, np.float32)
     shown[:, there[0], there[1]] = hu[:, here[0], here[1]]
-    near = {place: (place, max(place - 1, 0), min(place + 1, len(hu) - 1)) for place in places}
-    squares = {place: _squares(shown[place]) for place in {place for three in near.values() for place in three}}
-    with _one_thread(), torch.inference_mode():
-        for place, three in near.items():
-            share[place] = lungs[place]
-            share[place][here] = _asked([squares[each] for each in three])[there]
+    for place in places:
+        three = shown[[place, max(place - 1, 0), min(place + 1, len(hu) - 1)]]
+        share[place] = lungs[place]
+        share[place][here] = network()(three[None])[0, 0][there]
     return share
 
 
-def _squares(hu: npt.NDArray[np.float32]) -> Squares:
-    """One slice in both windows, each square of 2 x 2 pixels as one number of 16 bytes [R / 2, C / 2, 2]; it is seen thrice."""
-    rows, columns = SIZE
-    split = np.stack(_windows(hu)).reshape(2, rows // 2, 2, columns // 2, 2)
-    return np.ascontiguousarray(split.transpose(1, 3, 0, 2, 4)).reshape(rows // 2, columns // 2, 8).view(np.complex128)
-
-
-def _asked(three: Sequence[Squares]) -> Share:
-    """The network's answer to one slice, given it and its neighbours as `_squares` [R, C]."""
-    first = np.stack(three, axis=3).view(np.float32).reshape(1, SIZE[0] // 2, SIZE[1] // 2, PLANES * 4)
-    logits = network().halved(torch.from_numpy(first).permute(0, 3, 1, 2))[0].contiguous()
-    of_squares = logits.view(len(CLASSES), -1).softmax(dim=0)[1:].sum(dim=0)
-    return np.asarray(pixel_shuffle(of_squares.view(4, *logits.shape[1:]), 2)[0].numpy(), np.float32)
-
-
 @cache
-def network() -> LungNet:
-    """The shipped network, ready for inference."""
-    net = LungNet()
-    net.load_state_dict(load_file(WEIGHTS))
-    net.eval()
-    net.requires_grad_(requires_grad=False)
-    net.down = nn.ModuleList(cast(Block, block).folded(level) for level, block in enumerate(net.down))
-    net.narrow = nn.ModuleList(Packed(cast(nn.Conv2d, conv), level + 1, "none") for level, conv in enumerate(net.narrow))
-    net.up = nn.ModuleList(cast(Block, block).folded(level) for level, block in enumerate(net.up))
-    net.out = Packed(net.out, 0, "none")  # type: ignore[assignment]
-    return net
+def network() -> Compiled:
+    """The shipped network: HU of a slice and the ones below and above [1, 3, R, C] -> how sure it is of lung [1, 1, R, C]."""
+    return Compiled(_graph(load_file(WEIGHTS)), threads=1)  # threads may add up in another order
+
+
+def _graph(weights: Weights) -> Any:
+    """The network that benchmarks/lung_net.py trains, written down layer by layer."""
+    openvino = import_openvino()
+    ops, layers = openvino.opset13, _Layers(weights)
+    hu = ops.parameter([1, PLANES // 2, *SIZE], np.float32)
+    first = layers.windows(ops.space_to_depth(hu, "depth_first", SQUARE))
+    kept = [layers.block("down.0", first)]
+    for level in range(1, len(WIDTHS)):
+        kept.append(layers.block(f"down.{level}", layers.halved(kept[-1])))
+    x = kept.pop()
+    for level in reversed(range(len(kept))):
+        narrow = layers.convolved(x, weights[f"narrow.{level}.weight"], weights[f"narrow.{level}.bias"])
+        x = layers.block(f"up.{level}", ops.concat([layers.doubled(narrow), kept[level]], 1))
+    return openvino.Model([ops.result(layers.share(ops.concat([x, first], 1)))], [hu], "judge")
+
+
+class _Layers:
+    """What the graph is made of."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._ops = import_openvino().opset13
+        self._weights = weights
+
+    def windows(self, hu: Any) -> Any:
+        """HU in both windows, that for lung first."""
+        ops, number = self._ops, self._number
+        lung = ops.clamp(ops.add(ops.divide(hu, number(1000)), number(1)), *LUNG_WINDOW)
+        soft = ops.clamp(ops.divide(hu, number(SOFT_WINDOW_HU)), *SOFT_WINDOW)
+        return ops.concat([ops.subtract(ops.multiply(lung, number(2)), number(1)), soft], 1)
+
+    def block(self, name: str, x: Any) -> Any:
+        """Two 3 x 3 convolutions, each with its norm."""
+        for conv, norm in (("0", "1"), ("3", "4")):
+            x = self._ops.relu(self.convolved(x, *folded(self._weights, f"{name}.{conv}", f"{name}.{norm}")))
+        return x
+
+    def convolved(self, x: Any, weight: Array, bias: Array) -> Any:
+        """As large as `x`."""
+        pad = [weight.shape[-1] // 2] * 2
+        y = self._ops.convolution(x, self._ops.constant(weight), [1, 1], pad, pad, [1, 1])
+        return self._ops.add(y, self._ops.constant(bias.reshape(1, -1, 1, 1)))
+
+    def halved(self, x: Any) -> Any:
+        """The largest of each 2 x 2 pixels."""
+        return self._ops.max_pool(x, [2, 2], [1, 1], [0, 0], [0, 0], [2, 2]).output(0)
+
+    def doubled(self, x: Any) -> Any:
+        """Each pixel as 2 x 2."""
+        size = np.array(list(x.shape)[2:]) * 2
+        return self._ops.interpolate(x, size, "nearest", "sizes", axes=np.array([2, 3]))
+
+    def share(self, x: Any) -> Any:
+        """Lung and lesion as a share of all classes, which needs no more than their logits above that of the rest."""
+        ops, number = self._ops, self._number
+        weight, bias = (_above_rest(self._weights[f"out.{part}"]) for part in ("weight", "bias"))
+        odds = ops.exp(ops.depth_to_space(self.convolved(x, weight, bias), "depth_first", SQUARE))
+        both = ops.reduce_sum(odds, np.array([1]), keep_dims=True)
+        return ops.subtract(number(1), ops.divide(number(1), ops.add(number(1), both)))
+
+    def _number(self, value: float) -> Any:
+        return self._ops.constant(np.float32(value))
+
+
+def _above_rest(parameter: Array) -> Array:
+    """The last layer's weight or bias [3 * 4, ...], those of the rest taken from lung's and lesion's [2 * 4, ...]."""
+    of_classes = parameter.reshape(len(CLASSES), -1, *parameter.shape[1:])
+    return (of_classes[1:] - of_classes[:1]).reshape(-1, *parameter.shape[1:])
 
 
 def _overlap(shape: tuple[int, ...], bodies: Bits) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
@@ -194,14 +150,3 @@ def _overlap(shape: tuple[int, ...], bodies: Bits) -> tuple[tuple[slice, slice],
         here.append(slice(low, high))
         there.append(slice(low - start, high - start))
     return (here[0], here[1]), (there[0], there[1])
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Threads may add up in another order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
