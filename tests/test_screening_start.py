@@ -11,7 +11,7 @@ import pipeline
 from pipeline.config import Config, EngineConfig
 from pipeline.phantom import write_archive
 from pipeline.run.collector import uncollected
-from pipeline.screening import ending, spine
+from pipeline.screening import ahead, spine
 from pipeline.study import checkpoint
 from tests.tools import environment, program
 
@@ -33,13 +33,13 @@ def test_a_rank_loads_nothing_of_tables_and_charts_before_its_first_study(weight
 
 def test_the_tables_libraries_are_loaded_once_in_a_thread_while_a_study_is_computed(monkeypatch):
     threads = []
-    monkeypatch.setattr(ending, "_load", lambda: threads.append(threading.current_thread()))
-    ahead = ending.LoadedAhead()
+    monkeypatch.setattr(ahead, "_load", lambda: threads.append(threading.current_thread()))
+    told = ahead.LoadedAhead()
     for stage in ("read", "lung", "prepare"):
-        ahead(stage)
+        told(stage)
     assert threads == []
     for stage in ("infer", "pictures", "read", "infer"):
-        ahead(stage)
+        told(stage)
     for thread in threads:
         thread.join()
     assert len(threads) == 1

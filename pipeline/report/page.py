@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,7 +99,7 @@ def _write(run: Run, unfinished: Path, options: Options) -> None:
     evaluation = read_evaluation(run.folder)
     card = fill_card(run, described, flow, options.box_from, evaluated=evaluation is not None)
     optional = {"evaluation": evaluation, "compare": _compared(run, options.against)}
-    page = _template().render(
+    page = template().render(
         **optional,
         run=described,
         parts=[(name, title) for name, title in PARTS.items() if optional.get(name, True)],
@@ -137,7 +138,9 @@ def _charts(run: Run, networks: list[str], timing: pd.DataFrame) -> list[Chart]:
     return charts(run.studies, networks, timing)
 
 
-def _template() -> jinja2.Template:
+@cache
+def template() -> jinja2.Template:
+    """The page's, compiled."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(asset("page.html.j2"))
     css = asset("panel.css") + asset("page.css")

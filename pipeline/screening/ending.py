@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,28 +25,6 @@ if TYPE_CHECKING:
     from pipeline.run.gather import Summary
 
 log = logging.getLogger(__name__)
-
-
-class LoadedAhead:
-    """Loads what root's end of a run is made with (h5py, pandas, ...) in a thread while the first study is computed.
-
-    To compute leaves Python's lock free.
-    """
-
-    def __init__(self) -> None:
-        self._begun = False
-
-    def __call__(self, stage: str) -> None:
-        """Told which stage begins."""
-        if stage == "infer" and not self._begun:
-            self._begun = True
-            threading.Thread(target=_load).start()
-
-
-def _load() -> None:
-    with suppress(ImportError):  # who needs it meets it again, and says so
-        import pipeline.report
-        import pipeline.run.gather  # noqa: F401
 
 
 @contextmanager

@@ -37,7 +37,8 @@ from pipeline.run.plan import Plan, Request, describe, described, loaded, plan, 
 from pipeline.run.resume import compact, last_records, noted_records
 from pipeline.run.textfile import Textfile
 from pipeline.run.weights import Weights, weights_of
-from pipeline.screening.ending import LoadedAhead, finish, legs_watched
+from pipeline.screening.ahead import LoadedAhead, compile_judge
+from pipeline.screening.ending import finish, legs_watched
 from pipeline.screening.indexing import held, index_archive
 from pipeline.screening.kept import Kept
 
@@ -90,6 +91,8 @@ def run(
             if world.rank == 0:
                 check_request(request.archive, request.out, request.networks, request.key_file)
                 stack.enter_context(held(request))
+        if not kept:
+            compile_judge(request.config)
         source: StudySource | None = None  # which only root has, as the networks that it loads for the plan
         own: list[Checkpoint] = []
         with ExitStack() as preparing:

@@ -71,5 +71,5 @@ def folded(weights: Mapping[str, npt.NDArray[Any]], conv: str, norm: str) -> tup
         weights[f"{norm}.{part}"].astype(np.float64) for part in ("weight", "bias", "running_mean", "running_var")
     )
     scale_O = gain / np.sqrt(variance + EPSILON)
-    weight_OIhw = weights[f"{conv}.weight"] * scale_O[:, None, None, None]
-    return weight_OIhw.astype(np.float32), (shift - mean * scale_O).astype(np.float32)
+    weight_OIhw: Array = weights[f"{conv}.weight"] * scale_O.astype(np.float32)[:, None, None, None]
+    return weight_OIhw, (shift - mean * scale_O).astype(np.float32)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from pipeline.study.engine.shown import ANCHORS_A4, lung_integral, lung_shares
 DETAILS = (N_DETAILS, 2, DETAIL_PX, DETAIL_PX)
 WHOLE = (1, 2, IMAGE_PX, IMAGE_PX)
 """A slice, or its second look. Shapes that vary would make memory grow."""
+MAP = (IMAGE_PX // 32, IMAGE_PX // 32)
+"""Of its feature map."""
 Shape = tuple[int, ...]
 TINY = 1e-6
 """The least that a range of rounded numbers may be wide, where all of them are 0."""
@@ -68,23 +71,30 @@ class CompiledTrunk:
         first = "bf16" if config.precision == "bf16" else "f32"
         later = "bf16" if config.precision in ("mixed", "bf16") else "f32"
         pool = ThreadPoolExecutor(1)
+        exact = cache(lambda: trunk_model(state))  # one for all shapes and precisions, made in the thread
 
-        def compiled(precision: str, model: Callable[..., Any], *given: Any) -> _Awaited:
-            return _Awaited(pool.submit(lambda: Compiled(model(state, *given), config.threads, precision)))
+        def compiled(model: Callable[[], Any], shape: Shape, precision: str = "f32") -> _Awaited:
+            return _Awaited(pool.submit(lambda: Compiled(shaped(model(), shape), config.threads, precision)))
 
-        self.first = compiled(first, trunk_model, WHOLE)
-        self.proposals = compiled("f32", pyramid_model)
+        self.first = compiled(exact, WHOLE, first)
+        self.proposals = compiled(lambda: pyramid_model(state), (1, state["attention.weight"].shape[1], *MAP))
         if config.precision == "int8":
             roundings = zip((DETAILS, WHOLE), _roundings(checkpoint.metadata), strict=True)
-            self._closer = {shape: compiled("f32", trunk_model, shape, rounding) for shape, rounding in roundings}
+            self._closer = {shape: compiled(partial(trunk_model, state, one), shape) for shape, one in roundings}
         else:
-            again = self.first if later == first else compiled(later, trunk_model, WHOLE)
-            self._closer = {WHOLE: again, DETAILS: compiled(later, trunk_model, DETAILS)}
+            again = self.first if later == first else compiled(exact, WHOLE, later)
+            self._closer = {WHOLE: again, DETAILS: compiled(exact, DETAILS, later)}
         pool.shutdown(wait=False)
 
     def closer(self, planes: Floats) -> Floats:
         """The feature map of details, or of the second look: nothing is chosen by it, so it may be rounded."""
         return self._closer[planes.shape](planes)
+
+
+def shaped(model: Any, shape: Shape) -> Any:
+    """`model` for inputs of that shape, until it is given another."""
+    model.reshape(shape)
+    return model
 
 
 class _Awaited:
@@ -113,7 +123,7 @@ class _Exact:
         self._ops = ops
 
     def constant(self, values: Floats) -> Any:
-        return self._ops.constant(np.ascontiguousarray(values, np.float32))
+        return self._ops.constant(np.ascontiguousarray(values, np.float32), shared_memory=True)
 
     def weight(self, weight_OIHW: Floats) -> Any:
         return self.constant(weight_OIHW)
@@ -150,7 +160,7 @@ class _Rounded(_Exact):
         return self._ops.add(map_NCHW, self.constant(self._shift.reshape(1, -1, 1, 1)))
 
 
-def trunk_model(state: State, shape: Shape, rounding: Rounding | None = None) -> Any:
+def trunk_model(state: State, rounding: Rounding | None = None) -> Any:
     """The trunk as OpenVINO's graph, written down layer by layer: its converter gives the same bits, two seconds later."""
     openvino = import_openvino()
     ops = openvino.opset13
@@ -173,7 +183,7 @@ def trunk_model(state: State, shape: Shape, rounding: Rounding | None = None) ->
         past = normed(seen, f"{name}.downsample.0", f"{name}.downsample.1", stride) if has_shortcut else x
         return ops.relu(ops.add(y, past))
 
-    given = ops.parameter([*shape], np.float32)
+    given = ops.parameter([-1, 2, -1, -1], np.float32)
     weight, bias_O = folded(state, "pretrained_model.conv1", "pretrained_model.bn1")
     map_NCHW = ops.relu(convolved(given, kept.constant(over_planes(weight)), bias_O, 2))
     map_NCHW = ops.max_pool(map_NCHW, [2, 2], [1, 1], [1, 1], [1, 1], [3, 3]).output(0)
@@ -190,16 +200,16 @@ def _blocks() -> Iterator[tuple[str, int]]:
 
 
 def pyramid_model(state: State) -> Any:
-    """A feature map of WHOLE -> the score of each anchor [1, A]."""
+    """A feature map [1, F, *MAP] -> the score of each anchor [1, A]."""
     openvino = import_openvino()
     ops = openvino.opset13
 
     def convolved(name: str, x: Any, stride: int, margin: int) -> Any:
-        weight, bias_O = (ops.constant(state[f"proposal_net.{name}.weight"]), state[f"proposal_net.{name}.bias"])
+        weight = ops.constant(state[f"proposal_net.{name}.weight"], shared_memory=True)
+        bias_O = state[f"proposal_net.{name}.bias"]
         return _with_bias(ops, ops.convolution(x, weight, [stride] * 2, [margin] * 2, [margin] * 2, [1, 1]), bias_O)
 
-    side = IMAGE_PX // 32
-    given = ops.parameter([1, state["proposal_net.down1.weight"].shape[1], side, side], np.float32)
+    given = ops.parameter([1, -1, -1, -1], np.float32)
     scores = []
     map_NCHW: Any = given
     for level, stride in ((1, 1), (2, 2), (3, 2)):

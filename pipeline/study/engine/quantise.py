@@ -28,7 +28,7 @@ from pipeline.study.engine.choice import check_int8
 from pipeline.study.engine.device import open_device
 from pipeline.study.engine.fast import FastTrunk, folded_network
 from pipeline.study.engine.one_pass import OnePass
-from pipeline.study.engine.openvino import DETAILS, TINY, WHOLE, trunk_model
+from pipeline.study.engine.openvino import DETAILS, TINY, WHOLE, shaped, trunk_model
 
 INT8 = EngineConfig(name="openvino", precision="int8")
 
@@ -47,7 +47,10 @@ def with_rounding(network: DreNet, studies: Sequence[PreparedStudy]) -> DreNet:
     tops = {size: _tops(trunk, looks[size]) for size in looks}
     bare = [Rounding(tops[size], (0.0,) * trunk.n_features) for size in looks]
     state = kept_of(network).state
-    rounded = [_rounded(Compiled(trunk_model(state, *of), INT8.threads)) for of in zip((DETAILS, WHOLE), bare, strict=True)]
+    rounded = [
+        _rounded(Compiled(shaped(trunk_model(state, one), shape), INT8.threads))
+        for shape, one in zip((DETAILS, WHOLE), bare, strict=True)
+    ]
     shifts = [_mean(trunk, looks[size]) - _mean(one, looks[size]) for one, size in zip(rounded, looks, strict=True)]
     measured = tuple(replace(one, shift=tuple(shift.tolist())) for one, shift in zip(bare, shifts, strict=True))
     network.metadata = replace(network.metadata, rounding=measured)
