@@ -18,6 +18,7 @@ from pipeline.study.anchors import LARGE_LEVELS, SMALL_LEVELS, anchors
 from pipeline.study.checkpoint import Rounding
 from pipeline.study.drenet import formula_network, load_checkpoint, save_checkpoint
 from pipeline.study.drenet.checkpoint import kept_of
+from pipeline.study.drenet.network import cut_boxes, hard_nms
 from pipeline.study.engine import Engine, by_slice, choice, device, openvino, resolve_engine
 from pipeline.study.engine.by_slice import BySlice
 from pipeline.study.engine.fast import fast_network, normalised, planes
@@ -185,7 +186,7 @@ def test_in_int8_the_first_look_is_fp32_and_each_kind_of_look_is_shifted_as_meas
     int8 = EngineConfig(precision="int8")
     kept, bare = (CompiledTrunk(kept_of(one), int8) for one in (rounded, unshifted))
     exact = CompiledTrunk(kept_of(rounded), EngineConfig())
-    image = by_slice.planes(study.images[0])[None]
+    image = by_slice.cut(by_slice.scaled(study.images[0]), np.array([[0, 0, 448, 448]]), 448)
     details = np.repeat(image[:, :, :224, :224], 6, axis=0)
     assert (kept.first(image) == exact.first(image)).all()
     assert (kept.closer(image) != exact.closer(image)).any()
@@ -284,13 +285,37 @@ def _check_alike(got, want):
             assert [d.lung_fraction for d in together.details] == [d.lung_fraction for d in alone.details]
 
 
-def test_a_score_that_is_no_number_fails_its_study_only(study):
+@pytest.mark.parametrize("name", ["torch", "openvino"])
+@pytest.mark.parametrize("bias", ["concat_net", "partcls_net", "proposal_net.tidy3", "attention"])
+def test_a_score_that_is_no_number_fails_its_study_only(bias, name, study):
     broken = formula_network(WIDTH)
     with torch.no_grad():
-        broken.concat_net.bias[0] = float("nan")
+        broken.get_submodule(bias).bias[0] = float("nan")
     with pytest.raises(StudyError) as caught:
-        _engine([broken], EngineConfig()).predict(study)
+        _engine([broken], EngineConfig(name=name)).predict(_rows(study, slice(1)))
     assert caught.value.reason == Reason.NONFINITE_OUTPUT
+
+
+def test_details_are_chosen_without_torch_as_with_it_among_equals_too():
+    draw = np.random.default_rng(5)
+    for _ in range(50):
+        score = draw.integers(0, draw.integers(2, 200), len(by_slice.SMALL_A4)).astype(np.float32)
+        first = draw.random(len(score)) < draw.choice([0.0, 0.02, 0.5, 1.0])
+        want = hard_nms(
+            torch.from_numpy(score)[None], torch.from_numpy(by_slice.SMALL_OVERLAPS), 3, torch.from_numpy(first)[None]
+        )
+        assert by_slice.hard_nms(score, by_slice.SMALL_OVERLAPS, 3, first).tolist() == want[0].tolist()
+
+
+def test_details_are_cut_without_torch_as_with_it_over_the_edges_too():
+    draw = np.random.default_rng(6)
+    grey = draw.random((448, 448), np.float32)
+    boxes = np.array([[0, 0, 448, 448], [-96, -96, 96, 96], [352, 400, 544, 592], [-3, 100, 45, 148], [130, 440, 178, 488]])
+    image = torch.from_numpy(np.stack([grey, np.ones_like(grey)]))[None]
+    padded = torch.nn.functional.pad(image, (224,) * 4)
+    for size in (224, 448):
+        want = cut_boxes(padded, torch.from_numpy(boxes)[None] + 224, size)
+        np.testing.assert_allclose(by_slice.cut(grey, boxes, size), want.numpy(), atol=1e-6)
 
 
 def test_the_lung_share_of_a_box_counts_what_lies_outside_the_picture_as_none():

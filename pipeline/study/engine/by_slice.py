@@ -78,14 +78,14 @@ class BySlice:
 
     def __call__(self, image_HW: Grey, zoom_HW: Grey, in_lung_A: Places, forced_K: Index | None = None) -> Looked:
         """Of one slice; `in_lung_A`: anchors that show original lung; `forced_K`: details in place of its own choice."""
-        image_PHW = planes(image_HW)
-        map_1FHW = self._trunk.first(image_PHW[None])
+        grey_HW = scaled(image_HW)
+        map_1FHW = self._trunk.first(np.stack([grey_HW, np.ones_like(grey_HW)])[None])
         score_A = self._trunk.proposals(map_1FHW)[0]
         index_K = self._chosen(score_A, in_lung_A) if forced_K is None else forced_K
         boxes_K4 = ANCHORS_A4[index_K]
-        detail_KF = pooled(self._trunk.closer(np.stack([cut(image_PHW, box, DETAIL_PX) for box in boxes_K4])))
-        closer_box = boxes_K4[N_SMALL].clip(0, IMAGE_PX) * ZOOM_PX // IMAGE_PX
-        second_1F = pooled(self._trunk.closer(cut(planes(zoom_HW), closer_box, IMAGE_PX)[None]))
+        detail_KF = pooled(self._trunk.closer(cut(grey_HW, boxes_K4, DETAIL_PX)))
+        closer_14 = boxes_K4[N_SMALL : N_SMALL + 1].clip(0, IMAGE_PX) * ZOOM_PX // IMAGE_PX
+        second_1F = pooled(self._trunk.closer(cut(scaled(zoom_HW), closer_14, IMAGE_PX)))
         attention_K = softmax(linear(detail_KF, *self._attention)[:, 0])
         weighted_KF = detail_KF * (attention_K * N_DETAILS).astype(np.float32)[:, None]
         looks = np.concatenate([weighted_KF.ravel(), pooled(map_1FHW)[0], second_1F[0]])
@@ -106,9 +106,9 @@ class BySlice:
         return np.concatenate([small, n + hard_nms(score_A[n:], LARGE_OVERLAPS, N_LARGE, first[n:])])
 
 
-def planes(grey_HW: Grey) -> Floats:
-    """Grey and coverage [P, H, W]."""
-    return np.stack([np.float32(grey_HW) / np.float32(255), np.ones(grey_HW.shape, np.float32)])
+def scaled(pixels_HW: Grey) -> Floats:
+    """0..1."""
+    return pixels_HW.astype(np.float32) / np.float32(255)
 
 
 def pooled(map_nFHW: Floats) -> Floats:
@@ -122,7 +122,8 @@ def hard_nms(score_A: Floats, overlaps_AA: Places, n_keep: int, first_A: Places)
     Those of `first_A` come before all others, which fill up what these leave.
     """
     n_anchors = len(score_A)
-    rank_A = np.argsort(np.argsort(-score_A, kind="stable"), kind="stable") + n_anchors * ~first_A
+    known_A = np.where(np.isnan(score_A), np.inf, score_A)  # what is no number comes first, so that the slice fails
+    rank_A = np.argsort(np.argsort(-known_A, kind="stable"), kind="stable") + n_anchors * ~first_A
     chosen = np.empty(n_keep, np.int64)
     for place in range(n_keep):
         chosen[place] = best = rank_A.argmin()
@@ -130,31 +131,42 @@ def hard_nms(score_A: Floats, overlaps_AA: Places, n_keep: int, first_A: Places)
     return chosen
 
 
-def cut(planes_PHW: Floats, box: Index, size: int) -> Floats:
-    """The half-open box, 0 where it reaches beyond the picture, bilinearly with aligned corners: [P, size, size]."""
-    top, left, bottom, right = box.tolist()
-    (rows, high, low, down), (columns, west, east, across) = _points(top, bottom, size), _points(left, right, size)
-    inside_PHW = _padded(planes_PHW, rows, columns)
-    lines_PSW = inside_PHW[:, high] * (1 - down)[:, None] + inside_PHW[:, low] * down[:, None]
-    return np.asarray(lines_PSW[:, :, west] * (1 - across) + lines_PSW[:, :, east] * across)
+def cut(grey_HW: Floats, boxes_n4: Index, size: int) -> Floats:
+    """Half-open boxes as planes [n, P, size, size], bilinearly with aligned corners; they may reach beyond the picture."""
+    planes = np.empty((len(boxes_n4), 2, size, size), np.float32)
+    for (grey, coverage), (top, left, bottom, right) in zip(planes, boxes_n4.tolist(), strict=True):
+        down, across = _Points.of(top, bottom, size), _Points.of(left, right, size)
+        inside = _padded(grey_HW, top, left, bottom, right)
+        lines_SW = inside.take(down.before, 0) * (1 - down.share)[:, None] + inside.take(down.after, 0) * down.share[:, None]
+        grey[:] = lines_SW.take(across.before, 1) * (1 - across.share) + lines_SW.take(across.after, 1) * across.share
+        np.multiply.outer(down.covered(top, grey_HW.shape[0]), across.covered(left, grey_HW.shape[1]), out=coverage)
+    return planes
 
 
-def _points(start: int, end: int, size: int) -> tuple[range, Index, Index, Floats]:
-    """The pixels of one axis; for each of `size` points the one before, the one after, and the share of the latter."""
-    last = end - start - 1
-    at = np.arange(size, dtype=np.float32) * np.float32(last / (size - 1))
-    before = np.minimum(at.astype(np.int64), last)
-    return range(start, end), before, np.minimum(before + 1, last), at - before.astype(np.float32)
+class _Points(NamedTuple):
+    """Points on one axis of a box: for each the pixel before, the one after, and the share of the latter."""
+
+    before: Index
+    after: Index
+    share: Floats
+
+    @staticmethod
+    def of(start: int, end: int, size: int) -> _Points:
+        """`size` points from the first pixel to the last."""
+        last = end - start - 1
+        at = np.arange(size, dtype=np.float32) * np.float32(last / (size - 1))
+        before = np.minimum(at.astype(np.int64), last)
+        return _Points(before, np.minimum(before + 1, last), at - before.astype(np.float32))
+
+    def covered(self, start: int, n_pixels: int) -> Floats:
+        """How much of each point lies in a picture of so many pixels, the box beginning at `start`."""
+        before, after = (((start + at >= 0) & (start + at < n_pixels)).astype(np.float32) for at in (self.before, self.after))
+        return before * (1 - self.share) + after * self.share
 
 
-def _padded(planes_PHW: Floats, rows: range, columns: range) -> Floats:
-    """Those rows and columns of the planes, 0 where they lie beyond."""
-    n_rows, n_columns = planes_PHW.shape[1:]
-    top, left = max(rows.start, 0), max(columns.start, 0)
-    inside = planes_PHW[:, top : min(rows.stop, n_rows), left : min(columns.stop, n_columns)]
-    if inside.shape[1:] == (len(rows), len(columns)):
-        return inside
-    padded = np.zeros((len(planes_PHW), len(rows), len(columns)), np.float32)
-    above, before = top - rows.start, left - columns.start
-    padded[:, above : above + inside.shape[1], before : before + inside.shape[2]] = inside
-    return padded
+def _padded(grey_HW: Floats, top: int, left: int, bottom: int, right: int) -> Floats:
+    """The pixels of a box, 0 where it reaches beyond the picture."""
+    n_rows, n_columns = grey_HW.shape
+    inside = grey_HW[max(top, 0) : min(bottom, n_rows), max(left, 0) : min(right, n_columns)]
+    beyond = [(max(-start, 0), max(end - n, 0)) for start, end, n in ((top, bottom, n_rows), (left, right, n_columns))]
+    return np.pad(inside, beyond) if any(map(any, beyond)) else inside
