@@ -166,6 +166,8 @@ def _screen_dealt(
             archive = Path(made.archive)
             rank = local_rank()
             screener = stack.enter_context(Screener(archive, made.config, ready, outputs, local_rank=rank, tick=until.tick))
+            if not isinstance(networks, Kept):
+                networks.clear()  # the engine has its own by now: a hundred megabytes of each
             journal = stack.enter_context(Journal(path, made.config.run.fsync_every_s))
         if world.rank == 0 and (said := hint(made.config.engine)):
             log.info(said)
