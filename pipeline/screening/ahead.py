@@ -26,14 +26,22 @@ def _compile_judge() -> None:
 
 
 class LoadedAhead:
-    """What root's end of a run is made with (h5py, pandas, ...), while the first study is computed."""
+    """What root's end of a run is made with (h5py, pandas, ...), while the first study is computed.
+
+    It begins after the first slice: until then graphs are compiled, which is waited for.
+    """
 
     def __init__(self) -> None:
+        self._computing = False
         self._begun = False
 
-    def __call__(self, stage: str) -> None:
+    def begins(self, stage: str) -> None:
         """Told which stage begins."""
-        if stage == "infer" and not self._begun:
+        self._computing = stage == "infer"
+
+    def tick(self) -> None:
+        """Told between slices."""
+        if self._computing and not self._begun:
             self._begun = True
             threading.Thread(target=_load).start()
 

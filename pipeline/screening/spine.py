@@ -155,17 +155,23 @@ def _screen_dealt(
     from pipeline.study.screener import Outputs, Screener, lost_line  # OpenVINO is for who screens: to index needs none
 
     path = made.journal(world.rank)
-    begins = networks.begins if isinstance(networks, Kept) else LoadedAhead() if world.rank == 0 else _nobody
+    ahead = LoadedAhead()
+    begins = networks.begins if isinstance(networks, Kept) else ahead.begins if world.rank == 0 else _nobody
     outputs = Outputs(Path(made.out) / IMAGES if made.contact_sheet else None, made.pack(world.rank), begins)
     ready = networks.engine if isinstance(networks, Kept) else networks
 
     own = Pace(end_time())  # of what a rank holds ahead, root can no longer say when it begins
     until = Until(world, source, stop, own, made.config.run.abandon_after_s)
+
+    def tick() -> None:
+        until.tick()
+        ahead.tick()
+
     with ExitStack() as stack:
         with trouble_shared(world):
             archive = Path(made.archive)
             rank = local_rank()
-            screener = stack.enter_context(Screener(archive, made.config, ready, outputs, local_rank=rank, tick=until.tick))
+            screener = stack.enter_context(Screener(archive, made.config, ready, outputs, local_rank=rank, tick=tick))
             if not isinstance(networks, Kept):
                 networks.clear()  # the engine has its own by now: a hundred megabytes of each
             journal = stack.enter_context(Journal(path, made.config.run.fsync_every_s))
