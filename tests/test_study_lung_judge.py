@@ -156,11 +156,13 @@ def test_the_graph_for_inference_says_what_the_network_that_was_trained_says(sic
     assert share[6].max() > 0.9
 
 
-def test_a_network_that_is_surer_than_numbers_reach_still_answers_with_a_share():
+def test_a_network_surer_than_numbers_reach_answers_with_a_share_that_is_never_exactly_0():
     weights = {name: values.numpy() for name, values in load_file(WEIGHTS).items()}
     sure = Compiled(_graph(weights | {"out.weight": weights["out.weight"] * 1e4}), threads=1)
     hu = np.random.default_rng(5).uniform(-1000, 200, (1, 3, *SIZE)).astype(np.float32)
-    assert set(np.unique(sure(hu))) == {0, 1}
+    share = sure(hu)
+    assert 0 < share.min() < 1e-30  # 0 is what lies beyond its view
+    assert share.max() == 1
 
 
 def test_a_mask_is_judged_without_torch():

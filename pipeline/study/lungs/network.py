@@ -31,6 +31,8 @@ CLASSES = ("rest", "lung", "lesion")
 """What a pixel may be; lung and lesion together are lung, told apart so that lesions weigh more in training."""
 SQUARE = 2
 """Pixels: the network works at half the size, a square of so many rows and columns in channels."""
+SUREST = 80.0
+"""Of what a logit has above the rest's: no sum is infinite, and no share exactly 0, which means beyond its view."""
 AIR_HU = -1024
 """HU beyond the picture."""
 LUNG_WINDOW = (-0.05, 1.3)
@@ -125,9 +127,9 @@ class _Layers:
         """Lung and lesion as a share of all classes, which needs no more than their logits above that of the rest."""
         ops, number = self._ops, self._number
         weight, bias = (_above_rest(self._weights[f"out.{part}"]) for part in ("weight", "bias"))
-        odds = ops.exp(ops.depth_to_space(self.convolved(x, weight, bias), "depth_first", SQUARE))
-        both = ops.reduce_sum(odds, np.array([1]), keep_dims=True)
-        return ops.subtract(number(1), ops.divide(number(1), ops.add(number(1), both)))
+        above = ops.clamp(self.convolved(x, weight, bias), -SUREST, SUREST)
+        both = ops.reduce_sum(ops.exp(ops.depth_to_space(above, "depth_first", SQUARE)), np.array([1]), keep_dims=True)
+        return ops.divide(both, ops.add(number(1), both))
 
     def _number(self, value: float) -> Any:
         return self._ops.constant(np.float32(value))
