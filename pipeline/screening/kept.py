@@ -12,6 +12,7 @@ from pipeline.run.beforehand import check_weights
 from pipeline.run.plan import described, loaded, resolved
 from pipeline.run.run_toml import Network
 from pipeline.run.weights import Weights, weights_of
+from pipeline.screening.ahead import compile_judge
 
 if TYPE_CHECKING:
     from pipeline.study.engine import Engine
@@ -35,5 +36,6 @@ def keep(
     asked = [weights_of(one) for one in weights]
     for one in asked:
         check_weights(one.path)
+    compile_judge(config)
     networks = loaded(asked)
     return Kept(described(asked, networks), Engine(networks, resolved(config).engine), begins)
