@@ -20,6 +20,7 @@ from pipeline.study.checkpoint import (
     bytes_of,
     checkpoint_of,
     content_of,
+    drenet_layout,
     fitted,
     read_checkpoint,
     read_file,
@@ -46,10 +47,10 @@ def drenet_of(checkpoint: Checkpoint) -> DreNet:
 
 def load_network(path: str | Path) -> DreNet | Baseline:
     """The network at `path`, whichever its metadata say it is, in eval mode. Raises ConfigurationError."""
-    data = read_file(Path(path))
-    state, metadata = content_of(data, str(path))
+    state, metadata = content_of(read_file(Path(path)), str(path))
     if metadata.architecture == "drenet":
-        return load_checkpoint_bytes(data, name=str(path))
+        layout = drenet_layout(metadata.width, len(metadata.classes))
+        return drenet_of(Checkpoint(metadata, fitted(state, layout, str(path))))
     baseline = Baseline(metadata.architecture, metadata.width, len(metadata.classes))
     baseline.load_state_dict(_tensors(fitted(state, _layout(baseline), str(path))))
     baseline.metadata = metadata

@@ -205,18 +205,8 @@ def second_look(zoom_source: Tensor, box_N4: Tensor, cut: Cut = cut_boxes) -> Te
 
 def network_of(state: Mapping[str, Tensor], metadata: Metadata) -> DreNet:
     """A network in eval mode around the very tensors of `state`: nothing is initialised, nothing copied."""
-    return filled(empty_network(metadata), state)
-
-
-def empty_network(metadata: Metadata) -> DreNet:
-    """A network without numbers: its tensors have shapes alone."""
     with torch.device("meta"):
         network = DreNet(metadata.width, len(metadata.classes))
     network.metadata = metadata
-    return network
-
-
-def filled(network: DreNet, state: Mapping[str, Tensor]) -> DreNet:
-    """An empty network with the very tensors of `state`, in eval mode."""
     network.load_state_dict(state, assign=True)
     return network.eval()
